@@ -1,0 +1,104 @@
+"""Settings, one frozen model per concern, composed in `MemoryConfig` and kept in the memory as JSON.
+
+What shapes the stored data (chunks, windows, tree) is fixed when a memory is created; `SearchConfig` may differ
+at every opening.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChunkingConfig(_Config):
+    """How documents are cut. `chunk_tokens` counts the encoder's tokens without its special ones."""
+
+    chunk_tokens: int = Field(default=128, ge=8)
+
+
+class TreeConfig(_Config):
+    """How embeddings are grouped.
+
+    Args:
+        fan_out: Target number of children per node; a tuple gives one per level from the chunks up, the last
+            one reused above.
+        cap_factor: A group larger than `cap_factor * fan_out` is split.
+        merge_divisor: A group smaller than `fan_out / merge_divisor` joins its neighbours.
+        seed: Seed of the k-means grouping.
+    """
+
+    fan_out: int | tuple[int, ...] = 32
+    cap_factor: int = Field(default=4, ge=2)
+    merge_divisor: int = Field(default=8, ge=4)
+    seed: int = 0
+
+    def target(self, level: int) -> int:
+        """Target group size for children of `level` (1 = chunks)."""
+        if isinstance(self.fan_out, int):
+            return max(2, self.fan_out)
+        return max(2, self.fan_out[min(level, len(self.fan_out)) - 1])
+
+    def cap(self, level: int) -> int:
+        """Largest group allowed for children of `level`."""
+        return self.target(level) * self.cap_factor
+
+    def floor(self, level: int) -> int:
+        """Smallest group that is left alone for children of `level`."""
+        return max(2, self.target(level) // self.merge_divisor)
+
+
+class LexicalConfig(_Config):
+    """BM25 parameters (Robertson and Zaragoza 2009) and the longest posting list that routes."""
+
+    k1: float = Field(default=1.2, gt=0)
+    b: float = Field(default=0.75, ge=0, le=1)
+    posting_limit: int = Field(default=64, ge=0)
+
+
+class LeafConfig(_Config):
+    """Weights of the untrained leaf ranker and of its calibration, `benchmarks/leaf_weights.py` measures them."""
+
+    cosine: float = 1.0
+    window: float = 1.0
+    lexical: float = 1.5
+    relevance_slope: float = 4.0
+    relevance_offset: float = -5.0
+
+
+class SearchConfig(_Config):
+    """How a search spends its effort.
+
+    Args:
+        beam_width: Nodes kept per level (the paper's t).
+        rescore: Candidates, best by cosine and lexical evidence, whose windows are read.
+        exact_below: Up to this many live chunks, `auto` scores them all.
+        flat_below: Up to this many live chunks, `auto` scans all pooled cosines; above, it walks.
+        cache_bytes: Memory for decoded embedding chunks, shared by all namespaces.
+    """
+
+    beam_width: int = Field(default=32, ge=1)
+    rescore: int = Field(default=200, ge=1)
+    exact_below: int = Field(default=500, ge=0)
+    flat_below: int = Field(default=20_000, ge=0)
+    cache_bytes: int = Field(default=1 << 30, ge=0)
+
+
+class MemoryConfig(_Config):
+    """All settings of a memory.
+
+    Args:
+        level0: Store token windows (about 3 KB a chunk); without them the leaf ranker has the pooled vector only.
+        embedding_cache: Keep embeddings of texts that are not stored yet on disk, so that an interrupted build
+            need not repeat them.
+    """
+
+    chunking: ChunkingConfig = ChunkingConfig()
+    tree: TreeConfig = TreeConfig()
+    lexical: LexicalConfig = LexicalConfig()
+    leaf: LeafConfig = LeafConfig()
+    search: SearchConfig = SearchConfig()
+    level0: bool = True
+    embedding_cache: bool = True

@@ -1,0 +1,117 @@
+"""Embedding models of LangChain and LlamaIndex as a `TextEncoder`, recognised by their methods, never imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.protocols import TextEncoder
+
+
+class FrameworkEncoder:
+    """Pooled embeddings of a LangChain `Embeddings` or a LlamaIndex `BaseEmbedding`.
+
+    Args:
+        model: The framework's embedding model.
+        fingerprint: Names the model; by default class, configuration and dimension.
+        dim: Width of the embeddings; asked of the model with one short text when left out.
+        windows: A second encoder, usually local, whose windows are stored beside the model's embeddings; its
+            dimension must be the same.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        fingerprint: str | None = None,
+        dim: int | None = None,
+        windows: TextEncoder | None = None,
+    ) -> None:
+        self._model = model
+        self._embed_documents, self._embed_query = _methods(model)
+        self.dim = dim or len(self._embed_query("dimension"))
+        if windows is not None and windows.dim != self.dim:
+            raise InvalidInputError(
+                f"the window encoder has {windows.dim} dimensions, expected {self.dim}; choose one of that width"
+            )
+        self._windows = windows
+        self.fingerprint = fingerprint or _fingerprint(model, self.dim)
+
+    def encode_documents(
+        self, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
+        """Embeds texts: pooled [n, d]; windows only with a second encoder."""
+        pooled = np.asarray(self._embed_documents(list(texts)), dtype=np.float32).reshape(-1, self.dim)
+        return pooled, self._windows.encode_documents(texts)[1] if self._windows else None
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeds queries [n, d]."""
+        return np.asarray([self._embed_query(text) for text in texts], dtype=np.float32).reshape(-1, self.dim)
+
+
+class VectorsOnly:
+    """Stands in for an encoder where every vector is given by the caller.
+
+    Args:
+        dim: Width of the vectors.
+        fingerprint: Names where they come from.
+    """
+
+    def __init__(self, dim: int, fingerprint: str | None = None) -> None:
+        self.dim = dim
+        self.fingerprint = fingerprint or f"vectors:{dim}"
+
+    def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], None]:
+        """Always raises: there is nothing to encode with."""
+        raise InvalidInputError("this memory has no encoder: pass embeddings= to add")
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Always raises: there is nothing to encode with."""
+        raise InvalidInputError("this memory has no encoder: search with a vector")
+
+
+def as_encoder(encoder: Any) -> TextEncoder:
+    """Returns a `TextEncoder` for a model name, a path, a framework's embedding model, or itself.
+
+    Raises:
+        InvalidTypeError: It is none of these.
+    """
+    if isinstance(encoder, str) or hasattr(encoder, "__fspath__"):
+        from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
+
+        return HuggingFaceEncoder(encoder)
+    if isinstance(encoder, TextEncoder):
+        return encoder
+    return FrameworkEncoder(encoder)
+
+
+def _methods(model: Any) -> tuple[Any, Any]:
+    for documents, query in (
+        ("embed_documents", "embed_query"),
+        ("get_text_embedding_batch", "get_query_embedding"),
+    ):
+        if callable(getattr(model, documents, None)) and callable(getattr(model, query, None)):
+            return getattr(model, documents), getattr(model, query)
+    raise InvalidTypeError(
+        f"{type(model).__name__} is no encoder: expected a model name or path, a TextEncoder (dim, fingerprint, "
+        f"encode_documents, encode_queries), a LangChain Embeddings or a LlamaIndex BaseEmbedding"
+    )
+
+
+def _fingerprint(model: Any, dim: int) -> str:
+    """Class, plain configuration values and dimension; secrets and objects stay out."""
+    fields = getattr(model, "__dict__", {})
+    plain = {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, str | int | float | bool) and "key" not in name and "token" not in name
+    }
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{kind}:{dim}:{digest}"

@@ -1,0 +1,287 @@
+"""From documents to rows: check, cut, embed outside of any lock, then write in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.chunking import Span, split_text, whole_text
+from mllm_plugin.config import MemoryConfig
+from mllm_plugin.encoders.text import token_limit, token_offsets
+from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
+from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.search.query import as_vectors
+from mllm_plugin.store.cache import EmbeddingCache, hash_text
+from mllm_plugin.store.codec import pack_windows
+from mllm_plugin.store.database import Database
+from mllm_plugin.store.documents import DocumentState, document_state
+from mllm_plugin.store.metadata import metadata_json
+from mllm_plugin.store.namespaces import create_namespace, find_namespace
+from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
+from mllm_plugin.types import AddReport, Document, Namespace
+
+Embedding = tuple[NDArray[np.float16], bytes]  # pooled [d], packed windows
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A text to be embedded, with what identifies it."""
+
+    text: str
+    text_hash: bytes
+
+
+class Ingest:
+    """Adds documents to a memory; see `MemoryIndex.add` for the arguments."""
+
+    def __init__(
+        self,
+        database: Database,
+        encoder: TextEncoder,
+        cache: EmbeddingCache | None,
+        config: MemoryConfig,
+        hierarchy: Hierarchy,
+    ) -> None:
+        self._database, self._encoder, self._cache = database, encoder, cache
+        self._config, self._hierarchy = config, hierarchy
+
+    def add(
+        self,
+        documents: Iterable[Document],
+        namespace: Namespace,
+        *,
+        embeddings: Sequence[Any] | None = None,
+        split: bool = True,
+        provisional: bool = False,
+    ) -> AddReport:
+        """Checks, cuts and embeds what is new or changed, and writes all of it or nothing."""
+        documents = check_documents(documents)
+        if embeddings is not None and len(embeddings) != len(documents):
+            raise InvalidInputError(f"expected {len(documents)} embeddings, one per document, got {len(embeddings)}")
+        changed = self._changed(documents, namespace, split, embeddings)
+        if embeddings is None:
+            prepared, encoded = self.prepare(changed, namespace, split)
+        else:
+            given = {document.id: vector for document, vector in zip(documents, embeddings, strict=True)}
+            prepared, encoded = [self._prepared_with(doc, given[doc.id], split) for doc in changed], 0
+        return self.write(documents, prepared, namespace, encoded=encoded, provisional=provisional)
+
+    def write(
+        self,
+        documents: Sequence[Document],
+        prepared: Sequence[PreparedDocument],
+        namespace: Namespace,
+        *,
+        encoded: int,
+        provisional: bool = False,
+    ) -> AddReport:
+        """Writes prepared documents, and new metadata of the others, in one transaction."""
+        fresh = {item.document.id: item for item in prepared}
+        added = updated = unchanged = chunks = 0
+        with self._database.write() as tx:
+            row = create_namespace(tx, namespace)
+            writer = NamespaceWriter(
+                tx, row, config=self._config, fold=self._hierarchy.fold, dim=self._encoder.dim
+            )
+            replaced: list[int] = []
+            inserts: list[PreparedDocument] = []
+            for document in documents:
+                state = document_state(tx, row.namespace_id, document.id)
+                item = fresh.get(document.id)
+                if item is not None:
+                    if state is not None:
+                        replaced.append(state.rowid)
+                        item = item.with_masks(state.masks)
+                    inserts.append(item)
+                    added, updated = added + (state is None), updated + (state is not None)
+                elif state is None:
+                    raise InvalidDocumentError(
+                        f"document {document.id!r} was removed by another writer during this call; add it again"
+                    )
+                elif _same_fields(state, document):
+                    unchanged += 1
+                else:
+                    writer.set_metadata(state.rowid, document)
+                    updated += 1
+            if unchanged < len(documents):
+                dropped = _chunk_hashes(tx, replaced)
+                writer.remove(replaced)
+                chunks = writer.add(inserts, provisional=provisional)
+                writer.finish()
+        if self._cache is not None and unchanged < len(documents):
+            self._cache.drop([*dropped, *(name for item in prepared for name in item.chunk_hashes)])
+        ids = tuple(document.id for document in documents)
+        return AddReport(ids, added, updated, unchanged, chunks, encoded)
+
+    # -- what changed --------------------------------------------------------------------------------------------
+
+    def _changed(
+        self, documents: list[Document], namespace: Namespace, split: bool, embeddings: Sequence[Any] | None
+    ) -> list[Document]:
+        """Documents whose chunks must be written: new ones, and those whose text or splitting changed."""
+        if embeddings is not None:
+            return documents
+        with self._database.read() as tx:
+            row = find_namespace(tx, namespace)
+            if row is None:
+                return documents
+            states = {doc.id: document_state(tx, row.namespace_id, doc.id) for doc in documents}
+        return [doc for doc in documents if not _same_text(states[doc.id], doc, split)]
+
+    # -- cutting and embedding -----------------------------------------------------------------------------------
+
+    def prepare(
+        self, documents: Sequence[Document], namespace: Namespace, split: bool
+    ) -> tuple[list[PreparedDocument], int]:
+        """Cuts and embeds documents; returns them with the number of texts that the encoder saw."""
+        spans = [self._cut(document, split) for document in documents]
+        pieces = [
+            [
+                Piece(text := document.text[span.start : span.end], hash_text(namespace, text))
+                for span in document_spans
+            ]
+            for document, document_spans in zip(documents, spans, strict=True)
+        ]
+        embedded, encoded = self._embed([piece for row in pieces for piece in row])
+        prepared = []
+        for document, document_spans, row in zip(documents, spans, pieces, strict=True):
+            found = [embedded[piece.text_hash] for piece in row]
+            prepared.append(
+                PreparedDocument(
+                    document=document,
+                    text_hash=document_hash(document.text, split),
+                    split=split,
+                    spans=document_spans,
+                    pooled=np.stack([pooled for pooled, _ in found]),
+                    windows=[windows for _, windows in found] if self._config.level0 else None,
+                    chunk_hashes=[piece.text_hash for piece in row],
+                )
+            )
+        return prepared, encoded
+
+    def _prepared_with(self, document: Document, embedding: Any, split: bool) -> PreparedDocument:
+        """A document with vectors from the caller: one [d], or one per chunk [c, d]."""
+        vectors = as_vectors(embedding, self._encoder.dim).astype(np.float16)
+        spans = whole_text(document.text) if len(vectors) == 1 else self._cut(document, split)
+        if len(spans) != len(vectors):
+            raise InvalidInputError(
+                f"document {document.id!r} has {len(spans)} chunks but {len(vectors)} embeddings; pass one embedding "
+                f"per document (it is then one chunk)"
+            )
+        return PreparedDocument(
+            document, document_hash(document.text, split), split, spans, vectors, None, [None] * len(spans)
+        )
+
+    def _cut(self, document: Document, split: bool) -> list[Span]:
+        if not split:
+            return whole_text(document.text)
+        limit = token_limit(self._encoder, self._config.chunking.chunk_tokens)
+        return split_text(document.text, limit, token_offsets(self._encoder))
+
+    def _embed(self, pieces: Sequence[Piece]) -> tuple[dict[bytes, Embedding], int]:
+        """Embeddings by text hash: from the store, from the cache, and only then from the encoder."""
+        wanted = {piece.text_hash: piece.text for piece in pieces}
+        found: dict[bytes, Embedding] = {}
+        with self._database.read() as tx:
+            for text_hash in wanted:
+                stored = self._stored(tx, text_hash) or (self._cache.get(text_hash) if self._cache else None)
+                if stored is not None:
+                    found[text_hash] = stored
+        missing = [(text_hash, text) for text_hash, text in wanted.items() if text_hash not in found]
+        if missing:
+            found.update(self._encode(missing))
+        return found, len(missing)
+
+    def _encode(self, missing: Sequence[tuple[bytes, str]]) -> Iterator[tuple[bytes, Embedding]]:
+        result = self._encoder.encode_documents([text for _, text in missing])
+        pooled, windows = result if isinstance(result, tuple) else (result, None)
+        vectors = as_vectors(pooled, self._encoder.dim).astype(np.float16)
+        for row, (text_hash, _) in enumerate(missing):
+            packed = pack_windows(np.asarray(windows[row])) if windows is not None and self._config.level0 else b""
+            if self._cache is not None:
+                self._cache.put(text_hash, vectors[row], packed)
+            yield text_hash, (vectors[row], packed)
+
+    def _stored(self, tx: apsw.Connection, text_hash: bytes) -> Embedding | None:
+        row = tx.execute(
+            "SELECT c.chunk_id, c.node_id, w.data FROM chunks c LEFT JOIN windows w USING (chunk_id) "
+            "WHERE c.text_hash = ? LIMIT 1",
+            (text_hash,),
+        ).get
+        if row is None:
+            return None
+        chunk_id, node_id, windows = row
+        block = load_children(tx, node_id, self._encoder.dim)
+        return block.vectors[int(np.searchsorted(block.ids, chunk_id)), 0], windows or b""
+
+
+def check_documents(documents: Iterable[Document]) -> list[Document]:
+    """Documents that can be stored, as a list.
+
+    Raises:
+        InvalidTypeError: Something is no `Document`, or a field has the wrong type.
+        InvalidDocumentError: Empty text, a lone surrogate, a repeated id, or metadata that is no JSON.
+    """
+    if isinstance(documents, Document | str | bytes | dict) or not isinstance(documents, Iterable):
+        raise InvalidTypeError(f"expected a list of Document, got {type(documents).__name__}")
+    checked: list[Document] = []
+    seen: set[str] = set()
+    for place, document in enumerate(documents):
+        _check_document(document, place)
+        if document.id in seen:
+            raise InvalidDocumentError(f"id {document.id!r} comes twice in one call; nothing was added")
+        seen.add(document.id)
+        checked.append(document)
+    return checked
+
+
+def _check_document(document: Any, place: int) -> None:
+    if not isinstance(document, Document):
+        raise InvalidTypeError(f"item {place}: expected a Document, got {type(document).__name__}")
+    if not isinstance(document.text, str) or not isinstance(document.id, str):
+        raise InvalidTypeError(f"document {document.id!r}: id and text must be strings")
+    if isinstance(document.labels, str) or not all(isinstance(label, str) and label for label in document.labels):
+        raise InvalidTypeError(f"document {document.id!r}: labels must be a tuple of non-empty strings")
+    if not document.id:
+        raise InvalidDocumentError(f"item {place}: the id is empty")
+    if not document.text.strip():
+        raise InvalidDocumentError(f"document {document.id!r}: the text is empty")
+    for name, value in (("id", document.id), ("text", document.text), *(("label", one) for one in document.labels)):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidDocumentError(
+                f"document {document.id!r}: its {name} holds a lone surrogate at character {error.start}, which is no "
+                f"valid Unicode; decode the source with errors='replace'"
+            ) from None
+    metadata_json(document.metadata)
+
+
+def document_hash(text: str, split: bool) -> bytes:
+    """Identifies a text and whether it may be cut."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16, salt=b"split" if split else b"whole").digest()
+
+
+def _same_text(state: DocumentState | None, document: Document, split: bool) -> bool:
+    return state is not None and state.text_hash == document_hash(document.text, split)
+
+
+def _same_fields(state: DocumentState, document: Document) -> bool:
+    labels = tuple(sorted(set(document.labels)))
+    return state.metadata == metadata_json(document.metadata) and state.labels == labels
+
+
+def _chunk_hashes(tx: apsw.Connection, rowids: Sequence[int]) -> list[bytes]:
+    found = []
+    for rowid in rowids:
+        rows = tx.execute("SELECT text_hash FROM chunks WHERE document_rowid = ?", (rowid,))
+        found += [text_hash for (text_hash,) in rows if text_hash is not None]
+    return found

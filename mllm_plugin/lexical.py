@@ -1,0 +1,159 @@
+"""Lexical evidence: words as 32-bit hashes, term counts per chunk, BM25 divided by its bound for the query.
+
+Words are hashed so that no vocabulary needs to be kept (or erased); two words share a hash once in four thousand
+million pairs, which costs one of them some of its weight and nothing else.
+
+Source: Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond, 2009.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.config import LexicalConfig
+
+# Scripts written without blanks count character by character, all others word by word.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_TERM = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+
+def terms_of(text: str) -> list[str]:
+    """Lower-cased Unicode words of a text, in order."""
+    return _TERM.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+@lru_cache(maxsize=1 << 18)
+def term_hash(term: str) -> int:
+    """A stable 32-bit hash of a term."""
+    return int.from_bytes(hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
+
+
+@dataclass(frozen=True)
+class TermCounts:
+    """Term counts of c texts, one after another (compressed sparse rows).
+
+    Attributes:
+        sizes: Distinct terms per text [c].
+        lengths: All terms per text, repeats counted [c].
+        hashes: Term hashes [sum of sizes], ascending within a text.
+        counts: How often each occurs, at most 255 [sum of sizes].
+    """
+
+    sizes: NDArray[np.uint32]
+    lengths: NDArray[np.uint32]
+    hashes: NDArray[np.uint32]
+    counts: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> TermCounts:
+        """Counts the terms of texts."""
+        rows = [sorted(Counter(map(term_hash, terms_of(text))).items()) for text in texts]
+        flat = [pair for row in rows for pair in row]
+        return cls(
+            sizes=np.array([len(row) for row in rows], dtype=np.uint32),
+            lengths=np.array([sum(count for _, count in row) for row in rows], dtype=np.uint32),
+            hashes=np.array([term for term, _ in flat], dtype=np.uint32),
+            counts=np.array([min(count, 255) for _, count in flat], dtype=np.uint8),
+        )
+
+    @classmethod
+    def empty(cls) -> TermCounts:
+        """Counts of no text."""
+        return cls.of([])
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First entry of each text and the end of the last [c + 1]."""
+        return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
+
+    def rows(self) -> NDArray[np.int64]:
+        """The text that each entry belongs to [sum of sizes]."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    def take(self, rows: NDArray[np.integer]) -> TermCounts:
+        """Counts of some of the texts, in the order asked."""
+        sizes = self.sizes[rows].astype(np.int64)
+        shift = self.starts[:-1][rows] - (np.cumsum(sizes) - sizes)
+        entries = np.repeat(shift, sizes) + np.arange(int(sizes.sum()))
+        return TermCounts(self.sizes[rows], self.lengths[rows], self.hashes[entries], self.counts[entries])
+
+    @staticmethod
+    def concat(parts: Sequence[TermCounts]) -> TermCounts:
+        """Joins counts one after another."""
+        fields = ("sizes", "lengths", "hashes", "counts")
+        return TermCounts(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+    def to_bytes(self) -> bytes:
+        """Little-endian columns, one after another."""
+        columns = (self.sizes.astype("<u4"), self.lengths.astype("<u4"), self.hashes.astype("<u4"), self.counts)
+        return b"".join(column.tobytes() for column in columns)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, texts: int) -> TermCounts:
+        """Reads `to_bytes` of a known number of texts."""
+        sizes = np.frombuffer(data, dtype="<u4", count=texts)
+        lengths = np.frombuffer(data, dtype="<u4", count=texts, offset=4 * texts)
+        entries = int(sizes.sum())
+        hashes = np.frombuffer(data, dtype="<u4", count=entries, offset=8 * texts)
+        counts = np.frombuffer(data, dtype=np.uint8, count=entries, offset=8 * texts + 4 * entries)
+        return cls(sizes, lengths, hashes, counts)
+
+
+@dataclass(frozen=True)
+class QueryTerms:
+    """A query's terms in one namespace.
+
+    Attributes:
+        hashes: Distinct term hashes [q], ascending.
+        weights: Inverse document frequency times how often the query has the term, over the bound [q].
+        mean_length: Mean number of terms per live chunk of the namespace.
+    """
+
+    hashes: NDArray[np.uint32]
+    weights: NDArray[np.float64]
+    mean_length: float
+
+    @classmethod
+    def of(cls, text: str, frequencies: dict[int, int], chunks: int, length: int) -> QueryTerms:
+        """Weighs a query.
+
+        Args:
+            text: The query.
+            frequencies: Live document frequency by term hash; terms that are nowhere may be left out.
+            chunks: Live chunks of the namespace.
+            length: Terms in all of them.
+        """
+        asked = Counter(map(term_hash, terms_of(text)))
+        hashes = np.array(sorted(asked), dtype=np.uint32)
+        occurs = np.array([frequencies.get(int(term), 0) for term in hashes], dtype=np.float64)
+        repeats = np.array([asked[int(term)] for term in hashes], dtype=np.float64)
+        idf = np.log1p((chunks - occurs + 0.5) / (occurs + 0.5)) * repeats
+        bound = float(idf.sum())
+        return cls(hashes, idf / bound if bound > 0 else idf, length / chunks if chunks else 1.0)
+
+    def saturate(
+        self, counts: NDArray[np.uint8], lengths: NDArray[np.uint32], config: LexicalConfig
+    ) -> NDArray[np.float64]:
+        """The term-frequency part of BM25 over its limit, in [0, 1): counts [e], lengths of their texts [e]."""
+        count = counts.astype(np.float64)
+        norm = config.k1 * (1 - config.b + config.b * lengths / self.mean_length)
+        return count / (count + norm)
+
+    def score(self, terms: TermCounts, config: LexicalConfig) -> NDArray[np.float64]:
+        """BM25 over its bound for this query, in [0, 1), one per text [c]."""
+        if not len(self.hashes) or not len(terms.hashes):
+            return np.zeros(len(terms.sizes))
+        place = np.searchsorted(self.hashes, terms.hashes).clip(max=len(self.hashes) - 1)
+        entries = np.flatnonzero(self.hashes[place] == terms.hashes)
+        rows = terms.rows()[entries]
+        parts = self.weights[place[entries]] * self.saturate(terms.counts[entries], terms.lengths[rows], config)
+        return np.bincount(rows, weights=parts, minlength=len(terms.sizes))

@@ -1,0 +1,61 @@
+"""The seams a researcher swaps: an encoder of texts, encoders of embedding chunks, rankers, losses.
+
+Shapes: n texts, g groups, c children per group, r vectors per embedding, m query vectors, d dimensions.
+Masks are True for live children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Encoder 1: texts to embeddings.
+
+    Optional members: `token_offsets(text) -> int [t, 2]`, the character spans of the text's tokens, and
+    `max_tokens`, the longest input; without them chunks are counted in words.
+    """
+
+    dim: int
+    fingerprint: str
+
+    def encode_documents(self, texts: Sequence[str]) -> tuple[Vectors, list[Vectors] | None]:
+        """Returns pooled embeddings [n, d] and, where the encoder has token states, windows [w, d] per text."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """Returns query embeddings [n, d]."""
+        ...
+
+
+@runtime_checkable
+class LevelEncoder(Protocol):
+    """Encoder k (k >= 2): folds each embedding chunk into one embedding."""
+
+    def fold(self, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:
+        """Folds one group: children [c, r, d] and live [c] to [r, d]; all zero when nothing is live."""
+        ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """Decoder-ranker of a routing level: one score per embedding of the fetched embedding chunks."""
+
+    def score(self, queries: Vectors, embeddings: Vectors) -> Vectors:
+        """Scores embeddings [n, r, d] for each query's vectors [b, m, d]: [b, n], higher is better."""
+        ...
+
+
+class Loss(Protocol):
+    """A training objective over the scores of one embedding chunk."""
+
+    def __call__(self, scores: Any, targets: Any) -> Any:
+        """Returns a scalar to be minimised."""
+        ...

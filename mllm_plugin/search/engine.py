@@ -1,0 +1,231 @@
+"""Runs a search over one or several namespaces of one snapshot and returns hits."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apsw
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.config import MemoryConfig, SearchConfig
+from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.search import finalists
+from mllm_plugin.search.allowed import Allowed, AllowedCache
+from mllm_plugin.search.candidates import Candidates, View, scan, walk
+from mllm_plugin.search.exact import exact_candidates
+from mllm_plugin.search.paths import trace_paths
+from mllm_plugin.search.query import Query
+from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.image import Image, build_image
+from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.types import Hit, Mode, Namespace, PathStep
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a search is asked for, checked; see `MemoryIndex.search`."""
+
+    k: int
+    beam_width: int
+    mode: Mode
+    condition: Mapping[str, Any] | None
+    exclude_labels: tuple[str, ...]
+    unique_documents: bool
+
+
+class Ranked(NamedTuple):
+    """A scored chunk before its text is read."""
+
+    score: float
+    chunk_id: int
+
+
+class Place(NamedTuple):
+    """Where a chunk lies."""
+
+    document_rowid: int
+    document_id: str
+    start: int
+    end: int
+    node_id: int
+
+
+class Searcher:
+    """Searches snapshots of one memory; shared by threads.
+
+    Attributes:
+        profile: Of the last search in this thread: `timings` (seconds per stage) and `scored` (embeddings compared
+            with each query).
+    """
+
+    def __init__(self, config: MemoryConfig, search: SearchConfig, hierarchy: Hierarchy, dim: int) -> None:
+        self._config, self._search, self._hierarchy, self._dim = config, search, hierarchy, dim
+        self._blocks = BlockCache(search.cache_bytes, dim)
+        self._images: dict[int, Image] = {}
+        self._lock = threading.Lock()
+        self._allowed = AllowedCache()
+        self.profile = threading.local()
+
+    def search(
+        self, tx: apsw.Connection, rows: Sequence[NamespaceRow], queries: Sequence[Query], request: Request
+    ) -> list[list[Hit]]:
+        """Returns the hits of each query, best first, merged over the namespaces."""
+        self.profile.scored = [0] * len(queries)
+        merged: list[list[Hit]] = [[] for _ in queries]
+        for row in rows:
+            if row.root_id is None or not row.live_chunks:
+                continue
+            view = View(tx, row, self._blocks, self._hierarchy, self._config.lexical)
+            with self.stage("filter"):
+                allowed = self._allowed.get(tx, row, request.condition, request.exclude_labels)
+            if allowed is not None and not len(allowed.chunk_ids):
+                continue
+            for place, hits in enumerate(self._search_one(view, queries, request, allowed)):
+                merged[place].extend(hits)
+        return [sorted(hits, key=_order)[: request.k] for hits in merged]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to `profile.timings`."""
+        started = time.perf_counter()
+        yield
+        timings = self.profile.__dict__.setdefault("timings", {})
+        timings[name] = timings.get(name, 0.0) + time.perf_counter() - started
+
+    # -- one namespace -------------------------------------------------------------------------------------------
+
+    def _search_one(
+        self, view: View, queries: Sequence[Query], request: Request, allowed: Allowed | None
+    ) -> list[list[Hit]]:
+        most, width = max(self._search.rescore, 2 * request.k), request.beam_width
+        while True:
+            with self.stage("walk"):
+                found = self._candidates(view, queries, request, allowed, width, most)
+            with self.stage("score"):
+                ranked = [self._rank(view, query, one) for query, one in zip(queries, found, strict=True)]
+            with self.stage("fetch"):
+                hits = [
+                    self._hits(view, query, scored, request)
+                    for query, scored in zip(queries, ranked, strict=True)
+                ]
+            short = any(len(h) < request.k and not one.complete for h, one in zip(hits, found, strict=True))
+            if not (request.unique_documents and short):
+                self.profile.scored = [a + one.scored for a, one in zip(self.profile.scored, found, strict=True)]
+                return hits
+            most, width = most * 4, width * 4
+
+    def _candidates(
+        self,
+        view: View,
+        queries: Sequence[Query],
+        request: Request,
+        allowed: Allowed | None,
+        width: int,
+        most: int,
+    ) -> list[Candidates]:
+        mode = request.mode
+        if mode == "auto":
+            mode = "flat" if view.row.live_chunks <= self._search.flat_below else "beam"
+        if mode == "beam":
+            return walk(view, queries, width=width, most=most, need=request.k, allowed=allowed)
+        image = self._image(view)
+        if mode == "flat":
+            return scan(view, image, queries, most=most, allowed=allowed)
+        return exact_candidates(view, image, queries, most=most, allowed=allowed)
+
+    def _image(self, view: View) -> Image:
+        row = view.row
+        previous = self._images.get(row.namespace_id)
+        if previous is not None and previous.version == row.version:
+            return previous
+        image = build_image(view.tx, row.namespace_id, row.version, self._dim, previous)
+        with self._lock:
+            self._images.pop(row.namespace_id, None)
+            while self._images and self._image_bytes() + image.nbytes > self._search.cache_bytes:
+                self._images.pop(next(iter(self._images)))
+            self._images[row.namespace_id] = image
+        return image
+
+    def _image_bytes(self) -> int:
+        return sum(image.nbytes for image in self._images.values())
+
+    def _rank(self, view: View, query: Query, found: Candidates) -> list[Ranked]:
+        """Candidates with all their evidence, best first, lower chunk ids first on ties."""
+        leaf = self._hierarchy.leaf_ranker
+        cosine = finalists.cosines(query, found.vectors)
+        windows = finalists.read_windows(view.tx, found.ids, self._dim) if self._config.level0 else []
+        window = finalists.best_windows(query, windows, cosine)
+        scores = leaf.score(cosine, window, found.lexical)
+        order = np.lexsort((found.ids, -scores))
+        return [Ranked(*pair) for pair in zip(scores[order].tolist(), found.ids[order].tolist(), strict=True)]
+
+    # -- hits ----------------------------------------------------------------------------------------------------
+
+    def _hits(self, view: View, query: Query, ranked: list[Ranked], request: Request) -> list[Hit]:
+        places = self._first_places(view.tx, ranked, request)
+        paths = trace_paths(view, query, {place.node_id for _, place in places})
+        return list(_read_hits(view, places, paths, self._hierarchy))
+
+    @staticmethod
+    def _first_places(
+        tx: apsw.Connection, ranked: list[Ranked], request: Request
+    ) -> list[tuple[Ranked, Place]]:
+        """The best k with where they lie; ties are settled by document id and offset, not by insertion."""
+        kept: list[tuple[Ranked, Place]] = []
+        documents: set[int] = set()
+        for one in ranked:
+            if len(kept) >= request.k and one.score < kept[request.k - 1][0].score:
+                break
+            place = Place(
+                *tx.execute(
+                    'SELECT d.document_rowid, d.id, c.start, c."end", c.node_id FROM chunks c '
+                    "JOIN documents d USING (document_rowid) WHERE c.chunk_id = ?",
+                    (one.chunk_id,),
+                ).get
+            )
+            if request.unique_documents and place.document_rowid in documents:
+                continue
+            documents.add(place.document_rowid)
+            kept.append((one, place))
+        kept.sort(key=lambda pair: (-pair[0].score, pair[1].document_id, pair[1].start))
+        return kept[: request.k]
+
+
+def _read_hits(
+    view: View,
+    places: list[tuple[Ranked, Place]],
+    paths: Mapping[int, tuple[PathStep, ...]],
+    hierarchy: Hierarchy,
+) -> Iterator[Hit]:
+    namespace: Namespace = view.row.namespace
+    documents: dict[int, tuple[str, str]] = {}
+    for ranked, place in places:
+        if place.document_rowid not in documents:
+            text, metadata = view.tx.execute(
+                "SELECT text, metadata FROM documents WHERE document_rowid = ?", (place.document_rowid,)
+            ).get
+            documents[place.document_rowid] = text.decode("utf-8"), metadata
+        text, metadata = documents[place.document_rowid]
+        yield Hit(
+            document_id=place.document_id,
+            chunk_id=ranked.chunk_id,
+            text=text[place.start : place.end],
+            start=place.start,
+            end=place.end,
+            score=ranked.score,
+            relevance=hierarchy.leaf_ranker.relevance(ranked.score),
+            metadata=json.loads(metadata),
+            path=(*paths[place.node_id], PathStep(1, ranked.chunk_id, ranked.score)),
+            namespace=namespace,
+        )
+
+
+def _order(hit: Hit) -> tuple[float, Namespace, str, int]:
+    return (-hit.score, hit.namespace, hit.document_id, hit.start)

@@ -1,0 +1,97 @@
+"""A query as rankers take it: one vector per query chunk, and the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.chunking import split_text
+from mllm_plugin.encoders.text import token_limit, token_offsets
+from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError
+from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.store.codec import unit
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for.
+
+    Attributes:
+        text: The words for lexical evidence; empty for a plain vector.
+        vectors: Unit embeddings [m, d], one per chunk of a long query.
+    """
+
+    text: str
+    vectors: NDArray[np.float32]
+
+
+def make_queries(
+    queries: Sequence[Any], embeddings: Sequence[Any] | None, encoder: TextEncoder, chunk_tokens: int
+) -> list[Query]:
+    """Turns texts and vectors into queries; encodes all texts in one call.
+
+    Raises:
+        InvalidTypeError: A query is neither text nor a vector.
+        InvalidInputError: A text is blank or not Unicode, or a vector is not finite.
+        DimensionMismatchError: A vector has another width than the memory.
+    """
+    if embeddings is not None and len(embeddings) != len(queries):
+        raise InvalidInputError(f"expected one embedding per query, got {len(embeddings)} for {len(queries)}")
+    given = list(embeddings) if embeddings is not None else [None] * len(queries)
+    texts = [_text(query) for query in queries]
+    vectors: list[NDArray[np.float32] | None] = [
+        as_vectors(query if embedding is None else embedding, encoder.dim)
+        if embedding is not None or not isinstance(query, str)
+        else None
+        for query, embedding in zip(queries, given, strict=True)
+    ]
+    limit = token_limit(encoder, chunk_tokens)
+    pieces = {
+        row: [texts[row][span.start : span.end] for span in split_text(texts[row], limit, token_offsets(encoder))]
+        for row, vector in enumerate(vectors)
+        if vector is None
+    }
+    flat = [piece for parts in pieces.values() for piece in parts]
+    encoded = as_vectors(encoder.encode_queries(flat), encoder.dim) if flat else np.zeros((0, encoder.dim))
+    place = 0
+    for row, parts in pieces.items():
+        vectors[row] = encoded[place : place + len(parts)].astype(np.float32)
+        place += len(parts)
+    return [Query(text, vector) for text, vector in zip(texts, vectors, strict=True)]  # type: ignore[arg-type]
+
+
+def as_vectors(values: Any, dim: int) -> NDArray[np.float32]:
+    """One vector [d] or several [m, d] as unit float32 [m, d].
+
+    Raises:
+        InvalidTypeError: They are no numbers.
+        DimensionMismatchError: They have another width than `dim`.
+        InvalidInputError: They hold NaN or infinity.
+    """
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(f"expected text or a vector of {dim} numbers, got {type(values).__name__}") from error
+    if array.ndim not in (1, 2) or array.shape[-1] != dim:
+        raise DimensionMismatchError(
+            f"expected vectors of {dim} dimensions, got shape {array.shape}; the memory's encoder made {dim}"
+        )
+    if not np.isfinite(array).all():
+        raise InvalidInputError("a vector holds NaN or infinity")
+    return unit(array.reshape(-1, dim))
+
+
+def _text(query: Any) -> str:
+    if not isinstance(query, str):
+        return ""
+    if not query.strip():
+        raise InvalidInputError("the query is empty; pass text or a vector")
+    try:
+        query.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"the query holds a lone surrogate at {error.start}; it is not valid Unicode") from None
+    return query

@@ -1,0 +1,74 @@
+"""Decoded embedding chunks in memory: bounded, shared by threads, never stale.
+
+A block is named by its node and the write that last changed it; the parent's block carries that number, so a walk
+that starts at the root of its snapshot finds exactly the blocks of that snapshot.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import apsw
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.lexical import TermCounts
+from mllm_plugin.store.nodes import load_children
+
+
+@dataclass(frozen=True)
+class Block:
+    """An embedding chunk ready to be scored; see `Children` for the fields."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    live: NDArray[np.int64]
+    versions: NDArray[np.int64]
+    terms: TermCounts | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the arrays take."""
+        terms = self.terms.hashes.nbytes * 2 if self.terms is not None else 0
+        return self.vectors.nbytes + self.ids.nbytes * 3 + terms + 500
+
+
+def load_block(tx: apsw.Connection, node_id: int, dim: int) -> Block:
+    """Reads and decodes the embedding chunk of a node."""
+    children = load_children(tx, node_id, dim)
+    vectors = children.vectors.astype(np.float32)
+    return Block(children.ids, vectors, children.live, children.versions, children.terms)
+
+
+class BlockCache:
+    """Least recently used blocks, at most `capacity` bytes."""
+
+    def __init__(self, capacity: int, dim: int) -> None:
+        self._capacity, self._dim = capacity, dim
+        self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, tx: apsw.Connection, node_id: int, version: int) -> Block:
+        """The block of a node as of a write, from memory or from the file."""
+        key = (node_id, version)
+        with self._lock:
+            if block := self._blocks.get(key):
+                self._blocks.move_to_end(key)
+                return block
+        block = load_block(tx, node_id, self._dim)
+        with self._lock:
+            if key not in self._blocks:
+                self._blocks[key] = block
+                self._bytes += block.nbytes
+            while self._bytes > self._capacity and self._blocks:
+                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+        return block
+
+    def clear(self) -> None:
+        """Forgets every block."""
+        with self._lock:
+            self._blocks.clear()
+            self._bytes = 0

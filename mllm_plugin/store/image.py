@@ -1,0 +1,126 @@
+"""All chunks of one namespace side by side in memory, for scans; follows edits by reading changed blocks only.
+
+Built from the file when first needed and never written to disk, so there is nothing here to erase.
+Shapes: n chunks, d dimensions, e term entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import apsw
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.config import LexicalConfig
+from mllm_plugin.lexical import QueryTerms, TermCounts
+from mllm_plugin.store.nodes import leaf_nodes, load_children
+from mllm_plugin.tree.node import Children
+
+_MOST_PARTS = 8
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """Blocks read at one time.
+
+    Attributes:
+        spans: First and last row of each node, with the write that it was read at.
+        live: Chunks that are unmasked and whose block is current [n].
+        order: Term entries in order of their hash [e]; `hashes` and `rows` are in that order.
+    """
+
+    spans: Mapping[int, tuple[int, int, int]]
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    live: NDArray[np.bool_]
+    lengths: NDArray[np.uint32]
+    hashes: NDArray[np.uint32]
+    counts: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+
+    def lexical(self, query: QueryTerms, config: LexicalConfig) -> NDArray[np.float64]:
+        """BM25 over its bound [n], touching only the entries of the query's terms."""
+        first = np.searchsorted(self.hashes, query.hashes, side="left")
+        last = np.searchsorted(self.hashes, query.hashes, side="right")
+        entries = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)] or [np.zeros(0, int)])
+        entries = entries.astype(np.int64)
+        rows = self.rows[entries]
+        weights = np.repeat(query.weights, last - first)
+        parts = weights * query.saturate(self.counts[entries], self.lengths[rows], config)
+        return np.bincount(rows, weights=parts, minlength=len(self.ids))
+
+    def without(self, nodes: set[int]) -> ImagePart:
+        """The same part with the rows of some nodes dead."""
+        live = self.live.copy()
+        for node_id in nodes:
+            first, last, _ = self.spans[node_id]
+            live[first:last] = False
+        spans = {node_id: span for node_id, span in self.spans.items() if node_id not in nodes}
+        return ImagePart(
+            spans, self.ids, self.vectors, live, self.lengths, self.hashes, self.counts, self.rows
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the arrays take."""
+        return self.vectors.nbytes + self.ids.nbytes + self.hashes.nbytes + self.counts.nbytes + self.rows.nbytes
+
+
+@dataclass(frozen=True)
+class Image:
+    """A namespace's chunks as of one write."""
+
+    version: int
+    parts: tuple[ImagePart, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the parts take."""
+        return sum(part.nbytes for part in self.parts)
+
+
+def build_image(
+    tx: apsw.Connection, namespace_id: int, version: int, dim: int, previous: Image | None = None
+) -> Image:
+    """Reads a namespace's chunks, taking from `previous` what has not changed since."""
+    current = leaf_nodes(tx, namespace_id)
+    kept: list[ImagePart] = []
+    known: dict[int, int] = {}
+    for part in previous.parts if previous else ():
+        stale = {node for node, (_, _, seen) in part.spans.items() if current.get(node) != seen or node in known}
+        known.update((node, span[2]) for node, span in part.spans.items() if node not in stale)
+        kept.append(part.without(stale) if stale else part)
+    changed = [node_id for node_id in current if node_id not in known]
+    rows, alive = sum(len(part.ids) for part in kept), sum(_rows(part) for part in kept)
+    if len(kept) >= _MOST_PARTS or rows > 2 * alive:
+        kept, changed = [], list(current)
+    if changed:
+        blocks = [load_children(tx, node_id, dim) for node_id in changed]
+        kept.append(_part(changed, [current[node_id] for node_id in changed], blocks))
+    return Image(version, tuple(kept))
+
+
+def _rows(part: ImagePart) -> int:
+    return sum(last - first for first, last, _ in part.spans.values())
+
+
+def _part(nodes: Sequence[int], versions: Sequence[int], blocks: Sequence[Children]) -> ImagePart:
+    bounds = np.concatenate([[0], np.cumsum([len(block) for block in blocks])]).tolist()
+    spans = {
+        node: (first, last, version)
+        for node, version, first, last in zip(nodes, versions, bounds[:-1], bounds[1:], strict=True)
+    }
+    terms = TermCounts.concat([block.terms for block in blocks if block.terms is not None])
+    order = np.argsort(terms.hashes, kind="stable")
+    return ImagePart(
+        spans=spans,
+        ids=np.concatenate([block.ids for block in blocks]),
+        vectors=np.concatenate([block.vectors[:, 0] for block in blocks]).astype(np.float32),
+        live=np.concatenate([block.live for block in blocks]) > 0,
+        lengths=terms.lengths,
+        hashes=terms.hashes[order],
+        counts=terms.counts[order],
+        rows=terms.rows()[order],
+    )

@@ -1,0 +1,189 @@
+"""Metadata: checked, flattened into postings, and filters over them compiled to SQL.
+
+A filter is a dictionary as in LangGraph, Chroma or MongoDB: `{"year": {"$gte": 2020}, "lang": "en"}`. Operators:
+$eq $ne $gt $gte $lt $lte $in $nin $exists $contains, and $and $or $not. Several entries mean "and". A list in the
+metadata matches when any of its elements does; keys of nested objects are joined by dots. $ne, $nin and $not match
+documents without the key too. `None` equals a null and a missing key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mllm_plugin.errors import FilterError, InvalidDocumentError
+
+_ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_OPERATORS = ("$eq", "$ne", *_ORDER, "$in", "$nin", "$exists", "$contains", "$and", "$or", "$not")
+_INT64 = 1 << 63
+
+
+class Posting(NamedTuple):
+    """One scalar of a document's metadata: kind s string, n number, b boolean, z null (value 0)."""
+
+    key: str
+    kind: str
+    value: str | float | int
+
+
+class Clause(NamedTuple):
+    """A condition on `d.document_rowid` with its parameters."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+def metadata_json(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON.
+
+    Raises:
+        InvalidDocumentError: It is not made of JSON values with string keys, or holds a lone surrogate.
+    """
+    try:
+        _check(metadata)
+        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise InvalidDocumentError(
+            f"metadata must be JSON values (str, int, float, bool, None, list, dict with str keys): {error}"
+        ) from error
+    return text
+
+
+def postings(metadata: Mapping[str, Any]) -> set[Posting]:
+    """What a filter can find a document by."""
+    return {Posting(key, *_scalar(value)) for key, value in _flatten("", metadata)}
+
+
+def compile_filter(condition: Mapping[str, Any] | None, namespace_id: int) -> Clause:
+    """SQL for a filter.
+
+    Raises:
+        FilterError: An operator is unknown or has an unfit operand.
+    """
+    if condition is None:
+        return Clause("1", ())
+    if not isinstance(condition, Mapping):
+        raise FilterError(f"a filter is a dictionary, got {type(condition).__name__}")
+    return _all([_entry(key, value, namespace_id) for key, value in condition.items()])
+
+
+def _check(value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is no string")
+            _check(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(item)
+    elif not isinstance(value, str | int | float | None):
+        raise TypeError(f"{type(value).__name__} value {value!r}")
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(f"{prefix}.{key}" if prefix else key, item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _flatten(prefix, item)
+    else:
+        yield prefix, value
+
+
+def _scalar(value: Any) -> tuple[str, Any]:
+    if value is None:
+        return "z", 0
+    if isinstance(value, bool):
+        return "b", int(value)
+    if isinstance(value, int):
+        return "n", value if -_INT64 <= value < _INT64 else float(value)
+    if isinstance(value, float) and not math.isnan(value):
+        return "n", value
+    if isinstance(value, str):
+        return "s", value
+    raise FilterError(f"cannot compare with {type(value).__name__} {value!r}; use str, int, float, bool or None")
+
+
+def _entry(key: str, value: Any, namespace_id: int) -> Clause:
+    if key in ("$and", "$or"):
+        if not isinstance(value, list | tuple) or not value:
+            raise FilterError(f"{key} takes a non-empty list of filters, got {value!r}")
+        parts = [compile_filter(part, namespace_id) for part in value]
+        return _all(parts) if key == "$and" else _any(parts)
+    if key == "$not":
+        return _not(compile_filter(value, namespace_id))
+    if key.startswith("$"):
+        raise _unknown(key)
+    if isinstance(value, Mapping) and value:
+        return _all([_operator(key, name, operand, namespace_id) for name, operand in value.items()])
+    return _operator(key, "$eq", value, namespace_id)
+
+
+def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
+    where = (namespace_id, key)
+    if name in ("$eq", "$ne"):
+        if isinstance(operand, list | tuple | Mapping):
+            raise FilterError(f"{name} on {key!r} takes one value, got {operand!r}; use $in for several")
+        equal = _equal(operand, where)
+        return equal if name == "$eq" else _not(equal)
+    if name in ("$in", "$nin"):
+        if isinstance(operand, str | Mapping) or not isinstance(operand, Sequence | set | frozenset):
+            raise FilterError(f"{name} on {key!r} takes a list of values, got {operand!r}")
+        found = _any([_equal(value, where) for value in operand])
+        return found if name == "$in" else _not(found)
+    if name in _ORDER:
+        kind, value = _scalar(operand)
+        if kind not in "ns":
+            raise FilterError(f"{name} on {key!r} takes a number or a string, got {operand!r}")
+        return _postings(f"kind = ? AND value {_ORDER[name]} ?", (*where, kind, value))
+    if name == "$exists":
+        if not isinstance(operand, bool):
+            raise FilterError(f"$exists on {key!r} takes true or false, got {operand!r}")
+        return _postings("1", where) if operand else _not(_postings("1", where))
+    if name == "$contains":
+        if isinstance(operand, str):
+            return _postings("kind = 's' AND instr(value, ?) > 0", (*where, operand))
+        return _equal(operand, where)
+    if name == "$not":
+        return _not(_entry(key, operand, namespace_id))
+    raise _unknown(name)
+
+
+def _equal(value: Any, where: tuple[int, str]) -> Clause:
+    kind, value = _scalar(value)
+    if kind == "z":
+        return _any([_postings("kind = 'z'", where), _not(_postings("1", where))])
+    return _postings("kind = ? AND value = ?", (*where, kind, value))
+
+
+def _postings(condition: str, parameters: tuple[Any, ...]) -> Clause:
+    return Clause(
+        f"d.document_rowid IN (SELECT document_rowid FROM metadata "
+        f"WHERE namespace_id = ? AND key = ? AND {condition})",
+        parameters,
+    )
+
+
+def _all(parts: list[Clause]) -> Clause:
+    return _joined(parts, " AND ", "1")
+
+
+def _any(parts: list[Clause]) -> Clause:
+    return _joined(parts, " OR ", "0")
+
+
+def _joined(parts: list[Clause], word: str, empty: str) -> Clause:
+    sql = word.join(f"({part.sql})" for part in parts) or empty
+    return Clause(sql, tuple(value for part in parts for value in part.parameters))
+
+
+def _not(part: Clause) -> Clause:
+    return Clause(f"NOT ({part.sql})", part.parameters)
+
+
+def _unknown(name: str) -> FilterError:
+    return FilterError(f"unknown filter operator {name!r}; known: {' '.join(_OPERATORS)}")

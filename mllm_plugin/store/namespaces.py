@@ -1,0 +1,78 @@
+"""Namespaces: tuples of strings, each with a tree and statistics of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apsw
+
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.types import Namespace
+
+_SEPARATOR = "\x1f"
+_COLUMNS = """n.namespace_id, n.path, n.root_id, r.version, n.version, n.live_chunks, n.live_terms, n.regroup
+    FROM namespaces n LEFT JOIN nodes r ON r.node_id = n.root_id"""
+
+
+@dataclass(frozen=True)
+class NamespaceRow:
+    """A namespace as stored; `version` is the last write that touched it."""
+
+    namespace_id: int
+    path: str
+    root_id: int | None
+    root_version: int | None
+    version: int
+    live_chunks: int
+    live_terms: int
+    regroup: int
+
+    @property
+    def namespace(self) -> Namespace:
+        """The tuple of names."""
+        return tuple(self.path.split(_SEPARATOR)[:-1])
+
+
+def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
+    """A namespace as a tuple; a plain string is a one-part namespace.
+
+    Raises:
+        InvalidTypeError: It is neither a string nor a sequence of strings.
+        InvalidInputError: A part is empty or holds U+001F or a lone surrogate.
+    """
+    parts = (namespace,) if isinstance(namespace, str) else namespace
+    if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
+        raise InvalidTypeError(f"a namespace is a string or a tuple of strings, got {namespace!r}")
+    for part in parts:
+        if not part or _SEPARATOR in part or any(0xD800 <= ord(letter) < 0xE000 for letter in part):
+            raise InvalidInputError(f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates")
+    return tuple(parts)
+
+
+def find_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow | None:
+    """The namespace's row, or None."""
+    row = tx.execute(f"SELECT {_COLUMNS} WHERE n.path = ?", (_path(namespace),)).get
+    return NamespaceRow(*row) if row else None
+
+
+def namespaces_below(tx: apsw.Connection, prefix: Namespace) -> list[NamespaceRow]:
+    """All namespaces that begin with `prefix`, itself included, in order of their names."""
+    low = _path(prefix)
+    rows = tx.execute(
+        f"SELECT {_COLUMNS} WHERE n.path >= ? AND n.path < ? ORDER BY n.path", (low, low + "\U0010ffff")
+    )
+    return [NamespaceRow(*row) for row in rows]
+
+
+def create_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow:
+    """The namespace's row, made when it is new."""
+    found = find_namespace(tx, namespace)
+    if found is None:
+        tx.execute("INSERT INTO namespaces (path) VALUES (?)", (_path(namespace),))
+        found = find_namespace(tx, namespace)
+    assert found is not None
+    return found
+
+
+def _path(namespace: Namespace) -> str:
+    return "".join(part + _SEPARATOR for part in namespace)

@@ -1,0 +1,127 @@
+"""The file format, version 1. Page size, checksums and auto_vacuum are set before the first table or never."""
+
+from __future__ import annotations
+
+FORMAT_VERSION = 1
+APPLICATION_ID = 0x4D4C4C4D  # "MLLM"
+PAGE_SIZE = 16384
+CHECKSUM_BYTES = 8
+
+M001_INITIAL = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+CREATE TABLE namespaces (
+    namespace_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL UNIQUE,            -- every part followed by U+001F
+    root_id INTEGER,                      -- of the tree; NULL when it is empty
+    version INTEGER NOT NULL DEFAULT 0,   -- last write that touched it
+    live_chunks INTEGER NOT NULL DEFAULT 0,
+    live_terms INTEGER NOT NULL DEFAULT 0,
+    regroup INTEGER NOT NULL DEFAULT 0    -- 1 while a bulk build has placed groups provisionally
+);
+
+CREATE TABLE documents (
+    document_rowid INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace_id INTEGER NOT NULL REFERENCES namespaces,
+    id TEXT NOT NULL,
+    text BLOB NOT NULL,                   -- UTF-8
+    text_hash BLOB NOT NULL,
+    metadata TEXT NOT NULL,               -- JSON object
+    split INTEGER NOT NULL,
+    masked INTEGER NOT NULL DEFAULT 0,    -- 1 while any row of masks names it
+    UNIQUE (namespace_id, id)
+);
+
+CREATE TABLE chunks (
+    chunk_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    document_rowid INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    start INTEGER NOT NULL,               -- character offsets in the document
+    "end" INTEGER NOT NULL,
+    text_hash BLOB,                       -- of namespace and text; NULL when the caller gave the vector
+    node_id INTEGER                       -- home: the level-2 node that holds it
+);
+CREATE INDEX chunks_by_document ON chunks (document_rowid);
+CREATE INDEX chunks_by_text ON chunks (text_hash) WHERE text_hash IS NOT NULL;
+
+CREATE TABLE windows (                    -- level 0
+    chunk_id INTEGER PRIMARY KEY REFERENCES chunks ON DELETE CASCADE,
+    data BLOB NOT NULL
+);
+
+CREATE TABLE labels (
+    document_rowid INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    label TEXT NOT NULL,
+    PRIMARY KEY (document_rowid, label)
+) WITHOUT ROWID;
+CREATE INDEX labels_by_name ON labels (label, document_rowid);
+
+CREATE TABLE masks (
+    document_rowid INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    label TEXT NOT NULL,
+    PRIMARY KEY (document_rowid, label)
+) WITHOUT ROWID;
+
+CREATE INDEX masks_by_label ON masks (label, document_rowid);
+
+CREATE TABLE metadata (                   -- postings: one row per scalar of a document's metadata
+    namespace_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    kind TEXT NOT NULL,                   -- s string, n number, b boolean, z null
+    value NOT NULL,
+    document_rowid INTEGER NOT NULL,
+    PRIMARY KEY (namespace_id, key, kind, value, document_rowid)
+) WITHOUT ROWID;
+
+CREATE TABLE nodes (
+    node_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace_id INTEGER NOT NULL REFERENCES namespaces,
+    level INTEGER NOT NULL,
+    parent_id INTEGER,
+    version INTEGER NOT NULL
+);
+CREATE INDEX nodes_by_level ON nodes (namespace_id, level, version, parent_id);
+
+CREATE TABLE blocks (                     -- embedding chunks, rows in ascending child id; little endian
+    node_id INTEGER PRIMARY KEY REFERENCES nodes ON DELETE CASCADE,
+    ids BLOB NOT NULL,                    -- int64 [c]
+    vectors BLOB NOT NULL,                -- float16 [c, r, dim]
+    live BLOB NOT NULL,                   -- uint32 [c], unmasked chunks below
+    total BLOB NOT NULL,                  -- uint32 [c], chunks below
+    versions BLOB NOT NULL,               -- int64 [c], of the children's own blocks
+    terms BLOB,                           -- term counts of chunks
+    spread BLOB                           -- reserved for trained nodes
+);
+
+CREATE TABLE second_homes (               -- optional further nodes that point at a chunk
+    node_id INTEGER NOT NULL REFERENCES nodes ON DELETE CASCADE,
+    chunk_id INTEGER NOT NULL REFERENCES chunks ON DELETE CASCADE,
+    PRIMARY KEY (node_id, chunk_id)
+) WITHOUT ROWID;
+CREATE INDEX second_homes_by_chunk ON second_homes (chunk_id);
+
+CREATE TABLE terms (
+    namespace_id INTEGER NOT NULL REFERENCES namespaces,
+    term INTEGER NOT NULL,                -- 32-bit hash
+    live INTEGER NOT NULL,                -- unmasked chunks that have it
+    total INTEGER NOT NULL,               -- chunks that have it
+    posted INTEGER NOT NULL,              -- 1 while postings lists all of them
+    PRIMARY KEY (namespace_id, term)
+) WITHOUT ROWID;
+
+CREATE TABLE postings (
+    namespace_id INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    chunk_id INTEGER NOT NULL,
+    PRIMARY KEY (namespace_id, term, chunk_id)
+) WITHOUT ROWID;
+
+CREATE TABLE weights (                    -- generations of trained weights; none: identity
+    generation INTEGER PRIMARY KEY,
+    fingerprint TEXT NOT NULL,
+    config TEXT NOT NULL,
+    tensors BLOB NOT NULL,                -- safetensors
+    documents TEXT NOT NULL DEFAULT '[]'  -- ids of documents the training saw
+);
+"""
+
+MIGRATIONS = {1: M001_INITIAL}

@@ -1,0 +1,58 @@
+"""What a memory was made with: encoder, dimension, configuration."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mllm_plugin.config import MemoryConfig
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.store.database import Database
+
+_FIXED = ("chunking", "tree", "level0")
+
+
+class Settings(NamedTuple):
+    """The stored settings."""
+
+    fingerprint: str
+    dim: int
+    config: MemoryConfig
+
+    def resolve(self, config: MemoryConfig | None) -> MemoryConfig:
+        """The settings to work with: a given configuration, if it agrees in what the stored data depends on.
+
+        Raises:
+            InvalidInputError: It does not.
+        """
+        if config is None:
+            return self.config
+        for name in _FIXED:
+            stored, given = getattr(self.config, name), getattr(config, name)
+            if stored != given:
+                raise InvalidInputError(
+                    f"this memory was made with {name}={stored!r}, got {given!r}; that cannot change later. Leave it as "
+                    f"it was, or build a new memory"
+                )
+        return config
+
+
+def load_settings(database: Database) -> Settings | None:
+    """Reads the settings; None in a memory that was never opened with an encoder."""
+    with database.read() as tx:
+        rows = dict(tx.execute("SELECT key, value FROM meta WHERE key IN ('encoder', 'dim', 'config')"))
+    if not rows:
+        return None
+    return Settings(rows["encoder"], rows["dim"], MemoryConfig.model_validate_json(rows["config"]))
+
+
+def save_settings(database: Database, config: MemoryConfig, encoder: TextEncoder | None) -> Settings:
+    """Writes the settings of a new memory; returns those that another process wrote first, if one did."""
+    if encoder is None:
+        raise InvalidInputError(f"the memory at {database.folder} is new; open it with an encoder first")
+    with database.write() as tx:
+        rows = [("encoder", encoder.fingerprint), ("dim", encoder.dim), ("config", config.model_dump_json())]
+        tx.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", rows)
+    found = load_settings(database)
+    assert found is not None
+    return found

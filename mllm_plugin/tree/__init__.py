@@ -1,0 +1,1 @@
+"""Pure structure: how embeddings are grouped under nodes. No torch, no storage."""

@@ -1,0 +1,132 @@
+"""Groups unit vectors by similarity into groups of about a target size, sizes as they fall up to a cap.
+
+Free sizes matter: forcing equal ones costs 15 points of routing recall (docs/architecture.md).
+Shapes: n vectors, k groups, d dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ITERATIONS = 10
+_DIRECT = 150_000_000  # most vector-centroid pairs compared per iteration before grouping in two stages
+_BLOCK = 4096
+_SAMPLE_PER_CENTROID = 256
+
+Labels = NDArray[np.int64]
+
+
+def group(vectors: NDArray[np.float32], target: int, cap: int, floor: int, seed: int = 0) -> Labels:
+    """Assigns each vector [n, d] to a group [n].
+
+    Args:
+        vectors: Unit vectors; zero ones go anywhere.
+        target: Wanted mean size.
+        cap: Most members of a group.
+        floor: Groups smaller than this are dissolved into their neighbours.
+        seed: Of the initial centroids.
+
+    Returns:
+        Labels 0 … k - 1, every one used; at least two groups when n > target.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    count = len(vectors)
+    if count <= target:
+        return np.zeros(count, dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    labels = _cluster(vectors, max(2, -(-count // target)), rng)
+    labels = _dissolve_small(vectors, labels, floor)
+    return _compact(_split_large(vectors, labels, target, cap, floor, rng))
+
+
+def nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> Labels:
+    """Index of the most similar centroid for each vector [n]."""
+    labels = np.empty(len(vectors), dtype=np.int64)
+    for start in range(0, len(vectors), _BLOCK):
+        labels[start : start + _BLOCK] = (vectors[start : start + _BLOCK] @ centroids.T).argmax(axis=1)
+    return labels
+
+
+def _cluster(vectors: NDArray[np.float32], k: int, rng: np.random.Generator) -> Labels:
+    """Spherical k-means; in two stages where all pairs would be too many."""
+    if len(vectors) * k <= _DIRECT:
+        return _lloyd(vectors, k, rng)
+    coarse_k = int(np.sqrt(k))
+    sample = rng.choice(len(vectors), min(len(vectors), coarse_k * _SAMPLE_PER_CENTROID), replace=False)
+    coarse = nearest(vectors, _centroids(vectors[sample], _lloyd(vectors[sample], coarse_k, rng)))
+    labels = np.empty(len(vectors), dtype=np.int64)
+    used = 0
+    for part in range(int(coarse.max()) + 1):
+        rows = np.flatnonzero(coarse == part)
+        if len(rows):
+            labels[rows] = used + _cluster(vectors[rows], max(1, round(k * len(rows) / len(vectors))), rng)
+            used = int(labels[rows].max()) + 1
+    return labels
+
+
+def _lloyd(vectors: NDArray[np.float32], k: int, rng: np.random.Generator) -> Labels:
+    centroids = vectors[rng.choice(len(vectors), min(k, len(vectors)), replace=False)]
+    labels = _compact(nearest(vectors, centroids))
+    for _ in range(_ITERATIONS):
+        centroids = _centroids(vectors, labels)
+        moved = nearest(vectors, centroids)
+        if np.array_equal(moved, labels):
+            break
+        labels = _compact(moved)
+    return labels
+
+
+def _centroids(vectors: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
+    """Normalised means [k, d] of groups labelled 0 … k - 1."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
+    sums = np.add.reduceat(vectors[order], starts, axis=0)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return sums / np.where(norms > 0, norms, 1.0)
+
+
+def _dissolve_small(vectors: NDArray[np.float32], labels: Labels, floor: int) -> Labels:
+    labels = _compact(labels)
+    sizes = np.bincount(labels)
+    small = sizes < floor
+    if not small.any() or (~small).sum() < 2:
+        return labels
+    homeless = small[labels]
+    kept = np.flatnonzero(~small)
+    labels = labels.copy()
+    labels[homeless] = kept[nearest(vectors[homeless], _centroids(vectors, labels)[kept])]
+    return labels
+
+
+def _split_large(
+    vectors: NDArray[np.float32], labels: Labels, target: int, cap: int, floor: int, rng: np.random.Generator
+) -> Labels:
+    labels = _compact(labels)
+    pending = list(np.flatnonzero(np.bincount(labels) > cap))
+    used = int(labels.max()) + 1
+    while pending:
+        rows = np.flatnonzero(labels == pending.pop())
+        parts = _dissolve_small(vectors[rows], _cluster(vectors[rows], max(2, len(rows) // target), rng), floor)
+        parts = _compact(parts)
+        if np.bincount(parts).max() == len(rows):
+            parts = _halves(vectors[rows])
+        labels[rows] = used + parts
+        pending += [used + part for part in np.flatnonzero(np.bincount(parts) > cap)]
+        used += int(parts.max()) + 1
+    return labels
+
+
+def _halves(vectors: NDArray[np.float32]) -> Labels:
+    """Two equal parts along the direction from the mean to the farthest vector: for vectors that look alike."""
+    mean = vectors.mean(axis=0)
+    far = vectors[(vectors @ mean).argmin()] - mean
+    order = np.argsort(vectors @ far, kind="stable")
+    labels = np.zeros(len(vectors), dtype=np.int64)
+    labels[order[len(order) // 2 :]] = 1
+    return labels
+
+
+def _compact(labels: Labels) -> Labels:
+    """Renames labels to 0 … k - 1 without gaps."""
+    return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -1,0 +1,98 @@
+"""A node and its embedding chunk: the children's embeddings with what the walk needs to know of them.
+
+Shapes: c children, r vectors per embedding, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.lexical import TermCounts
+
+
+@dataclass(frozen=True)
+class Children:
+    """The embedding chunk of one node, rows in ascending id order.
+
+    Attributes:
+        ids: Chunk ids under a level-2 node, node ids above [c].
+        vectors: Embeddings [c, r, d].
+        live: Unmasked chunks below each child [c]; 0 or 1 for a chunk.
+        total: Chunks below each child [c].
+        versions: Write that last changed each child's own embedding chunk [c]; 0 for a chunk.
+        terms: Term counts of the chunks; None above level 2.
+    """
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float16]
+    live: NDArray[np.int64]
+    total: NDArray[np.int64]
+    versions: NDArray[np.int64]
+    terms: TermCounts | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of_chunks(
+        cls, ids: NDArray[np.int64], vectors: NDArray[np.float16], live: NDArray[np.bool_], terms: TermCounts
+    ) -> Children:
+        """Chunks to be placed: ids [c], vectors [c, r, d], live [c]."""
+        ones = np.ones(len(ids), dtype=np.int64)
+        return cls(ids, vectors, live.astype(np.int64), ones, np.zeros(len(ids), dtype=np.int64), terms)
+
+    def take(self, rows: NDArray[np.integer]) -> Children:
+        """Some of the rows, in the order asked."""
+        return Children(
+            self.ids[rows],
+            self.vectors[rows],
+            self.live[rows],
+            self.total[rows],
+            self.versions[rows],
+            None if self.terms is None else self.terms.take(rows),
+        )
+
+    def without(self, ids: Sequence[int] | NDArray[np.int64]) -> Children:
+        """All rows but those of `ids`."""
+        return self.take(np.flatnonzero(~np.isin(self.ids, np.asarray(ids, dtype=np.int64))))
+
+    def joined(self, *others: Children) -> Children:
+        """These rows and those of others, in ascending id order."""
+        parts = (self, *others)
+        merged = Children(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("ids", "vectors", "live", "total", "versions")
+            ),
+            None if self.terms is None else TermCounts.concat([part.terms for part in parts if part.terms]),
+        )
+        return merged.take(np.argsort(merged.ids, kind="stable"))
+
+    def changed(
+        self, row: int, *, vector: NDArray[np.float16], live: int, total: int, version: int
+    ) -> Children:
+        """A copy with one child's embedding and counts replaced."""
+        vectors, lives, totals, versions = (
+            array.copy() for array in (self.vectors, self.live, self.total, self.versions)
+        )
+        vectors[row], lives[row], totals[row], versions[row] = vector, live, total, version
+        return replace(self, vectors=vectors, live=lives, total=totals, versions=versions)
+
+    @property
+    def directions(self) -> NDArray[np.float32]:
+        """One vector per child [c, d] for grouping: the first of each embedding."""
+        return self.vectors[:, 0].astype(np.float32)
+
+
+@dataclass
+class Node:
+    """A node of the tree while it is edited; `level` is its own, its children are one below."""
+
+    node_id: int
+    level: int
+    parent_id: int | None
+    children: Children

@@ -1,0 +1,188 @@
+"""What goes in and what comes out: plain frozen dataclasses, no behaviour beyond `to_dict`."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Namespace = tuple[str, ...]
+Mode = Literal["auto", "beam", "flat", "exact"]
+
+
+class _Report:
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-ready dictionary."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, slots=True)
+class Document(_Report):
+    """A text with an id and metadata.
+
+    Args:
+        text: Any non-empty Unicode text.
+        id: Unique within a namespace; a random one is made when it is left out.
+        metadata: JSON values by name; filters read it.
+        labels: Names under which the document can be masked or hidden from a search.
+    """
+
+    text: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+class PathStep(NamedTuple):
+    """One step of the route from the top level down to a chunk; a higher score is better."""
+
+    level: int
+    node_id: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit(_Report):
+    """A chunk that answers a query.
+
+    Attributes:
+        score: Higher is better; compares across queries, namespaces and memories of one encoder.
+        relevance: The score calibrated to [0, 1].
+        start, end: Character offsets, `document.text[start:end] == text`.
+        path: The route from the top level down; the last step is the chunk itself (level 1).
+    """
+
+    document_id: str
+    chunk_id: int
+    text: str
+    start: int
+    end: int
+    score: float
+    relevance: float
+    metadata: dict[str, Any]
+    path: tuple[PathStep, ...] = ()
+    namespace: Namespace = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument(_Report):
+    """A document as the memory holds it."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    namespace: Namespace
+    labels: tuple[str, ...]
+    masks: tuple[str, ...]
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport(_Report):
+    """What `add` did: documents by fate, ids in the order given, chunks written, texts encoded."""
+
+    ids: tuple[str, ...]
+    added: int
+    updated: int
+    unchanged: int
+    chunks: int
+    encoded: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaskReport(_Report):
+    """How many documents and chunks changed between live and masked."""
+
+    documents: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReport(_Report):
+    """What `remove` did.
+
+    Attributes:
+        documents, chunks: How many were removed.
+        erased: True only when no file of the memory holds the text or its vectors any more.
+        missing: Ids that were not there.
+        reason: Why `erased` is False, and what to do; empty otherwise.
+        weights: Fingerprints of trained weights that have seen a removed document.
+    """
+
+    documents: int
+    chunks: int
+    erased: bool
+    missing: tuple[str, ...] = ()
+    reason: str = ""
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LevelStats(_Report):
+    """One level of a tree: how many embeddings it has and how they are grouped under the next."""
+
+    level: int
+    embeddings: int
+    groups: int
+    mean_group: float
+    max_group: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceStats(_Report):
+    """Counts of one namespace's tree, levels from the chunks up."""
+
+    namespace: Namespace
+    documents: int
+    masked_documents: int
+    chunks: int
+    live_chunks: int
+    levels: tuple[LevelStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats(_Report):
+    """Counts of the whole memory; sizes in bytes."""
+
+    documents: int
+    chunks: int
+    live_chunks: int
+    masked_documents: int
+    encoder: str
+    dim: int
+    file_bytes: int
+    cache_bytes: int
+    bytes_per_chunk_beyond_text: float
+    namespaces: tuple[NamespaceStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport(_Report):
+    """What `verify` checked and found; `ok` is True when `problems` is empty."""
+
+    ok: bool
+    problems: tuple[str, ...]
+    checked: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport(_Report):
+    """File size before and after, in bytes, and how many trees were regrouped."""
+
+    bytes_before: int
+    bytes_after: int
+    trees_rebuilt: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport(_Report):
+    """What a bulk build did and how long it took, in seconds."""
+
+    added: int
+    updated: int
+    unchanged: int
+    chunks: int
+    encoded: int
+    seconds: float
