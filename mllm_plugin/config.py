@@ -53,19 +53,19 @@ class TreeConfig(_Config):
 class LexicalConfig(_Config):
     """BM25 parameters (Robertson and Zaragoza 2009) and the longest posting list that routes."""
 
-    k1: float = Field(default=1.2, gt=0)
-    b: float = Field(default=0.75, ge=0, le=1)
+    k1: float = Field(default=0.6, gt=0)
+    b: float = Field(default=0.3, ge=0, le=1)
     posting_limit: int = Field(default=64, ge=0)
 
 
 class LeafConfig(_Config):
-    """Weights of the untrained leaf ranker and of its calibration, `benchmarks/leaf_weights.py` measures them."""
+    """Weights of the untrained leaf ranker and its calibration, as measured by benchmarks/leaf_weights.py."""
 
     cosine: float = 1.0
     window: float = 1.0
     lexical: float = 1.5
-    relevance_slope: float = 4.0
-    relevance_offset: float = -5.0
+    relevance_slope: float = 1.1
+    relevance_offset: float = -3.51
 
 
 class SearchConfig(_Config):
@@ -74,14 +74,12 @@ class SearchConfig(_Config):
     Args:
         beam_width: Nodes kept per level (the paper's t).
         rescore: Candidates, best by cosine and lexical evidence, whose windows are read.
-        exact_below: Up to this many live chunks, `auto` scores them all.
         flat_below: Up to this many live chunks, `auto` scans all pooled cosines; above, it walks.
         cache_bytes: Memory for decoded embedding chunks, shared by all namespaces.
     """
 
     beam_width: int = Field(default=32, ge=1)
     rescore: int = Field(default=200, ge=1)
-    exact_below: int = Field(default=500, ge=0)
     flat_below: int = Field(default=20_000, ge=0)
     cache_bytes: int = Field(default=1 << 30, ge=0)
 

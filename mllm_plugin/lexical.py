@@ -114,7 +114,9 @@ class QueryTerms:
 
     Attributes:
         hashes: Distinct term hashes [q], ascending.
-        weights: Inverse document frequency times how often the query has the term, over the bound [q].
+        weights: Squared inverse document frequency times how often the query has the term, over the bound [q].
+            Squared, since a term is weighed in the query and in the chunk, as in a cosine of tf-idf vectors: it
+            keeps question words from outvoting a name (measured by benchmarks/leaf_weights.py).
         mean_length: Mean number of terms per live chunk of the namespace.
     """
 
@@ -136,9 +138,10 @@ class QueryTerms:
         hashes = np.array(sorted(asked), dtype=np.uint32)
         occurs = np.array([frequencies.get(int(term), 0) for term in hashes], dtype=np.float64)
         repeats = np.array([asked[int(term)] for term in hashes], dtype=np.float64)
-        idf = np.log1p((chunks - occurs + 0.5) / (occurs + 0.5)) * repeats
-        bound = float(idf.sum())
-        return cls(hashes, idf / bound if bound > 0 else idf, length / chunks if chunks else 1.0)
+        idf = np.log1p((chunks - occurs + 0.5) / (occurs + 0.5))
+        weights = idf * idf * repeats
+        bound = float(weights.sum())
+        return cls(hashes, weights / bound if bound > 0 else weights, length / chunks if chunks else 1.0)
 
     def saturate(
         self, counts: NDArray[np.uint8], lengths: NDArray[np.uint32], config: LexicalConfig

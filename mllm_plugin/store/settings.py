@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import FormatVersionError, InvalidInputError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
 
@@ -43,7 +46,13 @@ def load_settings(database: Database) -> Settings | None:
         rows = dict(tx.execute("SELECT key, value FROM meta WHERE key IN ('encoder', 'dim', 'config')"))
     if not rows:
         return None
-    return Settings(rows["encoder"], rows["dim"], MemoryConfig.model_validate_json(rows["config"]))
+    try:
+        config = MemoryConfig.model_validate_json(rows["config"])
+    except ValidationError as error:
+        raise FormatVersionError(
+            f"the settings of {database.folder} were written by another release; upgrade mllm-plugin ({error})"
+        ) from error
+    return Settings(rows["encoder"], rows["dim"], config)
 
 
 def save_settings(database: Database, config: MemoryConfig, encoder: TextEncoder | None) -> Settings:
@@ -51,8 +60,14 @@ def save_settings(database: Database, config: MemoryConfig, encoder: TextEncoder
     if encoder is None:
         raise InvalidInputError(f"the memory at {database.folder} is new; open it with an encoder first")
     with database.write() as tx:
-        rows = [("encoder", encoder.fingerprint), ("dim", encoder.dim), ("config", config.model_dump_json())]
+        rows = [("encoder", encoder.fingerprint), ("dim", encoder.dim), ("config", _chosen(config))]
         tx.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", rows)
     found = load_settings(database)
     assert found is not None
     return found
+
+
+def _chosen(config: MemoryConfig) -> str:
+    """What the data depends on and what the user set; all else follows the defaults of the release in use."""
+    chosen = config.model_dump(mode="json", exclude_unset=True)
+    return json.dumps(chosen | config.model_dump(mode="json", include=set(_FIXED)))

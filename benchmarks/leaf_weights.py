@@ -1,0 +1,181 @@
+"""Which weights should the untrained leaf ranker have, and how does its score become a relevance?
+
+    python benchmarks/leaf_weights.py --data DIR
+
+Uses `train` queries and, for each, the 500 best chunks by cosine and lexical evidence. Prints nDCG@10 and the share
+of identifier questions whose chunk is among the first ten, for a grid of formulas, then the logistic fit of
+relevance on score.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from beir import read_corpus, read_qrels, read_queries
+from common import cached_encoder, cached_memory, machine, parser, print_table, read_chunks
+from numpy.typing import NDArray
+from retrieval import identifier_questions
+
+from mllm_plugin import MemoryIndex
+from mllm_plugin.lexical import TermCounts, term_hash, terms_of
+from mllm_plugin.search import finalists
+from mllm_plugin.search.candidates import View, scan
+from mllm_plugin.search.query import make_queries
+from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.image import build_image
+from mllm_plugin.store.namespaces import find_namespace
+from mllm_plugin.store.terms import frequencies
+
+_CANDIDATES = 500
+_GRID = list(product((1.0, 2.0), ((1.2, 0.75), (0.6, 0.3)), (0.5, 1.0), (1.0, 1.5, 2.0)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A query's candidates: evidence per chunk [n], counts of the query's terms [n, q], document ids, relevance."""
+
+    cosine: NDArray[np.float64]
+    window: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+    idf: NDArray[np.float64]
+    repeats: NDArray[np.float64]
+    documents: list[str]
+    relevant: dict[str, int]
+
+    def lexical(self, power: float, k1: float, b: float, mean_length: float) -> NDArray[np.float64]:
+        """BM25 over its bound with idf raised to a power."""
+        weights = self.idf**power * self.repeats
+        norm = k1 * (1 - b + b * self.lengths / mean_length)
+        return (self.counts / (self.counts + norm[:, None])) @ weights / max(weights.sum(), 1e-9)
+
+    def ranking(self, scores: NDArray[np.float64]) -> list[str]:
+        """The first ten documents."""
+        return list(dict.fromkeys(self.documents[row] for row in np.argsort(-scores, kind="stable")))[:10]
+
+    def ndcg(self, scores: NDArray[np.float64]) -> float:
+        """nDCG@10 with binary relevance."""
+        gains = [1 / np.log2(rank + 2) for rank, doc in enumerate(self.ranking(scores)) if self.relevant.get(doc)]
+        ideal = sum(1 / np.log2(rank + 2) for rank in range(min(10, len(self.relevant))))
+        return sum(gains) / ideal
+
+
+def collect(
+    memory: MemoryIndex, questions: dict[str, str], relevant: dict[str, dict[str, int]]
+) -> tuple[list[Evidence], float]:
+    """Evidence of every question, and the mean chunk length."""
+    found = []
+    with memory._database.read() as tx:
+        row = find_namespace(tx, ())
+        view = View(tx, row, BlockCache(1 << 30, memory.dim), memory.hierarchy, memory.config.lexical)
+        image = build_image(tx, row.namespace_id, row.version, memory.dim)
+        queries = make_queries(list(questions.values()), None, memory.encoder, memory.config.chunking.chunk_tokens)
+        for start in range(0, len(queries), 64):
+            part = queries[start : start + 64]
+            names = list(questions)[start : start + 64]
+            for name, query, candidates in zip(
+                names, part, scan(view, image, part, most=_CANDIDATES, allowed=None), strict=True
+            ):
+                found.append(_evidence(tx, row, query, candidates, relevant[name], memory.dim))
+        return found, row.live_terms / row.live_chunks
+
+
+def _evidence(tx, row, query, candidates, relevant, dim) -> Evidence:  # noqa: ANN001
+    texts, documents = [], []
+    for chunk in candidates.ids.tolist():
+        document, text, start, end = tx.execute(
+            'SELECT d.id, d.text, c.start, c."end" FROM chunks c JOIN documents d USING (document_rowid) '
+            "WHERE c.chunk_id = ?",
+            (chunk,),
+        ).get
+        texts.append(text.decode()[start:end])
+        documents.append(document)
+    asked = Counter(map(term_hash, terms_of(query.text)))
+    terms = list(asked)
+    known = frequencies(tx, row.namespace_id, terms)
+    df = np.array([known.get(term, (0, 0, 0))[0] for term in terms], dtype=float)
+    counted = TermCounts.of(texts)
+    counts = np.zeros((len(texts), len(terms)))
+    for column, term in enumerate(terms):
+        entries = np.flatnonzero(counted.hashes == term)
+        counts[counted.rows()[entries], column] = counted.counts[entries]
+    cosine = finalists.cosines(query, candidates.vectors)
+    windows = finalists.read_windows(tx, candidates.ids, dim)
+    return Evidence(
+        cosine=cosine,
+        window=finalists.best_windows(query, windows, cosine),
+        counts=counts,
+        lengths=counted.lengths.astype(float),
+        idf=np.log1p((row.live_chunks - df + 0.5) / (df + 0.5)),
+        repeats=np.array([asked[term] for term in terms], dtype=float),
+        documents=documents,
+        relevant=relevant,
+    )
+
+
+def calibrate(scores: NDArray[np.float64], labels: NDArray[np.float64], steps: int = 50) -> tuple[float, float]:
+    """Slope and offset of the logistic fit of labels on scores, by Newton's method."""
+    inputs = np.stack([scores, np.ones_like(scores)], axis=1)
+    weights = np.zeros(2)
+    for _ in range(steps):
+        chance = 1 / (1 + np.exp(-inputs @ weights))
+        curvature = inputs.T @ (inputs * (chance * (1 - chance))[:, None]) + 1e-6 * np.eye(2)
+        weights += np.linalg.solve(curvature, inputs.T @ (labels - chance))
+    return float(weights[0]), float(weights[1])
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--sets", nargs="+", default=["squad", "scifact", "medquad"])
+    arguments.add_argument("--queries", type=int, default=200)
+    options = arguments.parse_args()
+    print(f"On {machine()}; encoder all-MiniLM-L6-v2.\n")
+    encoder = cached_encoder(options.cache)
+    evidence: dict[str, tuple[list[Evidence], list[Evidence], float]] = {}
+    for name in options.sets:
+        folder = options.data / name
+        memory = cached_memory(name, lambda folder=folder: read_corpus(folder), encoder, options.cache)
+        judged = read_qrels(folder)
+        texts = {q: row["text"] for q, row in read_queries(folder, "train").items() if q in judged}
+        chosen = random.Random(1).sample(sorted(texts), min(options.queries, len(texts)))
+        natural, mean_length = collect(memory, {q: texts[q] for q in chosen}, judged)
+        identifiers, _ = collect(memory, *identifier_questions(read_chunks(memory), 100, seed=5))
+        evidence[name] = natural, identifiers, mean_length
+    rows = []
+    for power, (k1, b), window, lexical in _GRID:
+        cells = []
+        for natural, identifiers, mean_length in evidence.values():
+
+            def score(one: Evidence, mean_length: float = mean_length) -> NDArray[np.float64]:
+                return one.cosine + window * one.window + lexical * one.lexical(power, k1, b, mean_length)
+
+            cells.append(np.mean([one.ndcg(score(one)) for one in natural]))
+            cells.append(np.mean([bool(set(one.ranking(score(one))) & set(one.relevant)) for one in identifiers]))
+        rows.append([power, k1, b, window, lexical, *cells, np.mean(cells[::2])])
+    header = [f"{name} {kind}" for name in options.sets for kind in ("nDCG@10", "identifiers R@10")]
+    print_table(
+        ["idf power", "k1", "b", "window weight", "lexical weight", *header, "mean nDCG@10"],
+        [[f"{value:.3g}" for value in row] for row in sorted(rows, key=lambda row: -row[-1])],
+    )
+    print_calibration(evidence)
+
+
+def print_calibration(evidence: dict[str, tuple[list[Evidence], list[Evidence], float]]) -> None:
+    """Fits relevance over the ten best chunks of every natural question, with the default formula."""
+    scores, labels = [], []
+    for natural, _, mean_length in evidence.values():
+        for one in natural:
+            values = one.cosine + one.window + 1.5 * one.lexical(2.0, 0.6, 0.3, mean_length)
+            best = np.argsort(-values)[:10]
+            scores.extend(values[best])
+            labels.extend(float(bool(one.relevant.get(one.documents[row]))) for row in best)
+    slope, offset = calibrate(np.array(scores), np.array(labels))
+    print(f"\nrelevance = sigmoid({slope:.2f} * score {offset:+.2f}), from {len(scores)} chunks")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""How well does the memory find documents, beside flat cosine, BM25 and their rank fusion?
+
+    python benchmarks/retrieval.py --data DIR [--sets squad scifact medquad] [--distractors techdocs]
+
+Same chunks, same encoder and same run for all rows. The memory's own modes are forced: "beam" walks the tree, "flat"
+scans all pooled cosines, "exact" scores every chunk. Identifier questions ask for a term that one chunk alone has.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from beir import read_corpus, read_qrels, read_queries
+from common import (
+    DEPTH,
+    Chunks,
+    Run,
+    Timed,
+    cached_encoder,
+    cached_memory,
+    document_ranking,
+    fused,
+    interval,
+    machine,
+    parser,
+    per_query,
+    print_table,
+    read_chunks,
+    timed,
+)
+
+from mllm_plugin import Document, MemoryIndex
+
+_BATCH = 32
+_MODES = ("beam", "flat", "exact")
+_IDENTIFIER = re.compile(r"\b(?=\w*[A-Za-z])\w{6,40}\b")
+
+
+def memory_run(memory: MemoryIndex, queries: dict[str, str], **options) -> Run:
+    """Documents that the memory returns."""
+    ids = list(queries)
+    run: Run = {}
+    for start in range(0, len(ids), _BATCH):
+        batch = ids[start : start + _BATCH]
+        found = memory.search_batch([queries[one] for one in batch], k=DEPTH, unique_documents=True, **options)
+        run |= {query: {hit.document_id: hit.score for hit in hits} for query, hits in zip(batch, found, strict=True)}
+    return run
+
+
+def cosine_run(memory: MemoryIndex, chunks: Chunks, queries: dict[str, str]) -> Run:
+    """Flat scan of all pooled vectors."""
+    vectors = memory.encoder.encode_queries(list(queries.values()))
+    return {
+        query: document_ranking(chunks.vectors @ vector, chunks.documents)
+        for query, vector in zip(queries, vectors, strict=True)
+    }
+
+
+def bm25_run(chunks: Chunks, queries: dict[str, str]) -> Run:
+    """BM25 of the library bm25s over the same chunks (its defaults: Lucene's variant, no stemming)."""
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(chunks.texts, stopwords=None, show_progress=False), show_progress=False)
+    run: Run = {}
+    for query, text in queries.items():
+        tokens = bm25s.tokenize([text], stopwords=None, show_progress=False, return_ids=False)[0]
+        run[query] = document_ranking(index.get_scores(tokens), chunks.documents)
+    return run
+
+
+def rivals(memory: MemoryIndex, chunks: Chunks, queries: dict[str, str]) -> dict[str, Timed]:
+    """Flat cosine, BM25, and reciprocal rank fusion of the two."""
+    cosine = timed(lambda: cosine_run(memory, chunks, queries))
+    bm25 = timed(lambda: bm25_run(chunks, queries))
+    both = Timed(fused(cosine.run, bm25.run), cosine.milliseconds + bm25.milliseconds)
+    return {"flat cosine": cosine, "BM25": bm25, "RRF": both}
+
+
+def identifier_questions(chunks: Chunks, count: int = 300, seed: int = 0) -> tuple[dict[str, str], dict]:
+    """Questions for terms that one chunk alone has, and where it is."""
+    occurs: Counter[str] = Counter()
+    owner: dict[str, str] = {}
+    everywhere: Counter[str] = Counter()
+    for text, document in zip(chunks.texts, chunks.documents, strict=True):
+        everywhere.update({word.casefold() for word in re.findall(r"\w+", text)})
+        for term in set(_IDENTIFIER.findall(text)):
+            occurs[term] += 1
+            owner[term] = document
+    once = sorted(term for term, found in occurs.items() if found == 1 and everywhere[term.casefold()] == 1)
+    chosen = random.Random(seed).sample(once, min(count, len(once)))
+    return {t: f"What does {t} do?" for t in chosen}, {t: {owner[t]: 1} for t in chosen}
+
+
+def compare(title: str, rows: dict[str, Timed], qrels: dict[str, dict[str, int]]) -> None:
+    """Prints a table; differences are paired with the best rival by nDCG@10."""
+    from ir_measures import R, nDCG
+
+    metrics = [nDCG @ 10, R @ 10, R @ 100]
+    values = {name: per_query(row.run, qrels, metrics) for name, row in rows.items()}
+    ours = [name for name in rows if name.startswith("memory")]
+    best = max((n for n in rows if n not in ours), key=lambda name: values[name]["nDCG@10"].mean())
+    print(f"\n### {title} ({len(qrels)} queries; difference to the best rival, {best}, with its 95 % interval)\n")
+    table = []
+    for name, row in rows.items():
+        gain = values[name]["nDCG@10"] - values[best]["nDCG@10"]
+        low, high = interval(gain)
+        difference = f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]" if name in ours else ""
+        table.append(
+            [name, *(f"{values[name][str(m)].mean():.3f}" for m in metrics), difference, f"{row.milliseconds:.1f}"]
+        )
+    print_table(["", *map(str, metrics), "nDCG@10 difference", "ms/query"], table)
+
+
+def modes(memory: MemoryIndex, queries: dict[str, str]) -> dict[str, Timed]:
+    """The memory in each of its modes."""
+    return {f"memory {mode}": timed(lambda mode=mode: memory_run(memory, queries, mode=mode)) for mode in _MODES}
+
+
+def with_distractors(folder: Path, extra: Path, count: int):  # noqa: ANN201 - iterator of documents
+    """A set's documents, then others until about `count` chunks more."""
+    yield from read_corpus(folder)
+    characters = 0
+    for document in read_corpus(extra):
+        yield Document(id=f"distractor-{document.id}", text=document.text)
+        characters += len(document.text)
+        if characters > count * 290:
+            return
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--sets", nargs="+", default=["squad", "scifact", "medquad"])
+    arguments.add_argument("--distractors", help="set whose pieces are added for the identifier questions")
+    arguments.add_argument("--distractor-chunks", type=int, default=100_000)
+    arguments.add_argument("--split", default="dev")
+    arguments.add_argument("--limit", type=int, help="use only the first N queries")
+    options = arguments.parse_args()
+    print(f"On {machine()}; encoder all-MiniLM-L6-v2, one batch of {_BATCH} queries at a time, query embedding cached.")
+    encoder = cached_encoder(options.cache)
+    for name in options.sets:
+        folder = options.data / name
+        memory = cached_memory(name, lambda folder=folder: read_corpus(folder), encoder, options.cache)
+        chunks = read_chunks(memory)
+        judged = read_qrels(folder)
+        queries = {q: row["text"] for q, row in read_queries(folder, options.split).items() if q in judged}
+        queries = dict(islice(queries.items(), options.limit))
+        rows = modes(memory, queries) | rivals(memory, chunks, queries)
+        compare(f"{name}: {len(chunks.texts)} chunks", rows, {query: judged[query] for query in queries})
+        asked, owners = identifier_questions(chunks)
+        compare(f"{name}: identifier questions", modes(memory, asked) | rivals(memory, chunks, asked), owners)
+        if options.distractors:
+            extra = options.data / options.distractors
+            crowded = cached_memory(
+                f"{name}+{options.distractors}",
+                lambda folder=folder, extra=extra: with_distractors(folder, extra, options.distractor_chunks),
+                encoder,
+                options.cache,
+            )
+            everything = read_chunks(crowded)
+            asked, owners = identifier_questions(everything)
+            title = f"{name} + {len(everything.texts) - len(chunks.texts)} distractor chunks: identifier questions"
+            compare(title, modes(crowded, asked) | rivals(crowded, everything, asked), owners)
+
+
+if __name__ == "__main__":
+    np.set_printoptions(precision=3)
+    main()
