@@ -16,7 +16,9 @@ def read_corpus(folder: Path) -> Iterator[Document]:
     for row in _lines(folder, "corpus.jsonl"):
         title, text = row.get("title", "").strip(), row["text"]
         metadata = {name: value for name, value in row.items() if name not in ("id", "_id", "text", "title")}
-        yield Document(id=row.get("id") or row["_id"], text=f"{title}\n{text}" if title else text, metadata=metadata)
+        yield Document(
+            id=row.get("id") or row["_id"], text=f"{title}\n{text}" if title else text, metadata=metadata
+        )
 
 
 def read_queries(folder: Path, split: str | None = "dev") -> dict[str, dict[str, Any]]:
@@ -43,4 +45,8 @@ def _lines(folder: Path, name: str) -> Iterator[dict[str, Any]]:
 
 def _open(folder: Path, name: str):  # noqa: ANN202 - a text stream
     packed = folder / f"{name}.gz"
-    return gzip.open(packed, "rt", encoding="utf-8") if packed.exists() else (folder / name).open(encoding="utf-8")
+    return (
+        gzip.open(packed, "rt", encoding="utf-8")
+        if packed.exists()
+        else (folder / name).open(encoding="utf-8")
+    )

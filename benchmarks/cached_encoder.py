@@ -25,7 +25,9 @@ class CachedEncoder:
         name = hashlib.sha256(self.fingerprint.encode()).hexdigest()[:16]
         self._rows = sqlite3.connect(folder / f"{name}.db", timeout=300, check_same_thread=False)
         self._rows.execute("PRAGMA journal_mode=wal")
-        self._rows.execute("CREATE TABLE IF NOT EXISTS v(k BLOB PRIMARY KEY, pooled BLOB, windows BLOB) WITHOUT ROWID")
+        self._rows.execute(
+            "CREATE TABLE IF NOT EXISTS v(k BLOB PRIMARY KEY, pooled BLOB, windows BLOB) WITHOUT ROWID"
+        )
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """As the wrapped encoder's."""
@@ -50,7 +52,9 @@ class CachedEncoder:
                 packed = pack_windows(windows[row]) if windows is not None else b""
                 found[key] = (pooled[row].astype(np.float16).tobytes(), packed)
             with self._rows:
-                self._rows.executemany("INSERT OR REPLACE INTO v VALUES(?, ?, ?)", [(k, *found[k]) for k in missing])
+                self._rows.executemany(
+                    "INSERT OR REPLACE INTO v VALUES(?, ?, ?)", [(k, *found[k]) for k in missing]
+                )
         return [found[key] for key in keys]
 
     def _get(self, key: bytes) -> tuple[bytes, bytes] | None:

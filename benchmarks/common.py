@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from cached_encoder import CachedEncoder  # noqa: E402
+from cached_encoder import CachedEncoder
 
-from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex  # noqa: E402
-from mllm_plugin.encoders import as_encoder  # noqa: E402
-from mllm_plugin.encoders.resolve import DEFAULT_ENCODER  # noqa: E402
+from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex
+from mllm_plugin.encoders import as_encoder
+from mllm_plugin.encoders.resolve import DEFAULT_ENCODER
 
 Run = dict[str, dict[str, float]]  # scores by document id, by query id
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mllm-plugin" / "benchmarks"
@@ -33,7 +33,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Arguments that every benchmark takes."""
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument("--data", type=Path, required=True, help="folder of BEIR-shaped folders")
-    arguments.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="embeddings and memories are kept here")
+    arguments.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="embeddings and memories are kept here"
+    )
     return arguments
 
 
@@ -48,7 +50,11 @@ def cached_encoder(cache: Path) -> CachedEncoder:
 
 
 def cached_memory(
-    name: str, documents: Callable[[], Iterable[Document]], encoder: CachedEncoder, cache: Path, **settings: Any
+    name: str,
+    documents: Callable[[], Iterable[Document]],
+    encoder: CachedEncoder,
+    cache: Path,
+    **settings: Any,
 ) -> MemoryIndex:
     """A memory of a data set, built once and reopened afterwards."""
     config = MemoryConfig(embedding_cache=False, **settings)
@@ -81,7 +87,9 @@ def read_chunks(memory: MemoryIndex) -> Chunks:
     return Chunks(texts, np.array(documents, dtype=object), np.stack(vectors))
 
 
-def document_ranking(scores: NDArray[np.floating], documents: NDArray[np.object_], depth: int = DEPTH) -> dict[str, float]:
+def document_ranking(
+    scores: NDArray[np.floating], documents: NDArray[np.object_], depth: int = DEPTH
+) -> dict[str, float]:
     """The best chunk of each document, the `depth` best documents."""
     ranking: dict[str, float] = {}
     for row in np.argsort(-scores, kind="stable"):
@@ -117,7 +125,9 @@ def timed(search: Callable[[], Run]) -> Timed:
     return Timed(run, 1000 * (time.perf_counter() - started) / max(1, len(run)))
 
 
-def per_query(run: Run, qrels: dict[str, dict[str, int]], metrics: Sequence[Any]) -> dict[str, NDArray[np.float64]]:
+def per_query(
+    run: Run, qrels: dict[str, dict[str, int]], metrics: Sequence[Any]
+) -> dict[str, NDArray[np.float64]]:
     """Each metric's value for every judged query, in the order of `qrels`; computed by ir_measures."""
     import ir_measures
 

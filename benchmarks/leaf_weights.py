@@ -31,7 +31,7 @@ from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.terms import frequencies
 
 _CANDIDATES = 500
-_GRID = list(product((1.0, 2.0), ((1.2, 0.75), (0.6, 0.3)), (0.5, 1.0), (1.0, 1.5, 2.0)))
+_GRID = list(product((1.0, 2.0), ((1.2, 0.75), (0.6, 0.3), (0.3, 0.3)), (0.5, 1.0), (1.0, 1.5, 2.0)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Evidence:
 
     def ndcg(self, scores: NDArray[np.float64]) -> float:
         """nDCG@10 with binary relevance."""
-        gains = [1 / np.log2(rank + 2) for rank, doc in enumerate(self.ranking(scores)) if self.relevant.get(doc)]
+        gains = [
+            1 / np.log2(rank + 2) for rank, doc in enumerate(self.ranking(scores)) if self.relevant.get(doc)
+        ]
         ideal = sum(1 / np.log2(rank + 2) for rank in range(min(10, len(self.relevant))))
         return sum(gains) / ideal
 
@@ -73,7 +75,9 @@ def collect(
         row = find_namespace(tx, ())
         view = View(tx, row, BlockCache(1 << 30, memory.dim), memory.hierarchy, memory.config.lexical)
         image = build_image(tx, row.namespace_id, row.version, memory.dim)
-        queries = make_queries(list(questions.values()), None, memory.encoder, memory.config.chunking.chunk_tokens)
+        queries = make_queries(
+            list(questions.values()), None, memory.encoder, memory.config.chunking.chunk_tokens
+        )
         for start in range(0, len(queries), 64):
             part = queries[start : start + 64]
             names = list(questions)[start : start + 64]
@@ -117,7 +121,9 @@ def _evidence(tx, row, query, candidates, relevant, dim) -> Evidence:  # noqa: A
     )
 
 
-def calibrate(scores: NDArray[np.float64], labels: NDArray[np.float64], steps: int = 50) -> tuple[float, float]:
+def calibrate(
+    scores: NDArray[np.float64], labels: NDArray[np.float64], steps: int = 50
+) -> tuple[float, float]:
     """Slope and offset of the logistic fit of labels on scores, by Newton's method."""
     inputs = np.stack([scores, np.ones_like(scores)], axis=1)
     weights = np.zeros(2)
@@ -154,7 +160,9 @@ def main() -> None:
                 return one.cosine + window * one.window + lexical * one.lexical(power, k1, b, mean_length)
 
             cells.append(np.mean([one.ndcg(score(one)) for one in natural]))
-            cells.append(np.mean([bool(set(one.ranking(score(one))) & set(one.relevant)) for one in identifiers]))
+            cells.append(
+                np.mean([bool(set(one.ranking(score(one))) & set(one.relevant)) for one in identifiers])
+            )
         rows.append([power, k1, b, window, lexical, *cells, np.mean(cells[::2])])
     header = [f"{name} {kind}" for name in options.sets for kind in ("nDCG@10", "identifiers R@10")]
     print_table(
@@ -165,16 +173,19 @@ def main() -> None:
 
 
 def print_calibration(evidence: dict[str, tuple[list[Evidence], list[Evidence], float]]) -> None:
-    """Fits relevance over the ten best chunks of every natural question, with the default formula."""
-    scores, labels = [], []
-    for natural, _, mean_length in evidence.values():
+    """Fits relevance over the ten best chunks of every natural question, set by set, with the default formula."""
+    fits = []
+    for name, (natural, _, mean_length) in evidence.items():
+        scores, labels = [], []
         for one in natural:
-            values = one.cosine + one.window + 1.5 * one.lexical(2.0, 0.6, 0.3, mean_length)
+            values = one.cosine + one.window + 1.5 * one.lexical(2.0, 0.3, 0.3, mean_length)
             best = np.argsort(-values)[:10]
             scores.extend(values[best])
             labels.extend(float(bool(one.relevant.get(one.documents[row]))) for row in best)
-    slope, offset = calibrate(np.array(scores), np.array(labels))
-    print(f"\nrelevance = sigmoid({slope:.2f} * score {offset:+.2f}), from {len(scores)} chunks")
+        fits.append(calibrate(np.array(scores), np.array(labels)))
+        print(f"\n{name}: relevance = sigmoid({fits[-1][0]:.2f} * score {fits[-1][1]:+.2f})", end="")
+    slope, offset = np.mean(fits, axis=0)
+    print(f"\nmean of the sets: relevance = sigmoid({slope:.2f} * score {offset:+.2f})")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,7 @@ from common import (
 from mllm_plugin import Document, MemoryIndex
 
 _BATCH = 32
+_TIMED = 100
 _MODES = ("beam", "flat", "exact")
 _IDENTIFIER = re.compile(r"\b(?=\w*[A-Za-z])\w{6,40}\b")
 
@@ -47,8 +49,13 @@ def memory_run(memory: MemoryIndex, queries: dict[str, str], **options) -> Run:
     run: Run = {}
     for start in range(0, len(ids), _BATCH):
         batch = ids[start : start + _BATCH]
-        found = memory.search_batch([queries[one] for one in batch], k=DEPTH, unique_documents=True, **options)
-        run |= {query: {hit.document_id: hit.score for hit in hits} for query, hits in zip(batch, found, strict=True)}
+        found = memory.search_batch(
+            [queries[one] for one in batch], k=DEPTH, unique_documents=True, **options
+        )
+        run |= {
+            query: {hit.document_id: hit.score for hit in hits}
+            for query, hits in zip(batch, found, strict=True)
+        }
     return run
 
 
@@ -105,21 +112,30 @@ def compare(title: str, rows: dict[str, Timed], qrels: dict[str, dict[str, int]]
     values = {name: per_query(row.run, qrels, metrics) for name, row in rows.items()}
     ours = [name for name in rows if name.startswith("memory")]
     best = max((n for n in rows if n not in ours), key=lambda name: values[name]["nDCG@10"].mean())
-    print(f"\n### {title} ({len(qrels)} queries; difference to the best rival, {best}, with its 95 % interval)\n")
+    print(
+        f"\n### {title} ({len(qrels)} queries; difference to the best rival, {best}, with its 95 % interval)\n"
+    )
     table = []
     for name, row in rows.items():
         gain = values[name]["nDCG@10"] - values[best]["nDCG@10"]
         low, high = interval(gain)
         difference = f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]" if name in ours else ""
         table.append(
-            [name, *(f"{values[name][str(m)].mean():.3f}" for m in metrics), difference, f"{row.milliseconds:.1f}"]
+            [
+                name,
+                *(f"{values[name][str(m)].mean():.3f}" for m in metrics),
+                difference,
+                f"{row.milliseconds:.1f}",
+            ]
         )
     print_table(["", *map(str, metrics), "nDCG@10 difference", "ms/query"], table)
 
 
 def modes(memory: MemoryIndex, queries: dict[str, str]) -> dict[str, Timed]:
     """The memory in each of its modes."""
-    return {f"memory {mode}": timed(lambda mode=mode: memory_run(memory, queries, mode=mode)) for mode in _MODES}
+    return {
+        f"memory {mode}": timed(lambda mode=mode: memory_run(memory, queries, mode=mode)) for mode in _MODES
+    }
 
 
 def with_distractors(folder: Path, extra: Path, count: int):  # noqa: ANN201 - iterator of documents
@@ -141,7 +157,9 @@ def main() -> None:
     arguments.add_argument("--split", default="dev")
     arguments.add_argument("--limit", type=int, help="use only the first N queries")
     options = arguments.parse_args()
-    print(f"On {machine()}; encoder all-MiniLM-L6-v2, one batch of {_BATCH} queries at a time, query embedding cached.")
+    print(
+        f"On {machine()}; encoder all-MiniLM-L6-v2, one batch of {_BATCH} queries at a time, query embedding cached."
+    )
     encoder = cached_encoder(options.cache)
     for name in options.sets:
         folder = options.data / name

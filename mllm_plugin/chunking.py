@@ -77,7 +77,8 @@ def _split_segment(text: str, segment: Span, offsets: NDArray[np.int64], limit: 
         return
     piece = text[segment.start : segment.end]
     boundaries = [
-        [segment.start + match.end() for match in pattern.finditer(piece)] for pattern in (_SENTENCE_END, _LINE_END)
+        [segment.start + match.end() for match in pattern.finditer(piece)]
+        for pattern in (_SENTENCE_END, _LINE_END)
     ]
     first, begin = 0, segment.start
     while first < len(starts):
@@ -102,7 +103,9 @@ def _cut_token(text: str, starts: list[int], boundaries: list[list[int]], first:
     for cut in range(first + limit, first + limit // 2, -1):
         if text[starts[cut] - 1].isspace():
             return cut
-    return next((cut for cut in range(first + limit, first, -1) if starts[cut] > starts[cut - 1]), first + limit)
+    return next(
+        (cut for cut in range(first + limit, first, -1) if starts[cut] > starts[cut - 1]), first + limit
+    )
 
 
 def _stripped(text: str, start: int, end: int) -> Iterator[Span]:

@@ -53,7 +53,7 @@ class TreeConfig(_Config):
 class LexicalConfig(_Config):
     """BM25 parameters (Robertson and Zaragoza 2009) and the longest posting list that routes."""
 
-    k1: float = Field(default=0.6, gt=0)
+    k1: float = Field(default=0.3, gt=0)
     b: float = Field(default=0.3, ge=0, le=1)
     posting_limit: int = Field(default=64, ge=0)
 
@@ -64,8 +64,8 @@ class LeafConfig(_Config):
     cosine: float = 1.0
     window: float = 1.0
     lexical: float = 1.5
-    relevance_slope: float = 1.1
-    relevance_offset: float = -3.51
+    relevance_slope: float = 3.15
+    relevance_offset: float = -7.46
 
 
 class SearchConfig(_Config):

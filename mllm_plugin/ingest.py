@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,9 @@ class Ingest:
         """Checks, cuts and embeds what is new or changed, and writes all of it or nothing."""
         documents = check_documents(documents)
         if embeddings is not None and len(embeddings) != len(documents):
-            raise InvalidInputError(f"expected {len(documents)} embeddings, one per document, got {len(embeddings)}")
+            raise InvalidInputError(
+                f"expected {len(documents)} embeddings, one per document, got {len(embeddings)}"
+            )
         changed = self._changed(documents, namespace, split, embeddings)
         if embeddings is None:
             prepared, encoded = self.prepare(changed, namespace, split)
@@ -200,15 +202,18 @@ class Ingest:
             found.update(self._encode(missing))
         return found, len(missing)
 
-    def _encode(self, missing: Sequence[tuple[bytes, str]]) -> Iterator[tuple[bytes, Embedding]]:
+    def _encode(self, missing: Sequence[tuple[bytes, str]]) -> dict[bytes, Embedding]:
         result = self._encoder.encode_documents([text for _, text in missing])
         pooled, windows = result if isinstance(result, tuple) else (result, None)
         vectors = as_vectors(pooled, self._encoder.dim).astype(np.float16)
-        for row, (text_hash, _) in enumerate(missing):
-            packed = pack_windows(np.asarray(windows[row])) if windows is not None and self._config.level0 else b""
-            if self._cache is not None:
-                self._cache.put(text_hash, vectors[row], packed)
-            yield text_hash, (vectors[row], packed)
+        if windows is None or not self._config.level0:
+            packed = [b""] * len(missing)
+        else:
+            packed = [pack_windows(np.asarray(found, dtype=np.float32)) for found in windows]
+        hashes = [text_hash for text_hash, _ in missing]
+        if self._cache is not None:
+            self._cache.put(zip(hashes, vectors, packed, strict=True))
+        return dict(zip(hashes, zip(vectors, packed, strict=True), strict=True))
 
     def _stored(self, tx: apsw.Connection, text_hash: bytes) -> Embedding | None:
         row = tx.execute(
@@ -248,13 +253,19 @@ def _check_document(document: Any, place: int) -> None:
         raise InvalidTypeError(f"item {place}: expected a Document, got {type(document).__name__}")
     if not isinstance(document.text, str) or not isinstance(document.id, str):
         raise InvalidTypeError(f"document {document.id!r}: id and text must be strings")
-    if isinstance(document.labels, str) or not all(isinstance(label, str) and label for label in document.labels):
+    if isinstance(document.labels, str) or not all(
+        isinstance(label, str) and label for label in document.labels
+    ):
         raise InvalidTypeError(f"document {document.id!r}: labels must be a tuple of non-empty strings")
     if not document.id:
         raise InvalidDocumentError(f"item {place}: the id is empty")
     if not document.text.strip():
         raise InvalidDocumentError(f"document {document.id!r}: the text is empty")
-    for name, value in (("id", document.id), ("text", document.text), *(("label", one) for one in document.labels)):
+    for name, value in (
+        ("id", document.id),
+        ("text", document.text),
+        *(("label", one) for one in document.labels),
+    ):
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -267,7 +278,9 @@ def _check_document(document: Any, place: int) -> None:
 
 def document_hash(text: str, split: bool) -> bytes:
     """Identifies a text and whether it may be cut."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16, salt=b"split" if split else b"whole").digest()
+    return hashlib.blake2b(
+        text.encode("utf-8"), digest_size=16, salt=b"split" if split else b"whole"
+    ).digest()
 
 
 def _same_text(state: DocumentState | None, document: Document, split: bool) -> bool:

@@ -34,7 +34,9 @@ def terms_of(text: str) -> list[str]:
 @lru_cache(maxsize=1 << 18)
 def term_hash(term: str) -> int:
     """A stable 32-bit hash of a term."""
-    return int.from_bytes(hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little"
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ class TermCounts:
 
     def to_bytes(self) -> bytes:
         """Little-endian columns, one after another."""
-        columns = (self.sizes.astype("<u4"), self.lengths.astype("<u4"), self.hashes.astype("<u4"), self.counts)
+        columns = (
+            self.sizes.astype("<u4"),
+            self.lengths.astype("<u4"),
+            self.hashes.astype("<u4"),
+            self.counts,
+        )
         return b"".join(column.tobytes() for column in columns)
 
     @classmethod
@@ -158,5 +165,7 @@ class QueryTerms:
         place = np.searchsorted(self.hashes, terms.hashes).clip(max=len(self.hashes) - 1)
         entries = np.flatnonzero(self.hashes[place] == terms.hashes)
         rows = terms.rows()[entries]
-        parts = self.weights[place[entries]] * self.saturate(terms.counts[entries], terms.lengths[rows], config)
+        parts = self.weights[place[entries]] * self.saturate(
+            terms.counts[entries], terms.lengths[rows], config
+        )
         return np.bincount(rows, weights=parts, minlength=len(terms.sizes))

@@ -94,7 +94,11 @@ def _runs(
         if not isinstance(record, Mapping) or "text" not in record or "id" not in record:
             raise InvalidInputError(f"a record needs 'id' and 'text', got {str(record)[:80]!r}")
         namespace = check_namespace(tuple(record.get("namespace", ())))
-        return namespace, bool(record.get("split", True)), bool(record.get("chunks")) and record.get("encoder") == fingerprint
+        return (
+            namespace,
+            bool(record.get("split", True)),
+            bool(record.get("chunks")) and record.get("encoder") == fingerprint,
+        )
 
     for shared, run in groupby(records, key):
         while batch := list(islice(run, _BATCH)):
@@ -110,14 +114,22 @@ def _import_batch(
 ) -> AddReport:
     namespace, split, usable = key
     documents = check_documents(
-        Document(id=one["id"], text=one["text"], metadata=one.get("metadata", {}), labels=tuple(one.get("labels", ())))
+        Document(
+            id=one["id"],
+            text=one["text"],
+            metadata=one.get("metadata", {}),
+            labels=tuple(one.get("labels", ())),
+        )
         for one in batch
     )
     if usable:
-        prepared, encoded = [
-            _prepared(document, record, namespace, split, encoder.dim, config)
-            for document, record in zip(documents, batch, strict=True)
-        ], 0
+        prepared, encoded = (
+            [
+                _prepared(document, record, namespace, split, encoder.dim, config)
+                for document, record in zip(documents, batch, strict=True)
+            ],
+            0,
+        )
     else:
         prepared, encoded = ingest.prepare(documents, namespace, split)
     masks = {one["id"]: tuple(one.get("masks", ())) for one in batch}

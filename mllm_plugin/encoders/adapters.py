@@ -23,6 +23,9 @@ class FrameworkEncoder:
         dim: Width of the embeddings; asked of the model with one short text when left out.
         windows: A second encoder, usually local, whose windows are stored beside the model's embeddings; its
             dimension must be the same.
+
+    Attributes:
+        model: The framework's embedding model, as given.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class FrameworkEncoder:
         dim: int | None = None,
         windows: TextEncoder | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
         self._embed_documents, self._embed_query = _methods(model)
         self.dim = dim or len(self._embed_query("dimension"))
         if windows is not None and windows.dim != self.dim:

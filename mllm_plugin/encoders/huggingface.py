@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,13 @@ class HuggingFaceEncoder:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._tokenizer = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False)
         if not self._tokenizer.is_fast:
-            raise ModelNotFoundError(f"{model}: no fast tokenizer (tokenizer.json); character offsets need one")
-        self._model = AutoModel.from_pretrained(
-            self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+            raise ModelNotFoundError(
+                f"{model}: no fast tokenizer (tokenizer.json); character offsets need one"
+            )
+        with _quiet():
+            self._model = AutoModel.from_pretrained(
+                self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            )
         self._model.eval().to(self.device)
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
@@ -82,9 +86,7 @@ class HuggingFaceEncoder:
             )
         return np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
 
-    def encode_documents(
-        self, texts: Sequence[str]
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
         return self._encode(texts, self.document_prefix, windows=True)
 
@@ -144,6 +146,20 @@ class HuggingFaceEncoder:
         settings = [self.pooling, self.query_prefix, self.document_prefix, self._length, self.window_tokens]
         digest.update(json.dumps(settings).encode())
         return f"hf:{self._model.config.model_type}:{self.dim}:{digest.hexdigest()[:32]}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of transformers while a small model loads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class _ModelSettings:

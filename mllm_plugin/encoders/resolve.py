@@ -73,7 +73,11 @@ def _from_hub(name: str) -> Path:
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(stream)
+        )
 
 
 def _digest(stream) -> str:  # noqa: ANN001 - Python 3.10 has no hashlib.file_digest

@@ -104,9 +104,7 @@ def _climb(tx: apsw.Connection, namespace_id: int, homes: NDArray[np.int64]) -> 
     return counts
 
 
-def _lookup(
-    ids: NDArray[np.int64], known: NDArray[np.int64], values: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _lookup(ids: NDArray[np.int64], known: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
     if not len(known):
         return np.zeros(len(ids), dtype=np.int64)
     place = np.searchsorted(known, ids).clip(max=len(known) - 1)

@@ -139,7 +139,10 @@ def _descend(
     """One step down: scores the embeddings of `level` below each frontier, keeps the best."""
     union = sorted({ref for frontier in frontiers for ref in frontier})
     blocks = [view.block(ref) for ref in union]
-    ids, versions = _joined([b.ids for b in blocks], np.int64), _joined([b.versions for b in blocks], np.int64)
+    ids, versions = (
+        _joined([b.ids for b in blocks], np.int64),
+        _joined([b.versions for b in blocks], np.int64),
+    )
     live = _joined([b.live for b in blocks], np.int64)
     below = live if allowed is None else allowed.below(ids)
     scores = _scores(view, level, queries, np.concatenate([b.vectors for b in blocks]))
@@ -152,7 +155,9 @@ def _descend(
         rows = rows[np.lexsort((ids[rows], -scores[place][rows]))]
         enough = int(np.searchsorted(np.cumsum(below[rows]), need)) + 1
         rows = rows[: max(width, enough)]
-        found.append([NodeRef(*pair) for pair in zip(ids[rows].tolist(), versions[rows].tolist(), strict=True)])
+        found.append(
+            [NodeRef(*pair) for pair in zip(ids[rows].tolist(), versions[rows].tolist(), strict=True)]
+        )
     return found
 
 
@@ -168,14 +173,22 @@ def _leaves(
     weighed = [view.weigh(query) for query in queries]
     homes = {node_id for _, routed in weighed for _, node_id in routed}
     extra = {node_id: _version(view.tx, node_id) for node_id in homes}
-    union = sorted({ref for frontier in frontiers for ref in frontier} | {NodeRef(*pair) for pair in extra.items()})
+    union = sorted(
+        {ref for frontier in frontiers for ref in frontier} | {NodeRef(*pair) for pair in extra.items()}
+    )
     blocks = [view.block(ref) for ref in union]
     dim = queries[0].vectors.shape[1]
     ids = _joined([block.ids for block in blocks], np.int64)
-    vectors = np.concatenate([block.vectors[:, 0] for block in blocks]) if blocks else np.zeros((0, dim), np.float32)
+    vectors = (
+        np.concatenate([block.vectors[:, 0] for block in blocks])
+        if blocks
+        else np.zeros((0, dim), np.float32)
+    )
     admitted = _admitted(_joined([b.live for b in blocks], np.int64) > 0, ids, allowed)
     cosines = _cosines(view, queries, vectors[:, None])
-    terms = TermCounts.concat([b.terms for b in blocks if b.terms is not None]) if blocks else TermCounts.empty()
+    terms = (
+        TermCounts.concat([b.terms for b in blocks if b.terms is not None]) if blocks else TermCounts.empty()
+    )
     lexical = score_terms(terms, [query_terms for query_terms, _ in weighed], view.lexical)
     spans = _spans(union, blocks)
     results = []
@@ -191,7 +204,9 @@ def _leaves(
         best = rows[best_rows(partial, ids[rows], most)]
         complete = len(rows) == (view.row.live_chunks if allowed is None else len(allowed.chunk_ids))
         complete = complete and len(best) == len(rows)
-        results.append(Candidates(ids[best], vectors[best], lexical[place][best], complete, int(scored[place])))
+        results.append(
+            Candidates(ids[best], vectors[best], lexical[place][best], complete, int(scored[place]))
+        )
     return results
 
 
@@ -199,7 +214,9 @@ def score_terms(
     terms: TermCounts, queries: Sequence[QueryTerms], config: LexicalConfig
 ) -> list[NDArray[np.float64]]:
     """Lexical evidence [n] for each query; the entries are searched once for all of them."""
-    hashes = np.unique(np.concatenate([query.hashes for query in queries])) if queries else np.zeros(0, np.uint32)
+    hashes = (
+        np.unique(np.concatenate([query.hashes for query in queries])) if queries else np.zeros(0, np.uint32)
+    )
     if not len(hashes) or not len(terms.hashes):
         return [np.zeros(len(terms.sizes)) for _ in queries]
     place = np.searchsorted(hashes, terms.hashes).clip(max=len(hashes) - 1)
@@ -229,7 +246,9 @@ def _scores(
     return results
 
 
-def _cosines(view: View, queries: Sequence[Query], embeddings: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def _cosines(
+    view: View, queries: Sequence[Query], embeddings: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
     return _scores(view, 1, queries, embeddings)
 
 

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import apsw
 import numpy as np
-from numpy.typing import NDArray
 
-from mllm_plugin.config import MemoryConfig, SearchConfig
+from mllm_plugin.config import MemoryConfig
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.search import finalists
 from mllm_plugin.search.allowed import Allowed, AllowedCache
@@ -65,9 +64,9 @@ class Searcher:
             with each query).
     """
 
-    def __init__(self, config: MemoryConfig, search: SearchConfig, hierarchy: Hierarchy, dim: int) -> None:
-        self._config, self._search, self._hierarchy, self._dim = config, search, hierarchy, dim
-        self._blocks = BlockCache(search.cache_bytes, dim)
+    def __init__(self, config: MemoryConfig, hierarchy: Hierarchy, dim: int) -> None:
+        self._config, self._search, self._hierarchy, self._dim = config, config.search, hierarchy, dim
+        self._blocks = BlockCache(config.search.cache_bytes, dim)
         self._images: dict[int, Image] = {}
         self._lock = threading.Lock()
         self._allowed = AllowedCache()
@@ -117,7 +116,9 @@ class Searcher:
                 ]
             short = any(len(h) < request.k and not one.complete for h, one in zip(hits, found, strict=True))
             if not (request.unique_documents and short):
-                self.profile.scored = [a + one.scored for a, one in zip(self.profile.scored, found, strict=True)]
+                self.profile.scored = [
+                    a + one.scored for a, one in zip(self.profile.scored, found, strict=True)
+                ]
                 return hits
             most, width = most * 4, width * 4
 

@@ -31,7 +31,9 @@ def exact_candidates(
         window = np.where(np.isnan(window), cosine, window)
         best = best_rows(view.hierarchy.leaf_ranker.score(cosine, window, found.lexical), found.ids, most)
         results.append(
-            Candidates(found.ids[best], found.vectors[best], found.lexical[best], len(best) == len(ids), len(ids))
+            Candidates(
+                found.ids[best], found.vectors[best], found.lexical[best], len(best) == len(ids), len(ids)
+            )
         )
     return results
 

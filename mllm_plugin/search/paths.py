@@ -23,12 +23,17 @@ def _trace(
     view: View, query: Query, node_id: int, known: dict[int, tuple[PathStep, ...]]
 ) -> tuple[PathStep, ...]:
     if node_id not in known:
-        level, parent_id = view.tx.execute("SELECT level, parent_id FROM nodes WHERE node_id = ?", (node_id,)).get
+        level, parent_id = view.tx.execute(
+            "SELECT level, parent_id FROM nodes WHERE node_id = ?", (node_id,)
+        ).get
         if parent_id is None:
             known[node_id] = ()
         else:
             above = _trace(view, query, parent_id, known)
-            known[node_id] = (*above, PathStep(level, node_id, _score(view, query, parent_id, node_id, level)))
+            known[node_id] = (
+                *above,
+                PathStep(level, node_id, _score(view, query, parent_id, node_id, level)),
+            )
     return known[node_id]
 
 

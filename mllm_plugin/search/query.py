@@ -51,7 +51,10 @@ def make_queries(
     ]
     limit = token_limit(encoder, chunk_tokens)
     pieces = {
-        row: [texts[row][span.start : span.end] for span in split_text(texts[row], limit, token_offsets(encoder))]
+        row: [
+            texts[row][span.start : span.end]
+            for span in split_text(texts[row], limit, token_offsets(encoder))
+        ]
         for row, vector in enumerate(vectors)
         if vector is None
     }
@@ -75,7 +78,9 @@ def as_vectors(values: Any, dim: int) -> NDArray[np.float32]:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidTypeError(f"expected text or a vector of {dim} numbers, got {type(values).__name__}") from error
+        raise InvalidTypeError(
+            f"expected text or a vector of {dim} numbers, got {type(values).__name__}"
+        ) from error
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise DimensionMismatchError(
             f"expected vectors of {dim} dimensions, got shape {array.shape}; the memory's encoder made {dim}"
@@ -93,5 +98,7 @@ def _text(query: Any) -> str:
     try:
         query.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidInputError(f"the query holds a lone surrogate at {error.start}; it is not valid Unicode") from None
+        raise InvalidInputError(
+            f"the query holds a lone surrogate at {error.start}; it is not valid Unicode"
+        ) from None
     return query

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -52,36 +53,37 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path, fingerprint: str, dim: int) -> None:
         self._folder, self._fingerprint, self._bytes = folder / FOLDER_NAME, fingerprint, 2 * dim
-        self._cache = diskcache.Cache(
-            str(self._folder),
-            disk=_BytesDisk,
-            eviction_policy="none",
-            cull_limit=0,
-            size_limit=1 << 62,
-            disk_min_file_size=1 << 30,
-            sqlite_secure_delete=1,
-        )
+        self._opened: diskcache.Cache | None = None
+        self._lock = threading.Lock()
 
     def get(self, text_hash: bytes) -> tuple[np.ndarray, bytes] | None:
         """The pooled vector [d] and packed windows of a text, or None."""
-        data = self._cache.get(self._key(text_hash))
+        if not self._folder.exists():
+            return None
+        data = self._cache().get(self._key(text_hash))
         if data is None or len(data) < self._bytes:
             return None
         return np.frombuffer(data[: self._bytes], dtype="<f2"), data[self._bytes :]
 
-    def put(self, text_hash: bytes, pooled: np.ndarray, windows: bytes) -> None:
-        """Keeps the embedding of a text."""
-        self._cache.set(self._key(text_hash), pooled.astype("<f2").tobytes() + windows)
+    def put(self, entries: Iterable[tuple[bytes, np.ndarray, bytes]]) -> None:
+        """Keeps embeddings: (text hash, pooled vector [d], packed windows) each."""
+        with self._cache().transact():
+            for text_hash, pooled, windows in entries:
+                self._cache().set(self._key(text_hash), pooled.astype("<f2").tobytes() + windows)
 
     def drop(self, text_hashes: Iterable[bytes | None]) -> None:
         """Forgets texts."""
-        with self._cache.transact():
+        if not self._folder.exists():
+            return
+        with self._cache().transact():
             for text_hash in text_hashes:
                 if text_hash is not None:
-                    self._cache.delete(self._key(text_hash))
+                    self._cache().delete(self._key(text_hash))
 
     def erase_log(self) -> bool:
         """Empties the cache's own write-ahead log; False when a reader holds it."""
+        if not self._folder.exists():
+            return True
         with closing(sqlite3.connect(self._folder / DBNAME)) as connection:
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         return not busy
@@ -92,7 +94,22 @@ class EmbeddingCache:
 
     def close(self) -> None:
         """Closes the cache's files."""
-        self._cache.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    def _cache(self) -> diskcache.Cache:
+        with self._lock:
+            if self._opened is None:
+                self._opened = diskcache.Cache(
+                    str(self._folder),
+                    disk=_BytesDisk,
+                    eviction_policy="none",
+                    cull_limit=0,
+                    size_limit=1 << 62,
+                    disk_min_file_size=1 << 30,
+                    sqlite_secure_delete=1,
+                )
+            return self._opened
 
     def _key(self, text_hash: bytes) -> str:
         return f"{text_hash.hex()}:{self._fingerprint}"

@@ -90,7 +90,9 @@ class Database:
     def write(self) -> Iterator[apsw.Connection]:
         """A write transaction: all of it is kept, or nothing."""
         if self.read_only:
-            raise ReadOnlyStoreError(f"{self.folder} was opened read-only; open it without read_only=True to write")
+            raise ReadOnlyStoreError(
+                f"{self.folder} was opened read-only; open it without read_only=True to write"
+            )
         if not self._writing.acquire(timeout=self.timeout):
             raise self._busy()
         try:
@@ -110,7 +112,9 @@ class Database:
     def exclusive(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
         if self.read_only:
-            raise ReadOnlyStoreError(f"{self.folder} was opened read-only; open it without read_only=True to write")
+            raise ReadOnlyStoreError(
+                f"{self.folder} was opened read-only; open it without read_only=True to write"
+            )
         with self._writing, self._errors():
             return work(self._writer_connection())
 
@@ -245,7 +249,9 @@ class Database:
         if version == 0 and application == 0 and not self.read_only:
             return self._create(create=True)  # a creation that was cut short
         if application != APPLICATION_ID:
-            raise DamagedStoreError(f"{self.path} is not a memory of this package, or its first page is damaged")
+            raise DamagedStoreError(
+                f"{self.path} is not a memory of this package, or its first page is damaged"
+            )
         if version > FORMAT_VERSION:
             raise FormatVersionError(
                 f"{self.path} has format version {version}, this release reads up to {FORMAT_VERSION}; "
@@ -269,11 +275,15 @@ class Database:
         except apsw.FullError as error:
             raise DiskFullError(f"no space left for {self.path}; nothing of this write was kept") from error
         except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
-            raise ReadOnlyStoreError(f"{self.path} cannot be written: {error}. Open it with read_only=True") from error
+            raise ReadOnlyStoreError(
+                f"{self.path} cannot be written: {error}. Open it with read_only=True"
+            ) from error
         except (apsw.CorruptError, apsw.NotADBError) as error:
             raise self._damaged(error) from error
         except apsw.CantOpenError as error:
-            raise ReadOnlyStoreError(f"cannot open {self.path}: {error}; is the folder there and writable?") from error
+            raise ReadOnlyStoreError(
+                f"cannot open {self.path}: {error}; is the folder there and writable?"
+            ) from error
         except apsw.IOError as error:
             if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
                 raise self._damaged(error) from error

@@ -107,7 +107,9 @@ def drop_masks(tx: apsw.Connection, rowids: Iterable[int], label: str | None) ->
     """Takes documents from under one mask, or all; returns those that are live now and were not."""
     turned = []
     for rowid in rowids:
-        tx.execute("DELETE FROM masks WHERE document_rowid = ?1 AND (?2 IS NULL OR label = ?2)", (rowid, label))
+        tx.execute(
+            "DELETE FROM masks WHERE document_rowid = ?1 AND (?2 IS NULL OR label = ?2)", (rowid, label)
+        )
         masked = tx.execute("SELECT masked FROM documents WHERE document_rowid = ?", (rowid,)).get
         if masked and not _names(tx, "masks", rowid):
             turned.append(rowid)

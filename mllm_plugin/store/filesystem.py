@@ -7,7 +7,20 @@ from pathlib import Path
 
 from mllm_plugin.errors import UnsupportedFilesystemError
 
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "fuse.sshfs", "glusterfs", "ceph", "lustre"}
+_NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "ncpfs",
+    "afs",
+    "9p",
+    "fuse.sshfs",
+    "glusterfs",
+    "ceph",
+    "lustre",
+}
 _MOUNTS = Path("/proc/self/mounts")
 
 

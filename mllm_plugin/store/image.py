@@ -44,7 +44,9 @@ class ImagePart:
         """BM25 over its bound [n], touching only the entries of the query's terms."""
         first = np.searchsorted(self.hashes, query.hashes, side="left")
         last = np.searchsorted(self.hashes, query.hashes, side="right")
-        entries = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)] or [np.zeros(0, int)])
+        entries = np.concatenate(
+            [np.arange(a, b) for a, b in zip(first, last, strict=True)] or [np.zeros(0, int)]
+        )
         entries = entries.astype(np.int64)
         rows = self.rows[entries]
         weights = np.repeat(query.weights, last - first)
@@ -65,7 +67,9 @@ class ImagePart:
     @property
     def nbytes(self) -> int:
         """Memory that the arrays take."""
-        return self.vectors.nbytes + self.ids.nbytes + self.hashes.nbytes + self.counts.nbytes + self.rows.nbytes
+        return (
+            self.vectors.nbytes + self.ids.nbytes + self.hashes.nbytes + self.counts.nbytes + self.rows.nbytes
+        )
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,9 @@ def build_image(
     kept: list[ImagePart] = []
     known: dict[int, int] = {}
     for part in previous.parts if previous else ():
-        stale = {node for node, (_, _, seen) in part.spans.items() if current.get(node) != seen or node in known}
+        stale = {
+            node for node, (_, _, seen) in part.spans.items() if current.get(node) != seen or node in known
+        }
         known.update((node, span[2]) for node, span in part.spans.items() if node not in stale)
         kept.append(part.without(stale) if stale else part)
     changed = [node_id for node_id in current if node_id not in known]

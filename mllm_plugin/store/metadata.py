@@ -105,7 +105,9 @@ def _scalar(value: Any) -> tuple[str, Any]:
         return "n", value
     if isinstance(value, str):
         return "s", value
-    raise FilterError(f"cannot compare with {type(value).__name__} {value!r}; use str, int, float, bool or None")
+    raise FilterError(
+        f"cannot compare with {type(value).__name__} {value!r}; use str, int, float, bool or None"
+    )
 
 
 def _entry(key: str, value: Any, namespace_id: int) -> Clause:

@@ -45,7 +45,9 @@ def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
         raise InvalidTypeError(f"a namespace is a string or a tuple of strings, got {namespace!r}")
     for part in parts:
         if not part or _SEPARATOR in part or any(0xD800 <= ord(letter) < 0xE000 for letter in part):
-            raise InvalidInputError(f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates")
+            raise InvalidInputError(
+                f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates"
+            )
     return tuple(parts)
 
 
@@ -62,6 +64,14 @@ def namespaces_below(tx: apsw.Connection, prefix: Namespace) -> list[NamespaceRo
         f"SELECT {_COLUMNS} WHERE n.path >= ? AND n.path < ? ORDER BY n.path", (low, low + "\U0010ffff")
     )
     return [NamespaceRow(*row) for row in rows]
+
+
+def select_namespaces(tx: apsw.Connection, namespace: Namespace, *, prefix: bool) -> list[NamespaceRow]:
+    """The namespace, or with `prefix` every one that begins with it; empty when there is none."""
+    if prefix:
+        return namespaces_below(tx, namespace)
+    found = find_namespace(tx, namespace)
+    return [] if found is None else [found]
 
 
 def create_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow:

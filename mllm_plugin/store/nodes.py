@@ -43,7 +43,9 @@ class SqlNodeStore:
 
     def load(self, node_id: int) -> Node:
         """Reads a node with its embedding chunk."""
-        level, parent_id = self._tx.execute("SELECT level, parent_id FROM nodes WHERE node_id = ?", (node_id,)).get
+        level, parent_id = self._tx.execute(
+            "SELECT level, parent_id FROM nodes WHERE node_id = ?", (node_id,)
+        ).get
         return Node(node_id, level, parent_id, load_children(self._tx, node_id, self._dim))
 
     def save(self, node: Node) -> None:
@@ -77,7 +79,8 @@ class SqlNodeStore:
     def place_chunks(self, homes: Mapping[int, int]) -> None:
         """Records the home of chunks: node id by chunk id."""
         self._tx.executemany(
-            "UPDATE chunks SET node_id = ? WHERE chunk_id = ?", ((node, chunk) for chunk, node in homes.items())
+            "UPDATE chunks SET node_id = ? WHERE chunk_id = ?",
+            ((node, chunk) for chunk, node in homes.items()),
         )
 
 

@@ -79,7 +79,9 @@ def shift_live_terms(tx: apsw.Connection, namespace_id: int, terms: TermCounts, 
     )
 
 
-def frequencies(tx: apsw.Connection, namespace_id: int, hashes: Iterable[int]) -> dict[int, tuple[int, int, int]]:
+def frequencies(
+    tx: apsw.Connection, namespace_id: int, hashes: Iterable[int]
+) -> dict[int, tuple[int, int, int]]:
     """Live frequency, total frequency and whether postings are kept, by term."""
     found = {}
     for term in hashes:
@@ -126,7 +128,9 @@ def rebuild_postings(tx: apsw.Connection, namespace_id: int, chunks: Iterable, l
         entries = np.flatnonzero(np.isin(children.terms.hashes, missing))
         owners = children.ids[children.terms.rows()[entries]].tolist()
         pairs = zip(children.terms.hashes[entries].tolist(), owners, strict=True)
-        tx.executemany("INSERT OR IGNORE INTO postings VALUES (?, ?, ?)", ((namespace_id, t, c) for t, c in pairs))
+        tx.executemany(
+            "INSERT OR IGNORE INTO postings VALUES (?, ?, ?)", ((namespace_id, t, c) for t, c in pairs)
+        )
     tx.executemany(
         "UPDATE terms SET posted = 1 WHERE namespace_id = ? AND term = ?",
         ((namespace_id, term) for term in missing.tolist()),

@@ -22,7 +22,9 @@ from mllm_plugin.types import VerifyReport
 def verify_store(tx: apsw.Connection, *, config: MemoryConfig, fold: Fold, dim: int) -> VerifyReport:
     """Reads everything (so that page checksums are checked too) and compares what must agree."""
     problems = [f"file: {text}" for (text,) in tx.execute("PRAGMA integrity_check") if text != "ok"]
-    problems += [f"file: foreign key of {row[0]} row {row[1]}" for row in tx.execute("PRAGMA foreign_key_check")]
+    problems += [
+        f"file: foreign key of {row[0]} row {row[1]}" for row in tx.execute("PRAGMA foreign_key_check")
+    ]
     checked: Counter[str] = Counter()
     for row in namespaces_below(tx, ()):
         check = _NamespaceCheck(tx, row, config, fold, dim)
@@ -73,7 +75,9 @@ class _NamespaceCheck:
         yield from self._tx.execute(query, (self._row.namespace_id,))
 
     def _node(self, node_id: int, parent: tuple[int, int] | None, held: Children | None) -> Iterator[str]:
-        found = self._tx.execute("SELECT level, parent_id, version FROM nodes WHERE node_id = ?", (node_id,)).get
+        found = self._tx.execute(
+            "SELECT level, parent_id, version FROM nodes WHERE node_id = ?", (node_id,)
+        ).get
         if found is None or node_id in self._seen:
             yield f"node {node_id}: missing or reached twice"
             return
@@ -91,7 +95,12 @@ class _NamespaceCheck:
             yield from self._node(child, (node_id, level), children.take(np.array([row])))
 
     def _links(
-        self, node_id: int, level: int, parent_id: int | None, parent: tuple[int, int] | None, children: Children
+        self,
+        node_id: int,
+        level: int,
+        parent_id: int | None,
+        parent: tuple[int, int] | None,
+        children: Children,
     ) -> Iterator[str]:
         tree = self._config.tree
         if parent is None:
@@ -159,7 +168,11 @@ class _NamespaceCheck:
         return None if text is None else text[start:end]
 
     def _documents(self) -> Iterator[str]:
-        rows = list(self._rows("SELECT document_rowid, id, text, metadata, masked FROM documents WHERE namespace_id = ?"))
+        rows = list(
+            self._rows(
+                "SELECT document_rowid, id, text, metadata, masked FROM documents WHERE namespace_id = ?"
+            )
+        )
         expected = set()
         chunks = 0
         for rowid, document_id, text, metadata, masked in rows:
@@ -170,7 +183,8 @@ class _NamespaceCheck:
             if bool(masked) != bool(masks):
                 yield f"document {document_id!r}: masked flag and masks differ"
             spans = self._tx.execute(
-                'SELECT chunk_id, start, "end", node_id FROM chunks WHERE document_rowid = ? ORDER BY start', (rowid,)
+                'SELECT chunk_id, start, "end", node_id FROM chunks WHERE document_rowid = ? ORDER BY start',
+                (rowid,),
             )
             before = 0
             for chunk_id, start, end, node_id in spans:
@@ -184,7 +198,9 @@ class _NamespaceCheck:
                     yield f"chunk {chunk_id}: masked in the document but not in the tree, or the reverse"
         if chunks != len(self._homes):
             yield f"{chunks} chunks in documents, {len(self._homes)} in the tree"
-        stored = set(self._rows("SELECT key, kind, value, document_rowid FROM metadata WHERE namespace_id = ?"))
+        stored = set(
+            self._rows("SELECT key, kind, value, document_rowid FROM metadata WHERE namespace_id = ?")
+        )
         if stored != expected:
             yield f"metadata postings differ from the documents' metadata in {len(stored ^ expected)} rows"
 
@@ -197,10 +213,17 @@ class _NamespaceCheck:
         rows = list(self._rows("SELECT term, live, total, posted FROM terms WHERE namespace_id = ?"))
         if {term: (a, b) for term, a, b, _ in rows} != {term: (live[term], total[term]) for term in total}:
             yield "document frequencies differ from the chunks' terms"
-        if (self._row.live_chunks, self._row.live_terms) != (int(alive.sum()), int(terms.lengths[alive].sum())):
+        if (self._row.live_chunks, self._row.live_terms) != (
+            int(alive.sum()),
+            int(terms.lengths[alive].sum()),
+        ):
             yield "counts of live chunks and terms differ from the tree's"
         posted = {term for term, _, _, listed in rows if listed}
         entries = np.isin(terms.hashes, np.array(sorted(posted), dtype=np.uint32))
-        pairs = zip(terms.hashes[entries].tolist(), owners[terms.rows()[entries]].tolist(), strict=True) if posted else ()
+        pairs = (
+            zip(terms.hashes[entries].tolist(), owners[terms.rows()[entries]].tolist(), strict=True)
+            if posted
+            else ()
+        )
         if set(self._rows("SELECT term, chunk_id FROM postings WHERE namespace_id = ?")) != set(pairs):
             yield "posting lists differ from the chunks' terms"

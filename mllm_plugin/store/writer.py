@@ -131,7 +131,8 @@ class NamespaceWriter:
             self._count_as(turned, -1 if masked else +1)
         self._tree.set_live(homes, not masked)
         self._tx.executemany(
-            "UPDATE documents SET masked = ? WHERE document_rowid = ?", ((int(masked), rowid) for rowid in rowids)
+            "UPDATE documents SET masked = ? WHERE document_rowid = ?",
+            ((int(masked), rowid) for rowid in rowids),
         )
         return sum(map(len, homes.values()))
 
@@ -197,11 +198,15 @@ class NamespaceWriter:
             )
             chunk_ids.append(self._tx.last_insert_rowid())
         if item.windows is not None:
-            self._tx.executemany("INSERT INTO windows VALUES (?, ?)", zip(chunk_ids, item.windows, strict=True))
+            self._tx.executemany(
+                "INSERT INTO windows VALUES (?, ?)", zip(chunk_ids, item.windows, strict=True)
+            )
         return chunk_ids
 
     def _insert_labels(self, table: str, rowid: int, labels: Iterable[str]) -> None:
-        self._tx.executemany(f"INSERT INTO {table} VALUES (?, ?)", ((rowid, label) for label in sorted(set(labels))))
+        self._tx.executemany(
+            f"INSERT INTO {table} VALUES (?, ?)", ((rowid, label) for label in sorted(set(labels)))
+        )
 
     def _insert_postings(self, rowid: int, found: Iterable[Posting]) -> None:
         rows = ((self._id, *posting, rowid) for posting in found)

@@ -107,7 +107,9 @@ def _split_large(
     used = int(labels.max()) + 1
     while pending:
         rows = np.flatnonzero(labels == pending.pop())
-        parts = _dissolve_small(vectors[rows], _cluster(vectors[rows], max(2, len(rows) // target), rng), floor)
+        parts = _dissolve_small(
+            vectors[rows], _cluster(vectors[rows], max(2, len(rows) // target), rng), floor
+        )
         parts = _compact(parts)
         if np.bincount(parts).max() == len(rows):
             parts = _halves(vectors[rows])

@@ -1,0 +1,108 @@
+"""The memory as a LangChain retriever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field
+from typing_extensions import Self
+
+from mllm_plugin import Hit, MemoryIndex
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.types import Namespace
+
+_SEARCH = (
+    "k",
+    "filter",
+    "namespace",
+    "prefix",
+    "beam_width",
+    "exact",
+    "exclude_labels",
+    "unique_documents",
+)
+_OPTIONS = (*_SEARCH, "include_path", "min_relevance")
+
+
+class HierarchicalMemoryRetriever(BaseRetriever):
+    """Finds the chunks of a memory that answer a question.
+
+    Every option but `memory` can be given for one call too: `retriever.invoke("question", k=3)`.
+
+    A returned document carries the stored chunk as `page_content`, the id of the document it was cut from as
+    `id` (what `memory.mask` and `memory.remove` take), and the stored metadata. To these are added `score`
+    and `relevance` (higher is better) and the chunk's character offsets `start` and `end`, which tell chunks
+    of one document apart; a stored key of the same name is kept as stored.
+
+    Args:
+        memory: The memory to search.
+        k: Number of documents to return, at least 1.
+        filter: Condition on the metadata, such as `{"year": {"$gte": 2020}}`.
+        namespace: The namespace to search; a string is a namespace of one part.
+        prefix: Search every namespace below `namespace` too, and tell them apart by `metadata["namespace"]`.
+        beam_width: Nodes kept per level on the way down; the memory's own setting by default.
+        exact: Score every live chunk instead of walking the tree.
+        exclude_labels: Hide documents with one of these labels.
+        unique_documents: Return the best chunk of each of `k` documents instead of the `k` best chunks.
+        include_path: Add the route walked, from the top level down, as `metadata["path"]`.
+        min_relevance: Leave out what is less relevant than this, in [0, 1]; fewer than `k` may be left.
+
+    Raises:
+        pydantic.ValidationError: An option is unknown or has a value out of range (a `ValueError`).
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    memory: MemoryIndex
+    k: int = Field(default=5, ge=1)
+    filter: dict[str, Any] | None = None
+    namespace: Namespace | str = ()
+    prefix: bool = False
+    beam_width: int | None = Field(default=None, ge=1)
+    exact: bool = False
+    exclude_labels: tuple[str, ...] = ()
+    unique_documents: bool = False
+    include_path: bool = False
+    min_relevance: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
+    ) -> list[Document]:
+        call = self._for_call(options)
+        return call._documents(self.memory.search(query, **call._search_options()))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
+    ) -> list[Document]:
+        call = self._for_call(options)
+        return call._documents(await self.memory.asearch(query, **call._search_options()))
+
+    def _for_call(self, options: dict[str, Any]) -> Self:
+        """Returns this retriever with the options of one call, validated as the constructor does."""
+        if unknown := sorted(options.keys() - set(_OPTIONS)):
+            raise InvalidInputError(
+                f"unknown option {', '.join(unknown)}; expected one of {', '.join(_OPTIONS)}"
+            )
+        return type(self).model_validate({**dict(self), **options}) if options else self
+
+    def _search_options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SEARCH}
+
+    def _documents(self, hits: list[Hit]) -> list[Document]:
+        return [self._document(hit) for hit in hits if hit.relevance >= self.min_relevance]
+
+    def _document(self, hit: Hit) -> Document:
+        found: dict[str, Any] = {
+            "score": hit.score,
+            "relevance": hit.relevance,
+            "start": hit.start,
+            "end": hit.end,
+        }
+        if self.prefix:
+            found["namespace"] = list(hit.namespace)
+        if self.include_path:
+            found["path"] = [step._asdict() for step in hit.path]
+        return Document(page_content=hit.text, id=hit.document_id, metadata={**found, **hit.metadata})

@@ -1,0 +1,5 @@
+"""The command line `mllm`."""
+
+from mllm_plugin.cli.app import main
+
+__all__ = ["main"]

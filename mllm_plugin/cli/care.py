@@ -1,0 +1,149 @@
+"""`mllm stats`, `verify`, `compact`, `backup`, `restore`: looking after a memory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from mllm_plugin.cli.edit import EXIT_NEEDS_CARE
+from mllm_plugin.cli.output import emit, fields, namespace_name, plural, size, table
+from mllm_plugin.cli.settings import Settings, shared_options
+from mllm_plugin.errors import DamagedStoreError, InvalidInputError, NotFoundError
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.store.database import FILE_NAME
+from mllm_plugin.types import NamespaceStats, Stats
+
+_SHOWN = 10
+
+
+@click.command()
+@shared_options
+def stats(settings: Settings) -> None:
+    """Show counts, sizes and the levels of every tree."""
+    with settings.reading() as memory, settings.stage("count"):
+        found = memory.stats()
+    emit(settings, found.to_dict(), _stats_lines(found))
+
+
+@click.command()
+@shared_options
+@click.pass_context
+def verify(ctx: click.Context, settings: Settings) -> None:
+    """Check every invariant of the memory; exit code 3 when one does not hold."""
+    with settings.reading() as memory, settings.stage("verify"):
+        report = memory.verify()
+    checked = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
+    verdict = f"checked {checked}: {'all well' if report.ok else plural(len(report.problems), 'problem')}"
+    emit(settings, report.to_dict(), [*report.problems, verdict])
+    if not report.ok:
+        ctx.exit(EXIT_NEEDS_CARE)
+
+
+@click.command()
+@click.option("--regroup", is_flag=True, help="Also group every tree anew.")
+@shared_options
+def compact(settings: Settings, regroup: bool) -> None:
+    """Give free space back to the disk."""
+    with settings.editing() as memory, settings.stage("compact"):
+        report = memory.compact(regroup=regroup)
+    line = f"{size(report.bytes_before)} before, {size(report.bytes_after)} after; {plural(report.trees_rebuilt, 'tree')} regrouped"
+    emit(settings, report.to_dict(), [line])
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@shared_options
+def backup(settings: Settings, file: Path) -> None:
+    """Copy the memory into one FILE, while others may read and write."""
+    if file.exists():
+        raise InvalidInputError(f"{file} exists; a backup never overwrites. Choose another name")
+    with settings.reading() as memory, settings.stage("backup"):
+        memory.backup(file)
+    written = file.stat().st_size
+    emit(settings, {"file": str(file), "bytes": written}, [f"{size(written)} written to {file}"])
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace the memory that is there.")
+@shared_options
+def restore(settings: Settings, file: Path, force: bool) -> None:
+    """Make a memory from a backup FILE, verified before it takes its place."""
+    if not file.is_file():
+        raise NotFoundError(f"no file {file}; check the path")
+    if settings.memory.exists() and not settings.memory.is_dir():
+        raise InvalidInputError(f"{settings.memory} is a file; a memory is a folder. Choose another --memory")
+    if settings.exists() and not force:
+        raise InvalidInputError(f"there is a memory at {settings.memory}; replace it with --force, or choose another --memory")
+    if settings.memory.exists() and not settings.exists() and any(settings.memory.iterdir()):
+        raise InvalidInputError(f"{settings.memory} holds other files; choose another --memory")
+    with settings.stage("restore"):
+        documents = _restore(file, settings.memory.resolve())
+    report = {"memory": str(settings.memory), "documents": documents}
+    emit(settings, report, [f"{settings.memory} restored from {file}: {plural(documents, 'document')}, verified"])
+
+
+def _restore(file: Path, target: Path) -> int:
+    """Builds the new memory beside the old, verifies it, and only then swaps; the old one goes last."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-restore-", dir=target.parent))
+    try:
+        fresh, old = work / "new", work / "old"
+        fresh.mkdir()
+        shutil.copyfile(file, fresh / FILE_NAME)
+        documents = _verified(fresh, file)
+        if target.exists():
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        return documents
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _verified(folder: Path, file: Path) -> int:
+    """Returns the number of documents of a memory without a flaw."""
+    with MemoryIndex.open(folder, encoder=None) as memory:
+        report = memory.verify()
+        if not report.ok:
+            raise DamagedStoreError(f"{file} does not verify ({report.problems[0]}); nothing was changed. Use another backup")
+        return memory.stats().documents
+
+
+def _stats_lines(found: Stats) -> Iterator[str]:
+    masked = f", {found.masked_documents:,} masked" if found.masked_documents else ""
+    yield from fields(
+        [
+            ("documents", f"{found.documents:,}{masked}"),
+            ("chunks", f"{found.chunks:,}, {found.live_chunks:,} live"),
+            ("encoder", f"{found.encoder} ({found.dim} dimensions)"),
+            ("on disk", f"{size(found.file_bytes)}, embedding cache {size(found.cache_bytes)}"),
+            ("per chunk", f"{size(int(found.bytes_per_chunk_beyond_text))} beyond its text"),
+            ("namespaces", f"{len(found.namespaces):,}"),
+        ]
+    )
+    for one in found.namespaces[:_SHOWN]:
+        yield ""
+        yield from _namespace_lines(one)
+    if len(found.namespaces) > _SHOWN:
+        yield f"\n… and {len(found.namespaces) - _SHOWN:,} more; --json lists all"
+
+
+def _namespace_lines(found: NamespaceStats) -> Iterator[str]:
+    yield f"{namespace_name(found.namespace)}: {plural(found.documents, 'document')}, {plural(found.chunks, 'chunk')}"
+    header = ["level", "embeddings", "groups", "mean group", "largest group"]
+    rows = [
+        (one.level, one.embeddings, one.groups, f"{one.mean_group:.1f}", one.max_group) for one in reversed(found.levels)
+    ]
+    yield from table(header, rows)
+
+
+COMMANDS = (stats, verify, compact, backup, restore)

@@ -1,0 +1,164 @@
+"""What all commands share: options, the opened memory, timings."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mllm_plugin.encoders import DEFAULT_ENCODER
+from mllm_plugin.errors import NotFoundError
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.store.database import FILE_NAME
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass
+class Settings:
+    """Options that may stand before or after the command; pass one as `obj` to set their defaults.
+
+    Attributes:
+        encoder: A model name or path, or any object that `MemoryIndex.open` takes.
+        encoder_named: True when the user named it.
+        timings: Seconds per stage, shown with `-v`.
+    """
+
+    memory: Path = Path("memory")
+    namespace: tuple[str, ...] = ()
+    encoder: Any = DEFAULT_ENCODER
+    encoder_named: bool = False
+    json: bool = False
+    verbose: bool = False
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def exists(self) -> bool:
+        """Whether there is a memory in the folder."""
+        return (self.memory / FILE_NAME).is_file()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times what is done inside."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
+
+    @contextmanager
+    def reading(self, *, encode: bool = False) -> Iterator[MemoryIndex]:
+        """Opens the memory to read it; works without write permission."""
+        writable = os.access(self.memory, os.W_OK)
+        with self._opened(self.encoder if encode else None, read_only=not writable) as memory:
+            yield memory
+
+    @contextmanager
+    def editing(self) -> Iterator[MemoryIndex]:
+        """Opens the memory for changes that need no encoder."""
+        with self._opened(None) as memory:
+            yield memory
+
+    @contextmanager
+    def growing(self, encoder: Any = None) -> Iterator[MemoryIndex]:
+        """Opens the memory to add to it, and makes it when there is none."""
+        with self._timed_open(self.encoder if encoder is None else encoder) as memory:
+            yield memory
+
+    @contextmanager
+    def _opened(self, encoder: Any, *, read_only: bool = False) -> Iterator[MemoryIndex]:
+        if not self.exists():
+            raise NotFoundError(
+                f"no memory at {self.memory}; make one with `mllm index PATH`, or name its folder with --memory"
+            )
+        with self._timed_open(encoder, read_only=read_only) as memory:
+            yield memory
+
+    @contextmanager
+    def _timed_open(self, encoder: Any, *, read_only: bool = False) -> Iterator[MemoryIndex]:
+        with self.stage("open"):
+            memory = MemoryIndex.open(self.memory, encoder=encoder, read_only=read_only)
+        with memory:
+            yield memory
+
+
+class NamespaceType(click.ParamType):
+    """Names joined by slashes."""
+
+    name = "a/b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Returns the names; an empty value is the root."""
+        return value if isinstance(value, tuple) else tuple(part for part in value.split("/") if part)
+
+
+class FilterType(click.ParamType):
+    """A metadata filter as JSON."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Returns the filter, or fails with the place of the mistake."""
+        try:
+            found = json.loads(value)
+        except json.JSONDecodeError as error:
+            self.fail(
+                f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}. Example: "
+                f"'{{\"year\": {{\"$gte\": 2020}}}}'",
+                param,
+                ctx,
+            )
+        if not isinstance(found, dict):
+            self.fail(f"expected a JSON object, got {value}", param, ctx)
+        return found
+
+
+def shared_options(command: _Command) -> _Command:
+    """Adds `--memory`, `--json` and `-v`; the command receives the `Settings` first."""
+    return memory_option(output_options(command))
+
+
+def output_options(command: _Command) -> _Command:
+    """Adds `--json` and `-v`; the command receives the `Settings` first."""
+    for option in (_VERBOSE, _JSON):
+        command = option(command)
+    return click.pass_obj(command)  # type: ignore[return-value]
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is None or value is False:
+        return
+    settings = ctx.ensure_object(Settings)
+    setattr(settings, str(param.name), value)
+    if param.name == "encoder":
+        settings.encoder_named = True
+
+
+def _shared(*names: str, **attributes: Any) -> Callable[[_Command], _Command]:
+    return click.option(*names, expose_value=False, callback=_keep, **attributes)
+
+
+def memory_option(command: _Command, envvar: str | None = None) -> _Command:
+    """Adds `--memory`."""
+    option = _shared(
+        "--memory",
+        type=click.Path(file_okay=True, path_type=Path),
+        envvar=envvar,
+        help="Folder of the memory (default ./memory, or $MLLM_MEMORY).",
+    )
+    return option(command)
+
+
+_JSON = _shared("--json", is_flag=True, help="Print one JSON value.")
+_VERBOSE = _shared("-v", "--verbose", is_flag=True, help="Show the time of each stage.")
+namespace_option = _shared("--namespace", type=NamespaceType(), help="Namespace, its names joined by slashes.")
+encoder_option = _shared("--encoder", metavar="NAME_OR_PATH", help="Model that embeds texts.")
+filter_option = click.option(
+    "--filter", "condition", type=FilterType(), help="Metadata condition, e.g. '{\"year\": {\"$gte\": 2020}}'."
+)

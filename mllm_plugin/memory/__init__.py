@@ -1,0 +1,5 @@
+"""The facade."""
+
+from mllm_plugin.memory.index import MemoryIndex
+
+__all__ = ["MemoryIndex"]

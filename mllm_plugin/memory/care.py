@@ -1,0 +1,103 @@
+"""Statistics, verification, compaction, backup, moving in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.memory.parts import MemoryParts
+from mllm_plugin.records import export_records, import_records
+from mllm_plugin.store.namespaces import check_namespace, find_namespace, namespaces_below, select_namespaces
+from mllm_plugin.store.statistics import namespace_stats, text_bytes
+from mllm_plugin.store.verify import verify_store
+from mllm_plugin.types import AddReport, CompactReport, Namespace, Stats, VerifyReport
+
+
+class Care(MemoryParts):
+    """Calls that look after the files."""
+
+    def stats(self) -> Stats:
+        """Counts, sizes and the shape of every tree."""
+        with self._database.read() as tx:
+            namespaces = tuple(namespace_stats(tx, row) for row in namespaces_below(tx, ()))
+            texts = text_bytes(tx)
+        chunks = sum(one.chunks for one in namespaces)
+        size = self._file_bytes()
+        return Stats(
+            documents=sum(one.documents for one in namespaces),
+            chunks=chunks,
+            live_chunks=sum(one.live_chunks for one in namespaces),
+            masked_documents=sum(one.masked_documents for one in namespaces),
+            encoder=self.encoder.fingerprint,
+            dim=self.dim,
+            file_bytes=size,
+            cache_bytes=self._cache.nbytes() if self._cache else 0,
+            bytes_per_chunk_beyond_text=max(0.0, (size - texts) / chunks) if chunks else 0.0,
+            namespaces=namespaces,
+        )
+
+    def verify(self) -> VerifyReport:
+        """Checks every invariant; reads the whole file.
+
+        Raises:
+            DamagedStoreError: A page checksum does not hold, so the file cannot even be read.
+        """
+        with self._database.read() as tx:
+            return verify_store(tx, config=self.config, fold=self.hierarchy.fold, dim=self.dim)
+
+    def compact(self, *, regroup: bool = False) -> CompactReport:
+        """Gives free space back and lists rare words again.
+
+        Args:
+            regroup: Also group every tree anew; trees that a bulk build left provisional are regrouped anyway.
+        """
+        before = self._file_bytes()
+        rebuilt = 0
+        with self._database.read() as tx:
+            rows = namespaces_below(tx, ())
+        for row in rows:
+            rebuilt += self.regroup(row.namespace, force=regroup)
+        self._database.exclusive(lambda connection: connection.execute("PRAGMA incremental_vacuum").get)
+        self._database.truncate_log(self._database.timeout)
+        return CompactReport(before, self._file_bytes(), rebuilt)
+
+    def regroup(self, namespace: Namespace | str = (), *, force: bool = True) -> bool:
+        """Groups a namespace's tree anew; unless forced, only where a bulk build left it provisional."""
+        with self._database.write() as tx:
+            row = find_namespace(tx, check_namespace(namespace))
+            if row is None:
+                return False
+            writer = self._writer(tx, row)
+            needed = force or bool(row.regroup)
+            if needed:
+                writer.regroup()
+            if writer.relist_rare_terms() or needed:
+                writer.finish()
+            return needed
+
+    def backup(self, path: str | Path) -> None:
+        """Writes a consistent copy into a new file while others read and write.
+
+        Raises:
+            InvalidInputError: The file exists.
+        """
+        target = Path(path).expanduser()
+        if target.exists():
+            raise InvalidInputError(f"{target} exists; a backup never overwrites. Choose another name")
+        self._database.backup(target)
+
+    def export(
+        self, *, namespace: Namespace | str = (), prefix: bool = True, vectors: bool = True
+    ) -> Iterator[dict]:
+        """Documents as JSON-ready records; with vectors, `import_records` needs no encoder."""
+        where = check_namespace(namespace)
+        with self._database.read() as tx:
+            for row in select_namespaces(tx, where, prefix=prefix):
+                yield from export_records(tx, row, self.dim, self.encoder.fingerprint, vectors=vectors)
+
+    def import_records(self, records: Iterable[Mapping[str, Any]]) -> AddReport:
+        """Adds records of `export`; encodes only those without vectors of this encoder."""
+        self._database.check_open()
+        return import_records(self._ingest, self.encoder, records, self.config)

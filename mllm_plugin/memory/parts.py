@@ -1,0 +1,45 @@
+"""What every part of the facade works with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mllm_plugin.config import MemoryConfig
+from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.ingest import Ingest
+from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.search.engine import Searcher
+from mllm_plugin.store.cache import EmbeddingCache
+from mllm_plugin.store.database import FILE_NAME, Database
+from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.store.writer import NamespaceWriter
+
+
+class MemoryParts:
+    """The open files, the encoder and the settings of one memory."""
+
+    def __init__(
+        self, database: Database, encoder: TextEncoder, config: MemoryConfig, hierarchy: Hierarchy
+    ) -> None:
+        self.encoder, self.config, self.hierarchy = encoder, config, hierarchy
+        self.path, self.dim = database.folder, encoder.dim
+        self._database = database
+        self._cache = (
+            EmbeddingCache(database.folder, encoder.fingerprint, encoder.dim)
+            if config.embedding_cache
+            else None
+        )
+        self._ingest = Ingest(database, encoder, self._cache, config, hierarchy)
+        self._searcher = Searcher(config, hierarchy, encoder.dim)
+
+    def close(self) -> None:
+        """Closes the files; further calls raise `ClosedError`."""
+        self._database.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def _writer(self, tx: Any, row: NamespaceRow) -> NamespaceWriter:
+        return NamespaceWriter(tx, row, config=self.config, fold=self.hierarchy.fold, dim=self.dim)
+
+    def _file_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.path.glob(f"{FILE_NAME}*"))

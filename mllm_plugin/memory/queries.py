@@ -1,0 +1,166 @@
+"""Searching and reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mllm_plugin.errors import InvalidTypeError
+from mllm_plugin.memory.arguments import ids_of, labels_of, mode_of, positive
+from mllm_plugin.memory.parts import MemoryParts
+from mllm_plugin.search.engine import Request
+from mllm_plugin.search.query import make_queries
+from mllm_plugin.store.documents import read_documents, select_documents
+from mllm_plugin.store.namespaces import check_namespace, find_namespace, select_namespaces
+from mllm_plugin.types import Hit, Mode, Namespace, StoredDocument
+
+_READ_BATCH = 64
+
+
+class Queries(MemoryParts):
+    """Calls that only read; each sees one consistent snapshot."""
+
+    def search(
+        self,
+        query: Any,
+        *,
+        k: int = 5,
+        embedding: Any = None,
+        beam_width: int | None = None,
+        exact: bool = False,
+        mode: Mode = "auto",
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
+    ) -> list[Hit]:
+        """Finds the chunks that best answer a query.
+
+        Args:
+            query: Text, or a vector [dim] (or several [m, dim]).
+            k: Results wanted; fewer come only when fewer live chunks match.
+            embedding: Vector to use for a text query instead of encoding it.
+            beam_width: Nodes kept per level on the walk; wider is slower and nearer to exact.
+            exact: Score every live chunk.
+            mode: "beam", "flat" or "exact"; "auto" takes the cheapest that loses nothing.
+            namespace: Where to look.
+            prefix: Look in every namespace below `namespace` too.
+            filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
+            exclude_labels: Documents with one of these labels are left out.
+            unique_documents: At most one hit per document, its best chunk.
+
+        Returns:
+            Hits, best first; ties in order of document id and offset.
+
+        Raises:
+            InvalidInputError: k or beam_width below 1, empty query, unknown mode.
+            DimensionMismatchError: A vector has another width than the memory.
+            FilterError: The filter is malformed.
+        """
+        return self.search_batch(
+            [query],
+            k=k,
+            embeddings=None if embedding is None else [embedding],
+            beam_width=beam_width,
+            exact=exact,
+            mode=mode,
+            namespace=namespace,
+            prefix=prefix,
+            filter=filter,
+            exclude_labels=exclude_labels,
+            unique_documents=unique_documents,
+        )[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[Any],
+        *,
+        k: int = 5,
+        embeddings: Sequence[Any] | None = None,
+        beam_width: int | None = None,
+        exact: bool = False,
+        mode: Mode = "auto",
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
+    ) -> list[list[Hit]]:
+        """Several searches at once: encoded in one batch, walked together, same results as one by one."""
+        self._database.check_open()
+        request = Request(
+            k=positive("k", k),
+            beam_width=positive(
+                "beam_width", self.config.search.beam_width if beam_width is None else beam_width
+            ),
+            mode="exact" if exact else mode_of(mode),
+            condition=filter,
+            exclude_labels=labels_of(exclude_labels),
+            unique_documents=unique_documents,
+        )
+        if isinstance(queries, str):
+            raise InvalidTypeError("search_batch takes a list of queries; use search for one")
+        where = check_namespace(namespace)
+        self._searcher.profile.timings = {}
+        with self._searcher.stage("encode"):
+            prepared = make_queries(
+                list(queries), embeddings, self.encoder, self.config.chunking.chunk_tokens
+            )
+        if not prepared:
+            return []
+        with self._database.read() as tx:
+            rows = select_namespaces(tx, where, prefix=prefix)
+            return self._searcher.search(tx, rows, prepared, request)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def get(self, ids: Iterable[str] | str, *, namespace: Namespace | str = ()) -> list[StoredDocument]:
+        """Documents by id, in the order asked; unknown ids are left out."""
+        with self._database.read() as tx:
+            row = find_namespace(tx, check_namespace(namespace))
+            if row is None:
+                return []
+            chosen = select_documents(tx, row.namespace_id, ids=ids_of(ids), condition=None, label=None)
+            return list(read_documents(tx, row.namespace_id, row.namespace, chosen.rowids))
+
+    def documents(
+        self,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Iterator[StoredDocument]:
+        """All documents of a namespace, or of every one below it, in the order they were added."""
+        with self._database.read() as tx:
+            rows = select_namespaces(tx, check_namespace(namespace), prefix=prefix)
+            chosen = [
+                (
+                    row,
+                    select_documents(
+                        tx, row.namespace_id, ids=None, condition=filter or {}, label=None
+                    ).rowids,
+                )
+                for row in rows
+            ]
+        for row, rowids in chosen:
+            for start in range(0, len(rowids), _READ_BATCH):
+                with self._database.read() as tx:
+                    part = rowids[start : start + _READ_BATCH]
+                    found = list(read_documents(tx, row.namespace_id, row.namespace, part))
+                yield from found
+
+    def namespaces(self, prefix: Namespace | str = ()) -> list[Namespace]:
+        """All namespaces that begin with `prefix`."""
+        with self._database.read() as tx:
+            return [row.namespace for row in select_namespaces(tx, check_namespace(prefix), prefix=True)]
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds per stage of the last search in this thread."""
+        return dict(getattr(self._searcher.profile, "timings", {}))
+
+    @property
+    def embeddings_scored(self) -> list[int]:
+        """Embeddings compared with each query of the last search in this thread."""
+        return list(getattr(self._searcher.profile, "scored", []))

@@ -1,0 +1,43 @@
+"""Async twins: the same calls in a worker thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mllm_plugin.memory.edits import Edits
+from mllm_plugin.memory.queries import Queries
+from mllm_plugin.types import AddReport, Document, Hit, MaskReport, RemoveReport, StoredDocument
+
+
+class AsyncTwins(Edits, Queries):
+    """Each takes the arguments of the call that it is named after."""
+
+    async def aadd(self, documents: Iterable[Document], **options: Any) -> AddReport:
+        """`add` without blocking the event loop."""
+        return await asyncio.to_thread(self.add, documents, **options)
+
+    async def aremove(self, ids: Iterable[str] | str | None = None, **options: Any) -> RemoveReport:
+        """`remove` without blocking the event loop."""
+        return await asyncio.to_thread(self.remove, ids, **options)
+
+    async def amask(self, ids: Iterable[str] | str | None = None, **options: Any) -> MaskReport:
+        """`mask` without blocking the event loop."""
+        return await asyncio.to_thread(self.mask, ids, **options)
+
+    async def aunmask(self, ids: Iterable[str] | str | None = None, **options: Any) -> MaskReport:
+        """`unmask` without blocking the event loop."""
+        return await asyncio.to_thread(self.unmask, ids, **options)
+
+    async def asearch(self, query: Any, **options: Any) -> list[Hit]:
+        """`search` without blocking the event loop."""
+        return await asyncio.to_thread(self.search, query, **options)
+
+    async def asearch_batch(self, queries: Sequence[Any], **options: Any) -> list[list[Hit]]:
+        """`search_batch` without blocking the event loop."""
+        return await asyncio.to_thread(self.search_batch, queries, **options)
+
+    async def aget(self, ids: Iterable[str] | str, **options: Any) -> list[StoredDocument]:
+        """`get` without blocking the event loop."""
+        return await asyncio.to_thread(self.get, ids, **options)

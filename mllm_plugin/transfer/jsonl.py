@@ -1,0 +1,83 @@
+"""JSON lines, gzipped when the name ends in .gz."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.transfer.records import Record, to_record
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """Reads a file line by line; blank lines are left out.
+
+    Raises:
+        InvalidInputError: A line is no JSON or no record; the message names it.
+    """
+    number = 0
+    try:
+        with _opened(path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    yield to_record(_parsed(line, where), where)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidInputError(f"{path} is no complete gzip file (after line {number}): {error}") from error
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> int:
+    """Writes records, one a line; a regular file appears under its name only when it is complete.
+
+    Returns:
+        How many were written.
+    """
+    if path.exists() and not path.is_file():  # a pipe or a device
+        with _opened(path, "wb") as stream:
+            return _write(stream, records)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file, _compressed(file, path) as stream:
+            count = _write(stream, records)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _write(stream: IO[bytes], records: Iterable[Record]) -> int:
+    count = 0
+    for record in records:
+        stream.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
+        count += 1
+    return count
+
+
+def _parsed(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInputError(f"{where}: not JSON (column {error.colno}: {error.msg})") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"{where}: not JSON ({error})") from error
+
+
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    with path.open(mode) as file, _compressed(file, path) as stream:  # type: ignore[arg-type]
+        yield stream
+
+
+@contextmanager
+def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
+    if path.suffix != ".gz":
+        yield file
+        return
+    with gzip.GzipFile(fileobj=file, mode=file.mode, filename="", mtime=0) as stream:
+        yield stream  # type: ignore[misc]
