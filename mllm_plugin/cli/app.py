@@ -59,7 +59,9 @@ for _module in (index, move, query, edit, care, demo):
 def _fail(settings: Settings, error: Exception) -> None:
     message = " ".join(str(error).split())
     if settings.json:
-        click.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}, ensure_ascii=False))
+        click.echo(
+            json.dumps({"error": {"type": type(error).__name__, "message": message}}, ensure_ascii=False)
+        )
     raise click.ClickException(message) from error
 
 

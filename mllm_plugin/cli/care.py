@@ -50,7 +50,8 @@ def compact(settings: Settings, regroup: bool) -> None:
     """Give free space back to the disk."""
     with settings.editing() as memory, settings.stage("compact"):
         report = memory.compact(regroup=regroup)
-    line = f"{size(report.bytes_before)} before, {size(report.bytes_after)} after; {plural(report.trees_rebuilt, 'tree')} regrouped"
+    before, after = size(report.bytes_before), size(report.bytes_after)
+    line = f"{before} before, {after} after; {plural(report.trees_rebuilt, 'tree')} regrouped"
     emit(settings, report.to_dict(), [line])
 
 
@@ -78,13 +79,19 @@ def restore(settings: Settings, file: Path, force: bool) -> None:
     if settings.memory.exists() and not settings.memory.is_dir():
         raise InvalidInputError(f"{settings.memory} is a file; a memory is a folder. Choose another --memory")
     if settings.exists() and not force:
-        raise InvalidInputError(f"there is a memory at {settings.memory}; replace it with --force, or choose another --memory")
+        raise InvalidInputError(
+            f"there is a memory at {settings.memory}; replace it with --force, or choose another --memory"
+        )
     if settings.memory.exists() and not settings.exists() and any(settings.memory.iterdir()):
         raise InvalidInputError(f"{settings.memory} holds other files; choose another --memory")
     with settings.stage("restore"):
         documents = _restore(file, settings.memory.resolve())
     report = {"memory": str(settings.memory), "documents": documents}
-    emit(settings, report, [f"{settings.memory} restored from {file}: {plural(documents, 'document')}, verified"])
+    emit(
+        settings,
+        report,
+        [f"{settings.memory} restored from {file}: {plural(documents, 'document')}, verified"],
+    )
 
 
 def _restore(file: Path, target: Path) -> int:
@@ -114,7 +121,9 @@ def _verified(folder: Path, file: Path) -> int:
     with MemoryIndex.open(folder, encoder=None) as memory:
         report = memory.verify()
         if not report.ok:
-            raise DamagedStoreError(f"{file} does not verify ({report.problems[0]}); nothing was changed. Use another backup")
+            raise DamagedStoreError(
+                f"{file} does not verify ({report.problems[0]}); nothing was changed. Use another backup"
+            )
         return memory.stats().documents
 
 
@@ -141,7 +150,8 @@ def _namespace_lines(found: NamespaceStats) -> Iterator[str]:
     yield f"{namespace_name(found.namespace)}: {plural(found.documents, 'document')}, {plural(found.chunks, 'chunk')}"
     header = ["level", "embeddings", "groups", "mean group", "largest group"]
     rows = [
-        (one.level, one.embeddings, one.groups, f"{one.mean_group:.1f}", one.max_group) for one in reversed(found.levels)
+        (one.level, one.embeddings, one.groups, f"{one.mean_group:.1f}", one.max_group)
+        for one in reversed(found.levels)
     ]
     yield from table(header, rows)
 

@@ -36,7 +36,9 @@ _NOTE_QUESTION = "What do I do when the nightly export fails?"
 
 
 @click.command()
-@click.option("--into", type=click.Path(path_type=Path), default=Path("demo-memory"), show_default=True, help="Folder.")
+@click.option(
+    "--into", type=click.Path(path_type=Path), default=Path("demo-memory"), show_default=True, help="Folder."
+)
 @click.option("-k", type=click.IntRange(min=1), default=3, show_default=True, help="Results per question.")
 @encoder_option
 @output_options
@@ -85,7 +87,7 @@ class _Demo:
 
     def _build(self) -> None:
         documents = _reference()
-        report = IndexBuilder(self._memory, progress=not self._settings.json).build(documents)
+        report = IndexBuilder(self._memory, batch_size=4, progress=not self._settings.json).build(documents)
         counts = [f"{getattr(report, name)} {name}" for name in ("added", "updated", "unchanged")]
         self._say(f"Python language reference: {plural(len(documents), 'document')}, {', '.join(counts)}")
         note(f"(done in {report.seconds:.1f} s, {plural(report.encoded, 'text')} encoded)")
@@ -110,7 +112,9 @@ class _Demo:
 
     def _mask(self, question: str, topic: str) -> None:
         report = self._memory.mask([topic], label=_MASK)
-        self._title(f"Mask the topic {topic!r}: {plural(report.chunks, 'chunk')} out of every result and every ancestor")
+        self._title(
+            f"Mask the topic {topic!r}: {plural(report.chunks, 'chunk')} out of every result and every ancestor"
+        )
         self._ask(question, "Same question, without it")
         self._memory.unmask(label=_MASK)
         self._title(f"Unmask {topic!r}: it is found again")
@@ -140,7 +144,8 @@ class _Demo:
 def _reference() -> list[Document]:
     """The topics of the Python language reference, in alphabetical order."""
     return [
-        Document(id=name, text=text, metadata={"source": "pydoc_data.topics"}) for name, text in sorted(topics.items())
+        Document(id=name, text=text, metadata={"source": "pydoc_data.topics"})
+        for name, text in sorted(topics.items())
     ]
 
 

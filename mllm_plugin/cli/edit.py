@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mllm_plugin.cli.output import emit, plural, removal_lines
+from mllm_plugin.cli.output import emit, note, plural, removal_lines
 from mllm_plugin.cli.settings import Settings, filter_option, namespace_option, shared_options
 from mllm_plugin.errors import NotFoundError
 from mllm_plugin.memory import MemoryIndex
@@ -37,13 +37,15 @@ def remove(
     if not ids and condition is None and not label:
         raise click.UsageError("say which documents: ID…, --filter or --label")
     with settings.editing() as memory:
-        if not yes:
-            count = _count(memory, settings.namespace, ids, condition, label)
-            click.confirm(f"Erase {plural(count, 'document')} for good?", abort=True, err=True)
+        if not yes and not _confirmed(_count(memory, settings.namespace, ids, condition, label)):
+            note("Nothing was removed; --yes removes without asking.")
+            ctx.exit(1)
         with settings.stage("remove"):
             report = memory.remove(ids or None, filter=condition, label=label, namespace=settings.namespace)
     if report.missing and not report.documents:
-        raise NotFoundError(f"no document {', '.join(map(repr, report.missing))}; `mllm list` shows what there is")
+        raise NotFoundError(
+            f"no document {', '.join(map(repr, report.missing))}; `mllm list` shows what there is"
+        )
     emit(settings, report.to_dict(), removal_lines(report))
     if not report.erased:
         ctx.exit(EXIT_NEEDS_CARE)
@@ -72,7 +74,11 @@ def mask(settings: Settings, ids: tuple[str, ...], label: str, condition: dict[s
 @namespace_option
 @shared_options
 def unmask(
-    settings: Settings, ids: tuple[str, ...], label: str | None, everything: bool, condition: dict[str, Any] | None
+    settings: Settings,
+    ids: tuple[str, ...],
+    label: str | None,
+    everything: bool,
+    condition: dict[str, Any] | None,
 ) -> None:
     """Lift masks; a document is found again when none is left on it."""
     if not ids and condition is None and label is None and not everything:
@@ -95,6 +101,14 @@ def _count(
     else:
         chosen = memory.documents(namespace=namespace, filter=condition)
     return sum((not ids or one.id in ids) and (not label or label in one.labels) for one in chosen)
+
+
+def _confirmed(count: int) -> bool:
+    try:
+        return click.confirm(f"Erase {plural(count, 'document')} for good?", err=True)
+    except click.Abort:  # there is nobody to answer
+        note("")
+        return False
 
 
 def _turned(how: str, documents: int, chunks: int) -> str:

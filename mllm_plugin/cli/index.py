@@ -21,17 +21,26 @@ from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.readers import SourceFile, find_files, read_text
 from mllm_plugin.types import Document, Namespace, StoredDocument
 
-_BATCH = 64
+_BATCH = 64  # files looked up at once
+_KEPT = 16  # files per transaction
 _SHOWN = 20
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--label", "labels", multiple=True, help="Label of the documents; may be given several times.")
-@click.option("--glob", "patterns", multiple=True, metavar="PATTERN", help="Only files like this, e.g. '*.py'.")
+@click.option(
+    "--glob", "patterns", multiple=True, metavar="PATTERN", help="Only files like this, e.g. '*.py'."
+)
 @click.option("--prune", is_flag=True, help="Remove documents of these folders whose files are gone.")
 @click.option("--encoding", help="Encoding of text files that are not UTF-8.")
-@click.option("--max-mb", type=click.FloatRange(min=0, min_open=True), default=100, show_default=True, help="Largest file.")
+@click.option(
+    "--max-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100,
+    show_default=True,
+    help="Largest file.",
+)
 @namespace_option
 @encoder_option
 @shared_options
@@ -57,7 +66,7 @@ def index(
         reading = _Reading(memory, settings.namespace, labels, encoding, int(max_mb * (1 << 20)))
         bar = tqdm(files, unit=" files", disable=settings.json or None)
         with settings.stage("read, encode and write"):
-            built = IndexBuilder(memory, progress=False, namespace=settings.namespace).build(reading.documents(bar))
+            built = _builder(memory, settings).build(reading.documents(bar))
         removed = _prune(memory, paths, settings.namespace) if prune else 0
     report = {
         "files": len(files),
@@ -71,6 +80,10 @@ def index(
         "seconds": round(time.perf_counter() - started, 3),
     }
     emit(settings, report, _summary(report, settings.memory))
+
+
+def _builder(memory: MemoryIndex, settings: Settings) -> IndexBuilder:
+    return IndexBuilder(memory, batch_size=_KEPT, progress=False, namespace=settings.namespace)
 
 
 @dataclass
@@ -169,7 +182,9 @@ def _summary(report: dict[str, Any], memory: Path) -> Iterator[str]:
         note(f"skipped {printable(one['path'])}: {one['reason']}")
     if len(skipped) > _SHOWN:
         note(f"… and {len(skipped) - _SHOWN} more; --json lists all")
-    counts = [f"{report[name]:,} {name}" for name in ("added", "updated", "unchanged", "removed") if report[name]]
+    counts = [
+        f"{report[name]:,} {name}" for name in ("added", "updated", "unchanged", "removed") if report[name]
+    ]
     if skipped:
         counts.append(f"{len(skipped):,} skipped")
     yield f"{plural(report['files'], 'file')}: {', '.join(counts)}"

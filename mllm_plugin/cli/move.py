@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mllm_plugin.cli.output import emit, plural
 from mllm_plugin.cli.settings import Settings, encoder_option, namespace_option, shared_options
-from mllm_plugin.encoders import VectorsOnly, as_encoder
+from mllm_plugin.encoders import VectorsOnly
 from mllm_plugin.errors import DimensionMismatchError, EncoderMismatchError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.transfer import Columns, Record, Source, open_source, placed, write_jsonl
@@ -24,7 +24,9 @@ from mllm_plugin.transfer import Columns, Record, Source, open_source, placed, w
 @click.option("--id-column", help="LanceDB column of the ids.")
 @click.option("--text-column", help="LanceDB column of the texts.")
 @click.option("--vector-column", help="LanceDB column of the vectors.")
-@click.option("--fingerprint", help="Names the encoder of the vectors where --encoder cannot load it (an API).")
+@click.option(
+    "--fingerprint", help="Names the encoder of the vectors where --encoder cannot load it (an API)."
+)
 @namespace_option
 @encoder_option
 @shared_options
@@ -68,7 +70,9 @@ def export(settings: Settings, file: Path, vectors: bool) -> None:
 
 
 @contextmanager
-def _target(settings: Settings, source: Source, fingerprint: str | None) -> Iterator[tuple[MemoryIndex, str | None]]:
+def _target(
+    settings: Settings, source: Source, fingerprint: str | None
+) -> Iterator[tuple[MemoryIndex, str | None]]:
     """The memory to import into, and the fingerprint of vectors that do not say who made them."""
     encoder = _encoder(settings, source, fingerprint)
     opened = settings.editing() if encoder is None else settings.growing(encoder)
@@ -86,7 +90,7 @@ def _encoder(settings: Settings, source: Source, fingerprint: str | None) -> Any
     if fingerprint is not None:
         return VectorsOnly(source.dim, fingerprint)
     if settings.encoder_named:
-        return _of_width(as_encoder(settings.encoder), source.dim)
+        return _of_width(settings.load_encoder(settings.encoder), source.dim)
     if source.encoder is None:
         hint = f" ({source.hint})" if source.hint else ""
         raise click.UsageError(
@@ -117,7 +121,9 @@ def _with_bar(records: Iterable[Record], settings: Settings) -> Iterable[Record]
 
 
 def _import_lines(counts: dict[str, Any]) -> Iterator[str]:
-    fates = ", ".join(f"{counts[name]:,} {name}" for name in ("added", "updated", "unchanged") if counts[name])
+    fates = ", ".join(
+        f"{counts[name]:,} {name}" for name in ("added", "updated", "unchanged") if counts[name]
+    )
     yield f"{plural(counts['documents'], 'document')}: {fates or 'nothing to do'}"
     yield f"{plural(counts['chunks'], 'chunk')} written, {plural(counts['encoded'], 'text')} encoded"
     if counts["without_text"]:

@@ -13,6 +13,8 @@ from mllm_plugin.cli.settings import Settings
 from mllm_plugin.types import Hit, PathStep, RemoveReport
 
 WIDTH = 100
+_RULE = re.compile(r"([-=*~^#+_.])\1{3,}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SIZES = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -33,9 +35,14 @@ def note(text: str) -> None:
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """Aligns columns: numbers to the right, text to the left."""
     rows = [list(row) for row in rows]
-    cells = [list(header), *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    cells = [
+        list(header),
+        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
+    ]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    right = [bool(rows) and all(isinstance(row[column], int) for row in rows) for column in range(len(header))]
+    right = [
+        bool(rows) and all(isinstance(row[column], int) for row in rows) for column in range(len(header))
+    ]
     return [
         "  ".join(
             cell.rjust(width) if to_right else cell.ljust(width)
@@ -53,14 +60,14 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def excerpt(text: str, width: int = WIDTH - 3) -> str:
-    """The beginning of a text on one line, without control characters."""
-    line = " ".join(printable(text[: width * 4]).split())
+    """The beginning of a text on one line, without control characters and the rules under headings."""
+    line = " ".join(_RULE.sub(" ", printable(text[: width * 4])).split())
     return line if len(line) <= width and len(text) <= width * 4 else f"{line[: width - 1].rstrip()}…"
 
 
 def printable(text: str) -> str:
     """The text without the control characters that a terminal would obey; line ends and tabs stay."""
-    return re.sub(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", text)
+    return _CONTROL.sub(" ", text)
 
 
 def size(count: int) -> str:
@@ -104,7 +111,11 @@ def route(path: Sequence[PathStep]) -> str:
 def removal_lines(report: RemoveReport) -> list[str]:
     """The erasure report."""
     removed = f"{plural(report.documents, 'document')}, {plural(report.chunks, 'chunk')}"
-    erased = "yes, no file of the memory holds the text or its vectors" if report.erased else f"not yet: {report.reason}"
+    erased = (
+        "yes, no file of the memory holds the text or its vectors"
+        if report.erased
+        else f"not yet: {report.reason}"
+    )
     pairs = [("removed", removed), ("erased", erased)]
     if report.missing:
         pairs.append(("not there", ", ".join(map(printable, report.missing))))

@@ -18,13 +18,17 @@ from mllm_plugin.types import StoredDocument
 @click.argument("query", required=False)
 @click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results wanted.")
 @click.option("--exact", is_flag=True, help="Score every chunk.")
-@click.option("--mode", type=click.Choice(["auto", "beam", "flat", "exact"]), default="auto", help="How to search.")
+@click.option(
+    "--mode", type=click.Choice(["auto", "beam", "flat", "exact"]), default="auto", help="How to search."
+)
 @click.option("--beam-width", type=click.IntRange(min=1), help="Nodes kept per level.")
 @click.option("--prefix", is_flag=True, help="Search the namespaces below too.")
 @click.option("--documents", is_flag=True, help="Show only the best chunk of each document.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Leave out documents with this label.")
 @click.option("--path", "show_path", is_flag=True, help="Show the way from the top level down.")
-@click.option("--vector", type=click.Path(path_type=Path), metavar="FILE", help="Search with this JSON list of numbers.")
+@click.option(
+    "--vector", type=click.Path(path_type=Path), metavar="FILE", help="Search with this JSON list of numbers."
+)
 @filter_option
 @namespace_option
 @encoder_option
@@ -103,7 +107,9 @@ def show(settings: Settings, document_id: str) -> None:
         found = memory.get([document_id], namespace=settings.namespace)
     if not found:
         where = namespace_name(settings.namespace)
-        raise NotFoundError(f"no document {document_id!r} in namespace {where}; `mllm list --prefix` shows all")
+        raise NotFoundError(
+            f"no document {document_id!r} in namespace {where}; `mllm list --prefix` shows all"
+        )
     document = found[0]
     emit(settings, document.to_dict(), [*fields(_description(document)), "", printable(document.text)])
 
@@ -153,7 +159,9 @@ def _description(document: StoredDocument) -> list[tuple[str, str]]:
         ("labels", printable(", ".join(document.labels))),
         ("masked by", printable(", ".join(mask or "yes" for mask in document.masks))),
     ]
-    pairs += [(name, excerpt(json.dumps(value, ensure_ascii=False))) for name, value in document.metadata.items()]
+    pairs += [
+        (name, excerpt(json.dumps(value, ensure_ascii=False))) for name, value in document.metadata.items()
+    ]
     return [(name, value) for name, value in pairs if value]
 
 

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import click
 
-from mllm_plugin.encoders import DEFAULT_ENCODER
+from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.errors import NotFoundError
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -52,6 +53,17 @@ class Settings:
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
 
+    def load_encoder(self, encoder: Any) -> TextEncoder:
+        """Loads an encoder; a progress bar is shown while it is downloaded, not while it is read."""
+        with self.stage("load encoder"):
+            if isinstance(encoder, str) and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+                import huggingface_hub.utils
+                import transformers
+
+                transformers.utils.logging.disable_progress_bar()
+                huggingface_hub.utils.enable_progress_bars()
+            return as_encoder(encoder)
+
     @contextmanager
     def reading(self, *, encode: bool = False) -> Iterator[MemoryIndex]:
         """Opens the memory to read it; works without write permission."""
@@ -82,6 +94,8 @@ class Settings:
 
     @contextmanager
     def _timed_open(self, encoder: Any, *, read_only: bool = False) -> Iterator[MemoryIndex]:
+        if encoder is not None:
+            encoder = self.load_encoder(encoder)
         with self.stage("open"):
             memory = MemoryIndex.open(self.memory, encoder=encoder, read_only=read_only)
         with memory:
@@ -93,7 +107,9 @@ class NamespaceType(click.ParamType):
 
     name = "a/b"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         """Returns the names; an empty value is the root."""
         return value if isinstance(value, tuple) else tuple(part for part in value.split("/") if part)
 
@@ -110,7 +126,7 @@ class FilterType(click.ParamType):
         except json.JSONDecodeError as error:
             self.fail(
                 f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}. Example: "
-                f"'{{\"year\": {{\"$gte\": 2020}}}}'",
+                f'\'{{"year": {{"$gte": 2020}}}}\'',
                 param,
                 ctx,
             )
@@ -157,8 +173,10 @@ def memory_option(command: _Command, envvar: str | None = None) -> _Command:
 
 _JSON = _shared("--json", is_flag=True, help="Print one JSON value.")
 _VERBOSE = _shared("-v", "--verbose", is_flag=True, help="Show the time of each stage.")
-namespace_option = _shared("--namespace", type=NamespaceType(), help="Namespace, its names joined by slashes.")
+namespace_option = _shared(
+    "--namespace", type=NamespaceType(), help="Namespace, its names joined by slashes."
+)
 encoder_option = _shared("--encoder", metavar="NAME_OR_PATH", help="Model that embeds texts.")
 filter_option = click.option(
-    "--filter", "condition", type=FilterType(), help="Metadata condition, e.g. '{\"year\": {\"$gte\": 2020}}'."
+    "--filter", "condition", type=FilterType(), help='Metadata condition, e.g. \'{"year": {"$gte": 2020}}\'.'
 )

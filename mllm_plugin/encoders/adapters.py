@@ -13,6 +13,21 @@ from numpy.typing import NDArray
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.protocols import TextEncoder
 
+_EMBEDDING_FIELDS = (
+    "deployment",
+    "dimensions",
+    "embed_instruction",
+    "encode_kwargs",
+    "model",
+    "model_id",
+    "model_name",
+    "normalize",
+    "pooling",
+    "query_encode_kwargs",
+    "query_instruction",
+    "text_instruction",
+)
+
 
 class FrameworkEncoder:
     """Pooled embeddings of a LangChain `Embeddings` or a LlamaIndex `BaseEmbedding`.
@@ -108,13 +123,9 @@ def _methods(model: Any) -> tuple[Any, Any]:
 
 
 def _fingerprint(model: Any, dim: int) -> str:
-    """Class, plain configuration values and dimension; secrets and objects stay out."""
+    """Class, dimension and the settings that change an embedding; batch sizes, addresses and secrets do not."""
     fields = getattr(model, "__dict__", {})
-    plain = {
-        name: value
-        for name, value in fields.items()
-        if isinstance(value, str | int | float | bool) and "key" not in name and "token" not in name
-    }
+    plain = {name: str(fields[name]) for name in _EMBEDDING_FIELDS if fields.get(name) is not None}
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
     return f"{kind}:{dim}:{digest}"

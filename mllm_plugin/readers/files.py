@@ -30,11 +30,7 @@ _KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file below the root that the user named.
-
-    Attributes:
-        document_id: The path relative to the root, with forward slashes: the same at every run.
-    """
+    """A file below the root that the user named."""
 
     root: Path
     path: Path
@@ -42,6 +38,7 @@ class SourceFile:
 
     @property
     def document_id(self) -> str:
+        """The path relative to the root, with forward slashes: the same at every run."""
         return self.path.relative_to(self.root).as_posix()
 
     def metadata(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def html_text(data: bytes, encoding: str | None = None) -> str:
             tag.insert_before(line_end)
             tag.insert_after(line_end)
     for cell in soup(["td", "th"]):
-        cell.insert_after(" ")
+        cell.insert_before(" ")
     body = _tidy(soup.get_text())
     return f"{title}\n\n{body}" if title and not body.startswith(title) else body
 

@@ -22,6 +22,7 @@ from mllm_plugin.errors import (
     StoreError,
 )
 from mllm_plugin.store.filesystem import refuse_network_filesystem
+from mllm_plugin.store.metadata import register_functions
 from mllm_plugin.store.schema import APPLICATION_ID, CHECKSUM_BYTES, FORMAT_VERSION, MIGRATIONS, PAGE_SIZE
 
 FILE_NAME = "memory.db"
@@ -168,9 +169,10 @@ class Database:
 
     # -- connections ---------------------------------------------------------------------------------------------
 
-    def _connect(self, path: Path, flags: int) -> apsw.Connection:
+    def _connect(self, path: Path | str, flags: int) -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=flags, vfs=self._vfs)
         connection.set_busy_timeout(int(self.timeout * 1000))
+        register_functions(connection)
         return connection
 
     def _open_reader(self) -> apsw.Connection:
@@ -185,7 +187,7 @@ class Database:
             return connection
         except apsw.CantOpenError:  # a folder without write permission has no place for the shared lock file
             uri = f"{self.path.resolve().as_uri()}?immutable=1"
-            return apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI, vfs=self._vfs)
+            return self._connect(uri, flags | apsw.SQLITE_OPEN_URI)
 
     def _take_reader(self) -> apsw.Connection:
         with self._lock:

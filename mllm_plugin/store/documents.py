@@ -61,7 +61,7 @@ def select_documents(
         sql += " AND d.document_rowid IN (SELECT document_rowid FROM labels WHERE label = ?)"
         parameters += (label,)
     if ids is None:
-        return Selection([rowid for rowid, _ in tx.execute(sql, parameters)], ())
+        return Selection([rowid for rowid, _ in tx.execute(f"{sql} ORDER BY d.document_rowid", parameters)], ())
     wanted = list(dict.fromkeys(ids))
     found = {}
     for document_id in wanted:

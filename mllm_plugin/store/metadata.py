@@ -8,20 +8,36 @@ documents without the key too. `None` equals a null and a missing key.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import apsw
 
 from mllm_plugin.errors import FilterError, InvalidDocumentError
 
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_COMPARE = {
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+    "$lt": operator.lt,
+    "$lte": operator.le,
+    "$contains": operator.contains,
+}
 _OPERATORS = ("$eq", "$ne", *_ORDER, "$in", "$nin", "$exists", "$contains", "$and", "$or", "$not")
 _INT64 = 1 << 63
+_LONG = 200  # characters from which a string is posted as its hash
+LONG_STRING = "long_string_matches"  # SQL function, see `register_functions`
 
 
 class Posting(NamedTuple):
-    """One scalar of a document's metadata: kind s string, n number, b boolean, z null (value 0)."""
+    """One scalar of a document's metadata.
+
+    Kinds: s string, l hash of a long string, n number, b boolean, z null (value 0).
+    """
 
     key: str
     kind: str
@@ -104,7 +120,7 @@ def _scalar(value: Any) -> tuple[str, Any]:
     if isinstance(value, float) and not math.isnan(value):
         return "n", value
     if isinstance(value, str):
-        return "s", value
+        return ("s", value) if len(value) < _LONG else ("l", _digest(value))
     raise FilterError(
         f"cannot compare with {type(value).__name__} {value!r}; use str, int, float, bool or None"
     )
@@ -135,20 +151,22 @@ def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
     if name in ("$in", "$nin"):
         if isinstance(operand, str | Mapping) or not isinstance(operand, Sequence | set | frozenset):
             raise FilterError(f"{name} on {key!r} takes a list of values, got {operand!r}")
-        found = _any([_equal(value, where) for value in operand])
+        found = _one_of(operand, where)
         return found if name == "$in" else _not(found)
     if name in _ORDER:
+        if isinstance(operand, str):
+            return _string(f"value {_ORDER[name]} ?", name, operand, where)
         kind, value = _scalar(operand)
-        if kind not in "ns":
+        if kind != "n":
             raise FilterError(f"{name} on {key!r} takes a number or a string, got {operand!r}")
-        return _postings(f"kind = ? AND value {_ORDER[name]} ?", (*where, kind, value))
+        return _postings(f"kind = 'n' AND value {_ORDER[name]} ?", (*where, value))
     if name == "$exists":
         if not isinstance(operand, bool):
             raise FilterError(f"$exists on {key!r} takes true or false, got {operand!r}")
         return _postings("1", where) if operand else _not(_postings("1", where))
     if name == "$contains":
         if isinstance(operand, str):
-            return _postings("kind = 's' AND instr(value, ?) > 0", (*where, operand))
+            return _string("instr(value, ?) > 0", name, operand, where)
         return _equal(operand, where)
     if name == "$not":
         return _not(_entry(key, operand, namespace_id))
@@ -160,6 +178,42 @@ def _equal(value: Any, where: tuple[int, str]) -> Clause:
     if kind == "z":
         return _any([_postings("kind = 'z'", where), _not(_postings("1", where))])
     return _postings("kind = ? AND value = ?", (*where, kind, value))
+
+
+def _one_of(values: Iterable[Any], where: tuple[int, str]) -> Clause:
+    """Equal to any of the values, however many: one lookup per kind."""
+    by_kind: dict[str, list[Any]] = {}
+    for value in values:
+        kind, operand = _scalar(value)
+        by_kind.setdefault(kind, []).append(operand)
+    parts = [_equal(None, where)] if by_kind.pop("z", None) else []
+    for kind, operands in by_kind.items():
+        chosen = "kind = ? AND value IN (SELECT value FROM json_each(?))"
+        parts.append(_postings(chosen, (*where, kind, json.dumps(operands))))
+    return _any(parts)
+
+
+def _string(condition: str, name: str, operand: str, where: tuple[int, str]) -> Clause:
+    """A condition on strings; long ones are not in the postings and are read from the document."""
+    short = _postings(f"kind = 's' AND {condition}", (*where, operand))
+    some_long = _postings("kind = 'l'", where)
+    is_long = Clause(f"{LONG_STRING}(d.metadata, ?, ?, ?)", (where[1], name, operand))
+    return _any([short, _all([some_long, is_long])])
+
+
+def register_functions(connection: apsw.Connection) -> None:
+    """Adds what compiled filters call to a connection."""
+    connection.create_scalar_function(LONG_STRING, _long_string_matches, 4, deterministic=True)
+
+
+def _long_string_matches(metadata: str, key: str, name: str, operand: str) -> bool:
+    compare = _COMPARE[name]
+    strings = (value for found, value in _flatten("", json.loads(metadata)) if found == key)
+    return any(isinstance(value, str) and len(value) >= _LONG and compare(value, operand) for value in strings)
+
+
+def _digest(value: str) -> str:
+    return hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _postings(condition: str, parameters: tuple[Any, ...]) -> Clause:

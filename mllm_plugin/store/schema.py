@@ -66,7 +66,7 @@ CREATE INDEX masks_by_label ON masks (label, document_rowid);
 CREATE TABLE metadata (                   -- postings: one row per scalar of a document's metadata
     namespace_id INTEGER NOT NULL,
     key TEXT NOT NULL,
-    kind TEXT NOT NULL,                   -- s string, n number, b boolean, z null
+    kind TEXT NOT NULL,                   -- s string, l hash of a long one, n number, b boolean, z null
     value NOT NULL,
     document_rowid INTEGER NOT NULL,
     PRIMARY KEY (namespace_id, key, kind, value, document_rowid)

@@ -40,7 +40,9 @@ def _rows(collection: Any, skipped: list[str]) -> Iterator[Record]:
         rows = zip(page["ids"], page["documents"], page["metadatas"], page["embeddings"], strict=True)
         for identifier, text, metadata, embedding in rows:
             if text and text.strip():
-                record = to_record({"id": identifier, "text": text, "metadata": metadata}, f"Chroma row {identifier!r}")
+                record = to_record(
+                    {"id": identifier, "text": text, "metadata": metadata}, f"Chroma row {identifier!r}"
+                )
                 yield with_vector(record, embedding.tolist())
             else:
                 skipped.append(identifier)
@@ -53,4 +55,8 @@ def _embedding_function(collection: Any) -> str:
     model = (function.get("config") or {}).get("model_name", "")
     if name == "default":
         model = "sentence-transformers/all-MiniLM-L6-v2"
-    return f"the collection's embedding function is {name!r}{f', model {model}' if model else ''}" if name else ""
+    return (
+        f"the collection's embedding function is {name!r}{f', model {model}' if model else ''}"
+        if name
+        else ""
+    )

@@ -68,7 +68,9 @@ def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], role
         return wanted
     found = next((name for name in usual if name in names), None)
     if found is None:
-        raise InvalidInputError(f"which column holds the {role}? Name it with --{role}-column; there are: {', '.join(names)}")
+        raise InvalidInputError(
+            f"which column holds the {role}? Name it with --{role}-column; there are: {', '.join(names)}"
+        )
     return found
 
 

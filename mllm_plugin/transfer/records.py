@@ -28,7 +28,9 @@ def to_record(item: Any, where: str) -> Record:
         InvalidInputError: It has no id or no text, or a field has the wrong type.
     """
     if not isinstance(item, Mapping):
-        raise InvalidInputError(f"{where}: expected an object with 'id' and 'text', got {type(item).__name__}")
+        raise InvalidInputError(
+            f"{where}: expected an object with 'id' and 'text', got {type(item).__name__}"
+        )
     text = _first(item, _TEXT)
     if not isinstance(text, str) or not text.strip():
         raise InvalidInputError(f"{where}: 'text' must be a string with something in it, got {_shown(text)}")
@@ -52,7 +54,10 @@ def to_record(item: Any, where: str) -> Record:
 
 def with_vector(record: Record, vector: Sequence[float]) -> Record:
     """Returns the record as one chunk that is never cut, with its vector."""
-    return record | {"split": False, "chunks": [{"start": 0, "end": len(record["text"]), "embedding": vector}]}
+    return record | {
+        "split": False,
+        "chunks": [{"start": 0, "end": len(record["text"]), "embedding": vector}],
+    }
 
 
 def vector_width(record: Record) -> int | None:
@@ -75,7 +80,9 @@ def placed(records: Iterable[Record], namespace: tuple[str, ...], encoder: str |
     for record in records:
         if record.get("chunks") and record.get("encoder") is None:
             if encoder is None:
-                raise InvalidInputError(f"document {record['id']!r} has a vector, but nobody says which encoder made it")
+                raise InvalidInputError(
+                    f"document {record['id']!r} has a vector, but nobody says which encoder made it"
+                )
             record = record | {"encoder": encoder}
         yield record | {"namespace": [*namespace, *record.get("namespace", ())]}
 

@@ -1,0 +1,100 @@
+"""A retriever over a memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores import MetadataFilters
+
+from llama_index_mllm.filters import Filter, memory_filter
+from llama_index_mllm.nodes import scored_node
+from mllm_plugin import MemoryIndex
+
+
+class HierarchicalMemoryRetriever(BaseRetriever):
+    """Finds the chunks of a memory that matter for a question.
+
+    A node carries the stored chunk unchanged, its document as source, its character span and the stored
+    metadata. Its score is the hit's relevance in [0, 1], higher is better. A node that was kept by
+    `HierarchicalMemoryVectorStore` comes back as it was. Options are attributes: set them between calls.
+
+    Args:
+        memory: An open memory.
+        k: Number of nodes.
+        filter: A filter of the memory, or `MetadataFilters`.
+        namespace: Where to search; a string is a namespace of one part.
+        prefix: Search every namespace below `namespace` too.
+        beam_width: Nodes kept per level; the memory's own setting when left out.
+        exact: Score every live chunk.
+        exclude_labels: Labels whose documents are hidden from this search.
+        unique_documents: Return the best chunk of each of `k` documents instead of the `k` best chunks.
+        include_path: Add `score`, `relevance` and `path`, the route from the top level down, to the metadata,
+            unseen by LLM and embedding model; a stored key of the same name is kept as stored. They depend on
+            the query, and so does then the node's hash, by which fusion retrievers tell nodes apart.
+        callback_manager, object_map, objects, verbose: As in every retriever of LlamaIndex.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryIndex,
+        *,
+        k: int = 5,
+        filter: Filter | MetadataFilters | None = None,
+        namespace: str | tuple[str, ...] = (),
+        prefix: bool = False,
+        beam_width: int | None = None,
+        exact: bool = False,
+        exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
+        include_path: bool = False,
+        callback_manager: CallbackManager | None = None,
+        object_map: dict[str, Any] | None = None,
+        objects: list[IndexNode] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(callback_manager, object_map, objects, verbose)
+        self.memory = memory
+        self.k = k
+        self.filter = filter
+        self.namespace = namespace
+        self.prefix = prefix
+        self.beam_width = beam_width
+        self.exact = exact
+        self.exclude_labels = exclude_labels
+        self.unique_documents = unique_documents
+        self.include_path = include_path
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        hits = self.memory.search(**self._query(query_bundle), **self._settings())
+        return [scored_node(hit, include_path=self.include_path) for hit in hits]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        query = await asyncio.to_thread(self._query, query_bundle)
+        hits = await self.memory.asearch(**query, **self._settings())
+        return [scored_node(hit, include_path=self.include_path) for hit in hits]
+
+    def _query(self, bundle: QueryBundle) -> dict[str, Any]:
+        """What to search for; the texts that a transform such as HyDE put in its place are embedded."""
+        embedding: Any = bundle.embedding
+        if embedding is None and bundle.custom_embedding_strs:
+            embedding = self.memory.encoder.encode_queries(bundle.custom_embedding_strs)
+        if embedding is not None and not bundle.query_str.strip():
+            return {"query": embedding}
+        return {"query": bundle.query_str, "embedding": embedding}
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "k": self.k,
+            "filter": memory_filter(self.filter),
+            "namespace": self.namespace,
+            "prefix": self.prefix,
+            "beam_width": self.beam_width,
+            "exact": self.exact,
+            "exclude_labels": self.exclude_labels,
+            "unique_documents": self.unique_documents,
+        }
