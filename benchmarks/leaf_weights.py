@@ -2,9 +2,9 @@
 
     python benchmarks/leaf_weights.py --data DIR
 
-Uses `train` queries and, for each, the 500 best chunks by cosine and lexical evidence. Prints nDCG@10 and the share
-of identifier questions whose chunk is among the first ten, for a grid of formulas, then the logistic fit of
-relevance on score.
+Uses `train` queries and, for each, the 500 best chunks by cosine and lexical evidence. Prints nDCG@10 and the
+share of identifier questions whose chunk is among the first ten, for a grid of formulas, then the logistic
+fit of relevance on score.
 """
 
 from __future__ import annotations

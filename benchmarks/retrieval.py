@@ -2,8 +2,9 @@
 
     python benchmarks/retrieval.py --data DIR [--sets squad scifact medquad] [--distractors techdocs]
 
-Same chunks, same encoder and same run for all rows. The memory's own modes are forced: "beam" walks the tree, "flat"
-scans all pooled cosines, "exact" scores every chunk. Identifier questions ask for a term that one chunk alone has.
+Same chunks, same encoder and same run for all rows. The memory's own modes are forced: "beam" walks the tree,
+"flat" scans all pooled cosines, "exact" scores every chunk. Identifier questions ask for a term that one
+chunk alone has.
 """
 
 from __future__ import annotations
@@ -69,14 +70,14 @@ def cosine_run(memory: MemoryIndex, chunks: Chunks, queries: dict[str, str]) -> 
 
 
 def bm25_run(chunks: Chunks, queries: dict[str, str]) -> Run:
-    """BM25 of the library bm25s over the same chunks (its defaults: Lucene's variant, no stemming)."""
+    """BM25 of the library bm25s over the same chunks (its defaults: Lucene's variant, English stop words, no stemming)."""
     import bm25s
 
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(chunks.texts, stopwords=None, show_progress=False), show_progress=False)
+    index.index(bm25s.tokenize(chunks.texts, show_progress=False), show_progress=False)
     run: Run = {}
     for query, text in queries.items():
-        tokens = bm25s.tokenize([text], stopwords=None, show_progress=False, return_ids=False)[0]
+        tokens = bm25s.tokenize([text], show_progress=False, return_ids=False)[0]
         run[query] = document_ranking(index.get_scores(tokens), chunks.documents)
     return run
 

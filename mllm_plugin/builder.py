@@ -16,8 +16,8 @@ from mllm_plugin.types import AddReport, BuildReport, Document, Namespace
 class IndexBuilder:
     """Adds many documents to a memory; same content and same exact results as `add`.
 
-    Every batch is kept as soon as it is written. After an interruption call `build` with the same documents (and
-    the same ids): what is stored already is skipped.
+    Every batch is kept as soon as it is written. After an interruption call `build` with the same documents
+    (and the same ids): what is stored already is skipped.
 
     Args:
         memory: Where to.

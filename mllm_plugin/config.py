@@ -1,7 +1,7 @@
 """Settings, one frozen model per concern, composed in `MemoryConfig` and kept in the memory as JSON.
 
-What shapes the stored data (chunks, windows, tree) is fixed when a memory is created; `SearchConfig` may differ
-at every opening.
+What shapes the stored data (chunks, windows, tree) is fixed when a memory is created; `SearchConfig` may
+differ at every opening.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ class MemoryConfig(_Config):
     """All settings of a memory.
 
     Args:
-        level0: Store token windows (about 3 KB a chunk); without them the leaf ranker has the pooled vector only.
-        embedding_cache: Keep embeddings of texts that are not stored yet on disk, so that an interrupted build
-            need not repeat them.
+        level0: Store token windows (about 3 KB a chunk); without them the leaf ranker has the pooled vector
+            only.
+        embedding_cache: Keep embeddings of texts that are not stored yet on disk, so that an interrupted
+            build need not repeat them.
     """
 
     chunking: ChunkingConfig = ChunkingConfig()

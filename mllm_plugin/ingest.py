@@ -123,7 +123,8 @@ class Ingest:
         ids = tuple(document.id for document in documents)
         return AddReport(ids, added, updated, unchanged, chunks, encoded)
 
-    # -- what changed --------------------------------------------------------------------------------------------
+    # -- what changed
+    # --------------------------------------------------------------------------------------------
 
     def _changed(
         self, documents: list[Document], namespace: Namespace, split: bool, embeddings: Sequence[Any] | None
@@ -138,7 +139,8 @@ class Ingest:
             states = {doc.id: document_state(tx, row.namespace_id, doc.id) for doc in documents}
         return [doc for doc in documents if not _same_text(states[doc.id], doc, split)]
 
-    # -- cutting and embedding -----------------------------------------------------------------------------------
+    # -- cutting and embedding
+    # -----------------------------------------------------------------------------------
 
     def prepare(
         self, documents: Sequence[Document], namespace: Namespace, split: bool

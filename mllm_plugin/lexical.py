@@ -1,7 +1,7 @@
 """Lexical evidence: words as 32-bit hashes, term counts per chunk, BM25 divided by its bound for the query.
 
-Words are hashed so that no vocabulary needs to be kept (or erased); two words share a hash once in four thousand
-million pairs, which costs one of them some of its weight and nothing else.
+Words are hashed so that no vocabulary needs to be kept (or erased); two words share a hash once in four
+thousand million pairs, which costs one of them some of its weight and nothing else.
 
 Source: Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond, 2009.
 """
@@ -121,9 +121,9 @@ class QueryTerms:
 
     Attributes:
         hashes: Distinct term hashes [q], ascending.
-        weights: Squared inverse document frequency times how often the query has the term, over the bound [q].
-            Squared, since a term is weighed in the query and in the chunk, as in a cosine of tf-idf vectors: it
-            keeps question words from outvoting a name (measured by benchmarks/leaf_weights.py).
+        weights: Squared inverse document frequency times how often the query has the term, over the bound
+            [q]. Squared, since a term is weighed in the query and in the chunk, as in a cosine of tf-idf
+            vectors: it keeps question words from outvoting a name (measured by benchmarks/leaf_weights.py).
         mean_length: Mean number of terms per live chunk of the namespace.
     """
 

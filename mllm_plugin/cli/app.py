@@ -42,9 +42,9 @@ class _Group(click.Group):
 def main(settings: Settings) -> None:
     """A hierarchical, editable memory for LLMs, on disk.
 
-    Options of all commands may stand before or after the command. Exit codes: 0 done, 1 an error that the message
-    explains, 2 wrong usage, 3 the memory needs care (verify found problems, an erasure is not complete), 130
-    interrupted.
+    Options of all commands may stand before or after the command. Exit codes: 0 done, 1 an error that the
+    message explains, 2 wrong usage, 3 the memory needs care (verify found problems, an erasure is not
+    complete), 130 interrupted.
     """
 
 

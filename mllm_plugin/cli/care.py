@@ -147,7 +147,8 @@ def _stats_lines(found: Stats) -> Iterator[str]:
 
 
 def _namespace_lines(found: NamespaceStats) -> Iterator[str]:
-    yield f"{namespace_name(found.namespace)}: {plural(found.documents, 'document')}, {plural(found.chunks, 'chunk')}"
+    counts = f"{plural(found.documents, 'document')}, {plural(found.chunks, 'chunk')}"
+    yield f"{namespace_name(found.namespace)}: {counts}"
     header = ["level", "embeddings", "groups", "mean group", "largest group"]
     rows = [
         (one.level, one.embeddings, one.groups, f"{one.mean_group:.1f}", one.max_group)

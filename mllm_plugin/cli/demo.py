@@ -27,8 +27,8 @@ _REMOVED = "yield"
 _NOTE = Document(
     id="team-note",
     text=(
-        "Team note. Our nightly export writes parquet files to the bucket heron-7 at 03:15. When it fails, restart the "
-        "service quokka and tell Amina."
+        "Team note. Our nightly export writes parquet files to the bucket heron-7 at 03:15. When it fails, "
+        "restart the service quokka and tell Amina."
     ),
     metadata={"source": "demo"},
 )
@@ -112,9 +112,8 @@ class _Demo:
 
     def _mask(self, question: str, topic: str) -> None:
         report = self._memory.mask([topic], label=_MASK)
-        self._title(
-            f"Mask the topic {topic!r}: {plural(report.chunks, 'chunk')} out of every result and every ancestor"
-        )
+        chunks = plural(report.chunks, "chunk")
+        self._title(f"Mask the topic {topic!r}: {chunks} out of every result and every ancestor")
         self._ask(question, "Same question, without it")
         self._memory.unmask(label=_MASK)
         self._title(f"Unmask {topic!r}: it is found again")

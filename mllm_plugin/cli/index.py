@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,13 @@ _KEPT = 16  # files per transaction
 _SHOWN = 20
 
 
+def _known_encoding(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return codecs.lookup(value).name if value else None
+    except LookupError as error:
+        raise click.BadParameter(f"{error}; examples: latin-1, cp1252, shift_jis") from error
+
+
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--label", "labels", multiple=True, help="Label of the documents; may be given several times.")
@@ -33,7 +41,7 @@ _SHOWN = 20
     "--glob", "patterns", multiple=True, metavar="PATTERN", help="Only files like this, e.g. '*.py'."
 )
 @click.option("--prune", is_flag=True, help="Remove documents of these folders whose files are gone.")
-@click.option("--encoding", help="Encoding of text files that are not UTF-8.")
+@click.option("--encoding", callback=_known_encoding, help="Encoding of text files that are not UTF-8.")
 @click.option(
     "--max-mb",
     type=click.FloatRange(min=0, min_open=True),
@@ -55,8 +63,9 @@ def index(
 ) -> None:
     """Index files and folders: text, Markdown, reStructuredText, HTML, PDF.
 
-    A document's id is the file's path relative to the PATH given. Running it again reads only files that are new or
-    changed, so an interrupted run goes on where it was. Files that cannot be read are skipped and listed.
+    A document's id is the file's path relative to the PATH given. Running it again reads only files that are
+    new or changed, so an interrupted run goes on where it was. Files that cannot be read are skipped and
+    listed.
     """
     logging.getLogger("pypdf").setLevel(logging.ERROR)
     started = time.perf_counter()
@@ -145,13 +154,13 @@ def _files(paths: Sequence[Path], patterns: Sequence[str], memory: Path) -> list
             other = found.setdefault(file.document_id, file)
             if other.path != file.path:
                 raise InvalidInputError(
-                    f"{other.path} and {file.path} would both be document {file.document_id!r}; index a folder above "
-                    f"both, or use one --namespace for each"
+                    f"{other.path} and {file.path} would both be document {file.document_id!r}; index a "
+                    f"folder above both, or use one --namespace for each"
                 )
     if not found:
         raise NotFoundError(
-            f"no readable file in {', '.join(map(str, paths))}; known endings are .txt .md .rst .html .pdf, others "
-            f"are read as text with --glob, e.g. --glob '*.py'"
+            f"no readable file in {', '.join(map(str, paths))}; known endings are .txt .md .rst .html .pdf, "
+            f"others are read as text with --glob, e.g. --glob '*.py'"
         )
     return list(found.values())
 

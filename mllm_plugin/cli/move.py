@@ -42,8 +42,8 @@ def import_(
     """Import JSON lines (.jsonl, .jsonl.gz), a Chroma folder or a LanceDB folder.
 
     A line is an object with `id` and `text`, and perhaps `metadata`, `labels`, `namespace`, `embedding`; what
-    `mllm export` writes is read back with masks and vectors. Vectors are taken as they are: texts that have one are
-    not encoded again. --encoder says which model made the vectors of others.
+    `mllm export` writes is read back with masks and vectors. Vectors are taken as they are: texts that have
+    one are not encoded again. --encoder says which model made the vectors of others.
     """
     source = open_source(path, Columns(collection, id_column, text_column, vector_column))
     with _target(settings, source, fingerprint) as (memory, encoder):
@@ -94,8 +94,8 @@ def _encoder(settings: Settings, source: Source, fingerprint: str | None) -> Any
     if source.encoder is None:
         hint = f" ({source.hint})" if source.hint else ""
         raise click.UsageError(
-            f"which encoder made these vectors of {source.dim} dimensions{hint}? Name it with --encoder NAME_OR_PATH; "
-            f"or, if it cannot be loaded here, give it a --fingerprint of your own"
+            f"which encoder made these vectors of {source.dim} dimensions{hint}? Name it with --encoder "
+            f"NAME_OR_PATH; or, if it cannot be loaded here, give it a --fingerprint of your own"
         )
     return None if settings.exists() else VectorsOnly(source.dim, source.encoder)
 
@@ -109,10 +109,11 @@ def _of_width(encoder: Any, dim: int) -> Any:
 
 
 def _refuse_other_encoder(source: Source, memory: MemoryIndex) -> None:
-    if source.encoder != memory.encoder.fingerprint:
+    expected = memory.encoder.fingerprint
+    if source.encoder != expected:
         raise EncoderMismatchError(
-            f"the vectors are of encoder {source.encoder!r}, those of {memory.path} of {memory.encoder.fingerprint!r}; "
-            f"pass --encoder to embed the texts anew, or import into another --memory"
+            f"the vectors are of encoder {source.encoder!r}, those of {memory.path} of {expected!r}; pass "
+            f"--encoder to embed the texts anew, or import into another --memory"
         )
 
 

@@ -54,7 +54,7 @@ class Settings:
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
 
     def load_encoder(self, encoder: Any) -> TextEncoder:
-        """Loads an encoder; a progress bar is shown while it is downloaded, not while it is read."""
+        """Loads an encoder; shows progress while it is downloaded, not while it is read."""
         with self.stage("load encoder"):
             if isinstance(encoder, str) and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
                 import huggingface_hub.utils
@@ -87,7 +87,7 @@ class Settings:
     def _opened(self, encoder: Any, *, read_only: bool = False) -> Iterator[MemoryIndex]:
         if not self.exists():
             raise NotFoundError(
-                f"no memory at {self.memory}; make one with `mllm index PATH`, or name its folder with --memory"
+                f"no memory at {self.memory}; make one with `mllm index PATH`, or name another with --memory"
             )
         with self._timed_open(encoder, read_only=read_only) as memory:
             yield memory

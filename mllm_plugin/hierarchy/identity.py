@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 class MeanLevelEncoder:
     """Folds an embedding chunk into the normalised mean of its live children.
 
-    The sum of fp16 values in float64 is exact and `math.fsum` rounds once, so the result is the same to the bit on
-    every machine.
+    The sum of fp16 values in float64 is exact and `math.fsum` rounds once, so the result is the same to the
+    bit on every machine.
     """
 
     def fold(self, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:

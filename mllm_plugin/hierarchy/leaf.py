@@ -1,7 +1,7 @@
 """The leaf ranker: one score per chunk from pooled cosine, best window and lexical evidence.
 
-Its score depends on the query, the chunk and the namespace's statistics alone, so every search mode agrees and
-scores compare across queries.
+Its score depends on the query, the chunk and the namespace's statistics alone, so every search mode agrees
+and scores compare across queries.
 """
 
 from __future__ import annotations

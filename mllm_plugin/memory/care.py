@@ -51,7 +51,8 @@ class Care(MemoryParts):
         """Gives free space back and lists rare words again.
 
         Args:
-            regroup: Also group every tree anew; trees that a bulk build left provisional are regrouped anyway.
+            regroup: Also group every tree anew; trees that a bulk build left provisional are regrouped
+                anyway.
         """
         before = self._file_bytes()
         rebuilt = 0

@@ -98,8 +98,8 @@ class Edits(MemoryParts):
         Args:
             ids: Documents by id.
             filter: Documents by metadata.
-            label: Name of this mask, for `unmask(label=…)`; with neither ids nor filter, the documents that carry
-                the label are masked.
+            label: Name of this mask, for `unmask(label=…)`; with neither ids nor filter, the documents that
+                carry the label are masked.
             namespace: Where they are.
 
         Raises:

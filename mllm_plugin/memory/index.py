@@ -38,8 +38,8 @@ class MemoryIndex(AsyncTwins, Care):
 
         Args:
             path: Its folder.
-            encoder: A model name or path, a `TextEncoder`, a LangChain `Embeddings`, a LlamaIndex `BaseEmbedding`;
-                None opens an existing memory for everything that needs no text encoding.
+            encoder: A model name or path, a `TextEncoder`, a LangChain `Embeddings`, a LlamaIndex
+                `BaseEmbedding`; None opens an existing memory for everything that needs no text encoding.
             config: Settings; chunking, tree and level 0 are fixed by the first opening, search may differ.
             hierarchy: "identity" for the untrained one, or a `Hierarchy`.
             timeout: Seconds to wait for another writer.

@@ -113,7 +113,8 @@ class Queries(MemoryParts):
             rows = select_namespaces(tx, where, prefix=prefix)
             return self._searcher.search(tx, rows, prepared, request)
 
-    # -- reading -------------------------------------------------------------------------------------------------
+    # -- reading
+    # -------------------------------------------------------------------------------------------------
 
     def get(self, ids: Iterable[str] | str, *, namespace: Namespace | str = ()) -> list[StoredDocument]:
         """Documents by id, in the order asked; unknown ids are left out."""

@@ -67,13 +67,13 @@ def find_files(
 ) -> Iterator[SourceFile]:
     """Walks a folder, or takes one file, in sorted order.
 
-    Hidden files and folders are left out, and so are files whose ending no reader knows; a file named directly is
-    always taken, as text when its ending says nothing.
+    Hidden files and folders are left out, and so are files whose ending no reader knows; a file named
+    directly is always taken, as text when its ending says nothing.
 
     Args:
         path: A file or a folder.
-        patterns: Shell patterns such as `*.py`; only files whose name matches one are taken, as text when their
-            ending says nothing.
+        patterns: Shell patterns such as `*.py`; only files whose name matches one are taken, as text when
+            their ending says nothing.
         leave_out: A folder that is not walked (the memory itself).
 
     Raises:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import warnings
+from typing import Any
 
-from mllm_plugin.errors import MissingDependencyError
+from mllm_plugin.errors import InvalidDocumentError, MissingDependencyError
 
 _UNSEEN = ["head", "script", "style", "noscript", "template", "svg"]
 _PARAGRAPHS = [
@@ -49,9 +51,12 @@ def html_text(data: bytes, encoding: str | None = None) -> str:
         encoding: Overrides what the page declares.
 
     Raises:
+        InvalidDocumentError: Binary data.
         MissingDependencyError: beautifulsoup4 is not installed.
     """
-    soup = _parse(data, encoding)
+    if b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InvalidDocumentError(f"binary file (NUL byte at {data.index(0)})")
+    soup = _parsed(data, encoding)
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
     for tag in soup(_UNSEEN):
         tag.decompose()
@@ -68,7 +73,7 @@ def html_text(data: bytes, encoding: str | None = None) -> str:
     return f"{title}\n\n{body}" if title and not body.startswith(title) else body
 
 
-def _parse(data: bytes, encoding: str | None):  # noqa: ANN202 - bs4 is imported late
+def _parsed(data: bytes, encoding: str | None) -> Any:
     try:
         from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
     except ImportError as error:

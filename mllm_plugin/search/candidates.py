@@ -97,24 +97,59 @@ def walk(
     return _leaves(view, queries, frontiers, most, allowed, scored)
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a scan knows of every chunk that may be returned, for one query; rows as in `ids`."""
+
+    ids: NDArray[np.int64]
+    cosine: NDArray[np.float32]
+    lexical: NDArray[np.float64]
+
+
+def evidence(
+    view: View, image: Image, queries: Sequence[Query], allowed: Allowed | None
+) -> tuple[list[NDArray[np.bool_]], list[Evidence]]:
+    """Compares every chunk of the image with the queries; also tells which rows of each part are kept."""
+    keep = [_admitted(part.live, part.ids, allowed) for part in image.parts]
+    ids = _joined([part.ids[rows] for part, rows in zip(image.parts, keep, strict=True)], np.int64)
+    cosines = [_cosines(view, queries, part.vectors[:, None]) for part in image.parts]
+    found = []
+    for place, query in enumerate(queries):
+        terms = view.weigh(query)[0]
+        cosine = _joined([part[place][rows] for part, rows in zip(cosines, keep, strict=True)])
+        lexical = _joined(
+            [
+                part.lexical(terms, view.lexical)[rows]
+                for part, rows in zip(image.parts, keep, strict=True)
+            ]
+        )
+        found.append(Evidence(ids, cosine, lexical))
+    return keep, found
+
+
 def scan(
     view: View, image: Image, queries: Sequence[Query], *, most: int, allowed: Allowed | None
 ) -> list[Candidates]:
-    """Compares every chunk of the image with the queries; exact in pooled cosine and lexical evidence."""
-    keep = [_admitted(part.live, part.ids, allowed) for part in image.parts]
-    terms = [view.weigh(query)[0] for query in queries]
-    cosines = [_cosines(view, queries, part.vectors[:, None]) for part in image.parts]
-    ids = _joined([part.ids[rows] for part, rows in zip(image.parts, keep, strict=True)], np.int64)
-    results = []
-    for place, weighed in enumerate(terms):
-        cosine = _joined([found[place][rows] for found, rows in zip(cosines, keep, strict=True)])
-        lexical = _joined(
-            [part.lexical(weighed, view.lexical)[rows] for part, rows in zip(image.parts, keep, strict=True)]
+    """The `most` best chunks of each query by exact pooled cosine and lexical evidence."""
+    keep, found = evidence(view, image, queries, allowed)
+    partial = view.hierarchy.leaf_ranker.partial
+    best = [best_rows(partial(one.cosine, one.lexical), one.ids, most) for one in found]
+    return chosen(image, keep, found, best)
+
+
+def chosen(
+    image: Image,
+    keep: Sequence[NDArray[np.bool_]],
+    found: Sequence[Evidence],
+    best: Sequence[NDArray[np.int64]],
+) -> list[Candidates]:
+    """Candidates from chosen rows of the evidence."""
+    return [
+        Candidates(
+            one.ids[rows], _gather(image, keep, rows), one.lexical[rows], len(rows) == len(one.ids), len(one.ids)
         )
-        best = best_rows(view.hierarchy.leaf_ranker.partial(cosine, lexical), ids, most)
-        vectors = _gather(image, keep, best, queries[place].vectors.shape[1])
-        results.append(Candidates(ids[best], vectors, lexical[best], len(best) == len(ids), len(ids)))
-    return results
+        for one, rows in zip(found, best, strict=True)
+    ]
 
 
 def best_rows(scores: NDArray[np.float64], ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -274,10 +309,10 @@ def _joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
 
 
 def _gather(
-    image: Image, keep: Sequence[NDArray[np.bool_]], rows: NDArray[np.int64], dim: int
+    image: Image, keep: Sequence[NDArray[np.bool_]], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Vectors [len(rows), d] of rows counted over the kept rows of all parts."""
-    vectors = np.empty((len(rows), dim), dtype=np.float32)
+    vectors = np.empty((len(rows), image.parts[0].vectors.shape[1]), dtype=np.float32)
     first = 0
     for part, mask in zip(image.parts, keep, strict=True):
         kept = np.flatnonzero(mask)

@@ -60,8 +60,8 @@ class Searcher:
     """Searches snapshots of one memory; shared by threads.
 
     Attributes:
-        profile: Of the last search in this thread: `timings` (seconds per stage) and `scored` (embeddings compared
-            with each query).
+        profile: Of the last search in this thread: `timings` (seconds per stage) and `scored` (embeddings
+            compared with each query).
     """
 
     def __init__(self, config: MemoryConfig, hierarchy: Hierarchy, dim: int) -> None:
@@ -98,7 +98,8 @@ class Searcher:
         timings = self.profile.__dict__.setdefault("timings", {})
         timings[name] = timings.get(name, 0.0) + time.perf_counter() - started
 
-    # -- one namespace -------------------------------------------------------------------------------------------
+    # -- one namespace
+    # -------------------------------------------------------------------------------------------
 
     def _search_one(
         self, view: View, queries: Sequence[Query], request: Request, allowed: Allowed | None
@@ -167,7 +168,8 @@ class Searcher:
         order = np.lexsort((found.ids, -scores))
         return [Ranked(*pair) for pair in zip(scores[order].tolist(), found.ids[order].tolist(), strict=True)]
 
-    # -- hits ----------------------------------------------------------------------------------------------------
+    # -- hits
+    # ----------------------------------------------------------------------------------------------------
 
     def _hits(self, view: View, query: Query, ranked: list[Ranked], request: Request) -> list[Hit]:
         places = self._first_places(view.tx, ranked, request)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import apsw
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.search.allowed import Allowed
-from mllm_plugin.search.candidates import Candidates, View, best_rows, scan
+from mllm_plugin.search.candidates import Candidates, View, best_rows, chosen, evidence
 from mllm_plugin.search.query import Query
 from mllm_plugin.store.codec import unpack_windows
 from mllm_plugin.store.image import Image
@@ -21,21 +22,15 @@ def exact_candidates(
     view: View, image: Image, queries: Sequence[Query], *, most: int, allowed: Allowed | None
 ) -> list[Candidates]:
     """The `most` best chunks of each query by their full score."""
-    everything = scan(view, image, queries, most=view.row.live_chunks, allowed=allowed)
-    ids = np.sort(everything[0].ids)
-    windows = _best_windows(view.tx, ids, queries)
-    results = []
-    for query, found, window in zip(queries, everything, windows, strict=True):
-        cosine = (found.vectors @ query.vectors.T).max(axis=1).astype(np.float64)
-        window = window[np.searchsorted(ids, found.ids)]
-        window = np.where(np.isnan(window), cosine, window)
-        best = best_rows(view.hierarchy.leaf_ranker.score(cosine, window, found.lexical), found.ids, most)
-        results.append(
-            Candidates(
-                found.ids[best], found.vectors[best], found.lexical[best], len(best) == len(ids), len(ids)
-            )
-        )
-    return results
+    keep, found = evidence(view, image, queries, allowed)
+    ids = np.sort(found[0].ids)
+    rows = np.searchsorted(ids, found[0].ids)
+    best = []
+    for one, window in zip(found, _best_windows(view.tx, ids, queries), strict=True):
+        cosine = one.cosine.astype(np.float64)
+        window = np.where(np.isnan(window[rows]), cosine, window[rows])
+        best.append(best_rows(view.hierarchy.leaf_ranker.score(cosine, window, one.lexical), one.ids, most))
+    return chosen(image, keep, found, best)
 
 
 def _best_windows(
@@ -43,11 +38,12 @@ def _best_windows(
 ) -> list[NDArray[np.float64]]:
     """Best window cosine of every chunk [n] for each query; NaN where a chunk has no windows."""
     best = [np.full(len(ids), np.nan) for _ in queries]
-    dim = queries[0].vectors.shape[1]
-    for rows, stacked, starts in _window_blocks(tx, ids, dim):
-        for place, query in enumerate(queries):
-            scores = (stacked @ query.vectors.T).max(axis=1)
-            best[place][rows] = np.maximum.reduceat(scores, starts)
+    vectors = np.concatenate([query.vectors for query in queries])
+    firsts = np.cumsum([0, *(len(query.vectors) for query in queries)])
+    for rows, stacked, starts in _window_blocks(tx, ids, vectors.shape[1]):
+        scores = np.maximum.reduceat(stacked @ vectors.T, starts, axis=0)
+        for place, (first, last) in enumerate(pairwise(firsts)):
+            best[place][rows] = scores[:, first:last].max(axis=1)
     return best
 
 

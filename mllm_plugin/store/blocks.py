@@ -1,7 +1,7 @@
 """Decoded embedding chunks in memory: bounded, shared by threads, never stale.
 
-A block is named by its node and the write that last changed it; the parent's block carries that number, so a walk
-that starts at the root of its snapshot finds exactly the blocks of that snapshot.
+A block is named by its node and the write that last changed it; the parent's block carries that number, so a
+walk that starts at the root of its snapshot finds exactly the blocks of that snapshot.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Embeddings of texts that are not stored yet, on disk, so that an interrupted build need not repeat them.
 
-Bytes in and bytes out: nothing is ever pickled or unpickled (CVE-2025-69872). Entries go when their text is stored
-or removed; deleting the folder costs time and nothing else.
+Bytes in and bytes out: nothing is ever pickled or unpickled (CVE-2025-69872). Entries go when their text is
+stored or removed; deleting the folder costs time and nothing else.
 """
 
 from __future__ import annotations

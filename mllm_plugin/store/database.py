@@ -34,8 +34,8 @@ _T = TypeVar("_T")
 class Database:
     """Opens or creates the file.
 
-    One writer at a time (`BEGIN IMMEDIATE`, waiting up to `timeout` seconds), any number of readers, each with a
-    consistent snapshot. Threads share it; so do processes.
+    One writer at a time (`BEGIN IMMEDIATE`, waiting up to `timeout` seconds), any number of readers, each
+    with a consistent snapshot. Threads share it; so do processes.
 
     Args:
         folder: The memory's folder.
@@ -74,7 +74,8 @@ class Database:
         else:
             self._check_format()
 
-    # -- transactions --------------------------------------------------------------------------------------------
+    # -- transactions
+    # --------------------------------------------------------------------------------------------
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
@@ -167,7 +168,8 @@ class Database:
         if self._closed:
             raise ClosedError(f"the memory at {self.folder} is closed; open it again with MemoryIndex.open")
 
-    # -- connections ---------------------------------------------------------------------------------------------
+    # -- connections
+    # ---------------------------------------------------------------------------------------------
 
     def _connect(self, path: Path | str, flags: int) -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=flags, vfs=self._vfs)
@@ -215,7 +217,8 @@ class Database:
             self._writer = connection
         return self._writer
 
-    # -- the file ------------------------------------------------------------------------------------------------
+    # -- the file
+    # ------------------------------------------------------------------------------------------------
 
     def _create(self, create: bool) -> None:
         if not create or self.read_only:
@@ -260,7 +263,8 @@ class Database:
                 f"upgrade mllm-plugin"
             )
 
-    # -- errors --------------------------------------------------------------------------------------------------
+    # -- errors
+    # --------------------------------------------------------------------------------------------------
 
     def _busy(self) -> StoreBusyError:
         return StoreBusyError(

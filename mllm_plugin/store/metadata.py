@@ -1,9 +1,9 @@
 """Metadata: checked, flattened into postings, and filters over them compiled to SQL.
 
-A filter is a dictionary as in LangGraph, Chroma or MongoDB: `{"year": {"$gte": 2020}, "lang": "en"}`. Operators:
-$eq $ne $gt $gte $lt $lte $in $nin $exists $contains, and $and $or $not. Several entries mean "and". A list in the
-metadata matches when any of its elements does; keys of nested objects are joined by dots. $ne, $nin and $not match
-documents without the key too. `None` equals a null and a missing key.
+A filter is a dictionary as in LangGraph, Chroma or MongoDB: `{"year": {"$gte": 2020}, "lang": "en"}`.
+Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains, and $and $or $not. Several entries mean
+"and". A list in the metadata matches when any of its elements does; keys of nested objects are joined by
+dots. $ne, $nin and $not match documents without the key too. `None` equals a null and a missing key.
 """
 
 from __future__ import annotations

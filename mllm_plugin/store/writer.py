@@ -169,7 +169,8 @@ class NamespaceWriter:
             (self._id,),
         )
 
-    # -- rows ----------------------------------------------------------------------------------------------------
+    # -- rows
+    # ----------------------------------------------------------------------------------------------------
 
     def _insert_rows(self, item: PreparedDocument) -> list[int]:
         document = item.document
@@ -221,7 +222,8 @@ class NamespaceWriter:
             rows,
         )
 
-    # -- chunks --------------------------------------------------------------------------------------------------
+    # -- chunks
+    # --------------------------------------------------------------------------------------------------
 
     def _homes(self, rowids: Iterable[int]) -> dict[int, list[int]]:
         """Chunk ids of documents by the node that holds them."""

@@ -21,8 +21,8 @@ def read_chroma(folder: Path, columns: Columns) -> Source:
         NotFoundError: There is no such collection.
     """
     try:
-        import chromadb
-        from chromadb.config import Settings
+        import chromadb  # pyright: ignore[reportMissingImports]
+        from chromadb.config import Settings  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDependencyError("a Chroma folder needs its client: pip install chromadb") from error
     client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
@@ -49,7 +49,7 @@ def _rows(collection: Any, skipped: list[str]) -> Iterator[Record]:
 
 
 def _embedding_function(collection: Any) -> str:
-    """What the collection says; it need not be true, since anybody may have passed vectors of another model."""
+    """What the collection says; it need not be true: anybody may have passed vectors of another model."""
     function = (collection.configuration_json or {}).get("embedding_function") or {}
     name = function.get("name", "")
     model = (function.get("config") or {}).get("model_name", "")

@@ -27,7 +27,7 @@ def read_lance(folder: Path, columns: Columns) -> Source:
         NotFoundError: There is no such table or column.
     """
     try:
-        import lancedb
+        import lancedb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDependencyError("a LanceDB folder needs its client: pip install lancedb") from error
     names = sorted(path.stem for path in folder.glob("*.lance"))

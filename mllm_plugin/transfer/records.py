@@ -20,8 +20,8 @@ def to_record(item: Any, where: str) -> Record:
 
     Args:
         item: A record of `MemoryIndex.export`, or an object with an id (`id`, `_id`, `id_`), a text (`text`,
-            `page_content`, `content`, `document`) and perhaps an `embedding` or `vector`, `metadata`, `labels`,
-            `namespace`. Other entries become metadata.
+            `page_content`, `content`, `document`) and perhaps an `embedding` or `vector`, `metadata`,
+            `labels`, `namespace`. Other entries become metadata.
         where: Place to name in errors.
 
     Raises:

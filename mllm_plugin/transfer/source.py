@@ -53,7 +53,7 @@ class Source:
         return self
 
 
-def open_source(path: Path, columns: Columns = Columns()) -> Source:  # noqa: B008 - frozen
+def open_source(path: Path, columns: Columns = Columns()) -> Source:
     """Opens a JSON lines file, a Chroma folder or a LanceDB folder.
 
     Raises:
@@ -61,12 +61,12 @@ def open_source(path: Path, columns: Columns = Columns()) -> Source:  # noqa: B0
         InvalidInputError: It is neither of these, or the choice is ambiguous.
         MissingDependencyError: Its client library is not installed.
     """
-    if path.is_file():
+    if not path.exists():
+        raise NotFoundError(f"no file or folder {path}; check the path")
+    if not path.is_dir():
         from mllm_plugin.transfer.jsonl import read_jsonl
 
         return Source(read_jsonl(path)).peek()
-    if not path.exists():
-        raise NotFoundError(f"no file or folder {path}; check the path")
     if (path / "chroma.sqlite3").is_file():
         from mllm_plugin.transfer.chroma import read_chroma
 
@@ -76,8 +76,8 @@ def open_source(path: Path, columns: Columns = Columns()) -> Source:  # noqa: B0
 
         return read_lance(path, columns).peek()
     raise InvalidInputError(
-        f"{path} holds neither a Chroma database (chroma.sqlite3) nor LanceDB tables (*.lance); to read documents "
-        f"from a folder use: mllm index {path}"
+        f"{path} holds neither a Chroma database (chroma.sqlite3) nor LanceDB tables (*.lance); to read "
+        f"documents from a folder use: mllm index {path}"
     )
 
 

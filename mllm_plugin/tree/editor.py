@@ -1,9 +1,9 @@
 """Edits one tree: place, remove, mask; then split, merge, grow, shrink and refold exactly what changed.
 
-Every edit only marks nodes; `finish` restores the invariants from the lowest level up and refolds each dirty path
-once. Invariants: a group has at most `cap` children, the root at most `target`, and the level below the top has
-more than `target` embeddings, so the number of levels is O(log N). A node's embedding lies in its parent's
-embedding chunk; the root has none.
+Every edit only marks nodes; `finish` restores the invariants from the lowest level up and refolds each dirty
+path once. Invariants: a group has at most `cap` children, the root at most `target`, and the level below the
+top has more than `target` embeddings, so the number of levels is O(log N). A node's embedding lies in its
+parent's embedding chunk; the root has none.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class TreeEditor:
         self._homes: dict[int, int] = {}
         self.root_id = root_id
 
-    # -- edits ---------------------------------------------------------------------------------------------------
+    # -- edits
+    # ---------------------------------------------------------------------------------------------------
 
     def insert(self, chunks: Children) -> None:
         """Places each chunk in the node most similar to it; regroups all when most chunks are new."""
@@ -120,11 +121,8 @@ class TreeEditor:
 
     def finish(self) -> int | None:
         """Restores the invariants, refolds what changed, saves; returns the root's id."""
-        level = LEAF_LEVEL
-        while self.root_id is not None and level < self._node(self.root_id).level:
-            self._dissolve_small(level)
-            self._split_large(level)
-            level += 1
+        while self._resize():
+            pass
         self._settle_root()
         self._refold()
         for node_id in sorted(self._dirty & self._nodes.keys()):
@@ -132,7 +130,8 @@ class TreeEditor:
         self._store.place_chunks(self._homes)
         return self.root_id
 
-    # -- nodes ---------------------------------------------------------------------------------------------------
+    # -- nodes
+    # ---------------------------------------------------------------------------------------------------
 
     def _node(self, node_id: int) -> Node:
         if node_id not in self._nodes:
@@ -177,7 +176,8 @@ class TreeEditor:
                 pending.extend(node.children.ids.tolist())
             yield node
 
-    # -- placement -----------------------------------------------------------------------------------------------
+    # -- placement
+    # -----------------------------------------------------------------------------------------------
 
     def _nearest_homes(self, directions: NDArray[np.float32], level: int = LEAF_LEVEL) -> NDArray[np.int64]:
         """The node of `level` nearest to each vector [n], found by a narrow walk."""
@@ -223,14 +223,26 @@ class TreeEditor:
     def _folded(self, node: Node) -> NDArray[np.float16]:
         return self._fold(node.level, node.children.vectors, node.children.live > 0)
 
-    # -- invariants ----------------------------------------------------------------------------------------------
+    # -- invariants
+    # ----------------------------------------------------------------------------------------------
 
     def _dirty_at(self, level: int) -> list[Node]:
         nodes = [self._nodes[node_id] for node_id in sorted(self._dirty) if node_id in self._nodes]
         return [node for node in nodes if node.level == level and node.node_id != self.root_id]
 
-    def _dissolve_small(self, level: int) -> None:
-        """Moves the children of small groups to the most similar sibling of their node."""
+    def _resize(self) -> bool:
+        """One pass from the lowest level up; True when nodes found new siblings, so that another pass may help."""
+        moved = False
+        level = LEAF_LEVEL
+        while self.root_id is not None and level < self._node(self.root_id).level:
+            moved |= self._dissolve_small(level)
+            self._split_large(level)
+            level += 1
+        return moved
+
+    def _dissolve_small(self, level: int) -> bool:
+        """Moves the children of small groups to the most similar sibling of their node; True when nodes moved."""
+        moved = False
         for node in self._dirty_at(level):
             parent = self._node(node.parent_id)  # type: ignore[arg-type]
             alone = len(parent.children) == 1
@@ -243,7 +255,11 @@ class TreeEditor:
                 for row in np.unique(best):
                     sibling = self._node(int(parent.children.ids[row]))
                     self._attach(sibling, node.children.take(np.flatnonzero(best == row)))
+                if level > LEAF_LEVEL:
+                    moved = True
+                    self._dirty.update(self._node(child).node_id for child in node.children.ids.tolist())
             self._delete(node.node_id)
+        return moved
 
     def _split_large(self, level: int) -> None:
         for node in self._dirty_at(level):

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mllm_plugin.chunking import split_text, word_offsets
+
+_UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
+_PROSE = st.lists(st.sampled_from(["Alpha beta.", "One two three four,", "你好。", "x\n", "\n\n", "e\u0301 é ß!", "👩‍👩‍👧"])).map(
+    " ".join
+)
+
+
+@settings(deadline=None)
+@given(text=_UNICODE | _PROSE, limit=st.integers(1, 12))
+def test_chunks_cover_every_token_in_order_within_the_limit(text, limit):
+    spans = split_text(text, limit)
+    covered = [offset for span in spans for offset in range(span.start, span.end)]
+    assert covered == sorted(set(covered))
+    for start, end in word_offsets(text):
+        assert set(range(start, end)) <= set(covered)
+    for span in spans:
+        piece = text[span.start : span.end]
+        assert piece == piece.strip()
+        assert 0 < len(word_offsets(piece)) <= limit or not len(word_offsets(text))
+
+
+def test_cuts_at_sentence_ends_into_even_parts():
+    text = "First sentence is here. Second one follows it. Third comes now. Fourth ends the text."
+    pieces = [text[span.start : span.end] for span in split_text(text, 12)]
+    assert pieces == [
+        "First sentence is here. Second one follows it.",
+        "Third comes now. Fourth ends the text.",
+    ]
+
+
+def test_without_sentences_it_cuts_between_words():
+    text = " ".join(f"w{number}" for number in range(50))
+    for span in split_text(text, 7):
+        assert text[span.start] == "w"
+        assert span.end == len(text) or text[span.end] == " "
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"], ids=["empty", "blank"])
+def test_blank_text_has_no_chunk(text):
+    assert split_text(text, 8) == []
+
+
+def test_a_long_line_is_tokenised_in_segments():
+    seen = []
+
+    def offsets(text):
+        seen.append(len(text))
+        return word_offsets(text)
+
+    text = "word " * 60_000
+    spans = split_text(text, 100, offsets)
+    assert max(seen) <= 100_000
+    assert sum(len(word_offsets(text[span.start : span.end])) for span in spans) == 60_000

@@ -1,0 +1,144 @@
+"""Compiled filters against a plain Python reading of their definition."""
+
+from __future__ import annotations
+
+import operator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mllm_plugin import Document, FilterError, MemoryIndex
+
+_LONG = "long " * 60
+_KEYS = ["year", "lang", "tags", "deep.key", "flag", "none"]
+_VALUES = st.sampled_from([0, 1, 1.5, 2024, True, False, "en", "de", "e", "a", "b", _LONG, None])
+_ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
+
+_DOCUMENTS = [
+    {},
+    {"year": 2024, "lang": "en", "tags": ["a", "b"]},
+    {"year": 1, "lang": "de", "flag": True, "none": None},
+    {"year": 1.5, "tags": [], "deep": {"key": "en"}},
+    {"year": True, "lang": "a", "tags": ["b", 1], "flag": False},
+    {"year": "2024", "lang": _LONG, "deep": {"key": [0, {"more": 1}]}},
+    {"lang": _LONG + "x", "flag": 1, "tags": [_LONG]},
+]
+
+
+def _values(metadata: dict, key: str) -> list:
+    found = metadata
+    for part in key.split("."):
+        if isinstance(found, list):
+            found = next((one for one in found if isinstance(one, dict)), {})
+        found = found.get(part, []) if isinstance(found, dict) else []
+    flat = found if isinstance(found, list) else [found]
+    return [one for one in flat if not isinstance(one, dict)]
+
+
+def _same(left, right) -> bool:
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def matches(metadata: dict, condition: dict) -> bool:
+    """The definition of a filter, as docs/how-to.md gives it."""
+    for key, wanted in condition.items():
+        if key == "$and":
+            found = all(matches(metadata, part) for part in wanted)
+        elif key == "$or":
+            found = any(matches(metadata, part) for part in wanted)
+        elif key == "$not":
+            found = not matches(metadata, wanted)
+        else:
+            conditions = wanted if isinstance(wanted, dict) else {"$eq": wanted}
+            found = all(_holds(_values(metadata, key), name, operand) for name, operand in conditions.items())
+        if not found:
+            return False
+    return True
+
+
+def _holds(values: list, name: str, operand) -> bool:
+    if name == "$eq":
+        return any(_same(value, operand) for value in values) or (operand is None and not values)
+    if name == "$ne":
+        return not _holds(values, "$eq", operand)
+    if name == "$in":
+        return any(_holds(values, "$eq", one) for one in operand)
+    if name == "$nin":
+        return not _holds(values, "$in", operand)
+    if name == "$exists":
+        return bool(values) == operand
+    if name == "$contains":
+        if isinstance(operand, str):
+            return any(isinstance(value, str) and operand in value for value in values)
+        return _holds(values, "$eq", operand)
+    kinds = str if isinstance(operand, str) else (int, float)
+    fit = [value for value in values if isinstance(value, kinds) and not isinstance(value, bool)]
+    return any(_ORDER[name](value, operand) for value in fit)
+
+
+_NUMBERS_AND_STRINGS = _VALUES.filter(lambda value: value is not None and not isinstance(value, bool))
+_OPERATIONS = st.one_of(
+    st.tuples(st.sampled_from(["$eq", "$ne", "$contains"]), _VALUES),
+    st.tuples(st.sampled_from(list(_ORDER)), _NUMBERS_AND_STRINGS),
+    st.tuples(st.sampled_from(["$in", "$nin"]), st.lists(_VALUES, max_size=3)),
+    st.tuples(st.just("$exists"), st.booleans()),
+).map(lambda pair: dict([pair]))
+_LEAVES = st.dictionaries(st.sampled_from(_KEYS), _OPERATIONS | _VALUES, min_size=1, max_size=2)
+_FILTERS = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: {"$and": parts}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: {"$or": parts}),
+        inner.map(lambda part: {"$not": part}),
+    ),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    from toy import ToyEncoder
+
+    folder = tmp_path_factory.mktemp("filters")
+    with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
+        memory.add([Document(f"text {n}", id=str(n), metadata=one) for n, one in enumerate(_DOCUMENTS)])
+        yield memory
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(condition=_FILTERS)
+def test_filters_mean_what_they_say(library, condition):
+    expected = [str(n) for n, one in enumerate(_DOCUMENTS) if matches(one, condition)]
+    assert [one.id for one in library.documents(filter=condition)] == expected
+    found = {hit.document_id for hit in library.search("text", k=50, filter=condition)}
+    assert found == set(expected)
+
+
+def test_thousands_of_values_are_one_lookup(library):
+    many = [f"value{number}" for number in range(20_000)]
+    assert [one.id for one in library.documents(filter={"lang": {"$in": [*many, "en"]}})] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"year": {"$near": 1}},
+        {"$xor": []},
+        {"$and": []},
+        {"$or": {"a": 1}},
+        {"$not": 3},
+        {"year": {"$gt": None}},
+        {"year": {"$gt": True}},
+        {"year": {"$in": "en"}},
+        {"year": {"$in": [[1]]}},
+        {"year": {"$exists": 1}},
+        {"tags": ["a"]},
+        {"year": float("nan")},
+        "year",
+    ],
+    ids=str,
+)
+def test_malformed_filters_are_refused(library, condition):
+    with pytest.raises(FilterError):
+        library.search("text", filter=condition)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mllm_plugin.config import LexicalConfig
+from mllm_plugin.lexical import QueryTerms, TermCounts, term_hash, terms_of
+from mllm_plugin.search.candidates import score_terms
+
+_TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh")).map(" ".join), max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("PyErr_SetString(E0277)!", ["pyerr_setstring", "e0277"]),
+        ("Straße ＦＵＬＬ", ["strasse", "full"]),
+        ("你好 world", ["你", "好", "world"]),
+        ("日本語Python入門", ["日", "本", "語", "python", "入", "門"]),
+        ("--- ...", []),
+    ],
+    ids=["identifiers", "folding", "chinese", "mixed-scripts", "punctuation"],
+)
+def test_terms(text, terms):
+    assert terms_of(text) == terms
+
+
+@given(texts=_TEXTS)
+def test_counts_survive_bytes_and_selection(texts):
+    counts = TermCounts.of(texts)
+    back = TermCounts.from_bytes(counts.to_bytes(), len(texts))
+    order = np.arange(len(texts))[::-1]
+    assert back.take(order).to_bytes() == TermCounts.of(texts[::-1]).to_bytes()
+    assert TermCounts.concat([counts, TermCounts.of(["a"])]).to_bytes() == TermCounts.of([*texts, "a"]).to_bytes()
+
+
+@given(texts=_TEXTS.filter(bool), query=st.lists(st.sampled_from("abcdxyz"), min_size=1).map(" ".join))
+def test_score_is_bm25_with_squared_idf_over_its_bound(texts, query):
+    config = LexicalConfig()
+    rows = [Counter(text.split()) for text in texts]
+    frequencies = {term_hash(term): sum(term in row for row in rows) for term in "abcdefghxyz"}
+    length = sum(len(text.split()) for text in texts)
+    terms = QueryTerms.of(query, frequencies, len(texts), length)
+
+    def reference(row: Counter) -> float:
+        top = bound = 0.0
+        for term in query.split():
+            df = frequencies[term_hash(term)]
+            idf = np.log1p((len(texts) - df + 0.5) / (df + 0.5))
+            norm = config.k1 * (1 - config.b + config.b * sum(row.values()) / max(length / len(texts), 1e-9))
+            top += idf**2 * (row[term] / (row[term] + norm) if row[term] else 0.0)
+            bound += idf**2
+        return top / bound
+
+    scores = terms.score(TermCounts.of(texts), config) if length else np.zeros(len(texts))
+    assert np.allclose(scores, [reference(row) for row in rows] if length else 0.0)
+    assert ((scores >= 0) & (scores < 1)).all()
+    if length:
+        other = QueryTerms.of("a x", frequencies, len(texts), length)
+        assert np.array_equal(score_terms(TermCounts.of(texts), [terms, other], config)[0], scores)
