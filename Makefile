@@ -15,7 +15,7 @@ test: $(READY) lint
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 $(READY): pyproject.toml constraints.txt

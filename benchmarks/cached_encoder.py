@@ -1,4 +1,4 @@
-"""An encoder that never embeds a text twice: benchmark runs share one file of vectors, outside the repository."""
+"""An encoder that never embeds a text twice: runs share one file of vectors, outside the repository."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def machine() -> str:
     """One line that says where the figures come from."""
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
+    python = platform.python_version()
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {python}, numpy {np.__version__}"
 
 
 def cached_encoder(cache: Path) -> CachedEncoder:

@@ -36,7 +36,7 @@ _GRID = list(product((1.0, 2.0), ((1.2, 0.75), (0.6, 0.3), (0.3, 0.3)), (0.5, 1.
 
 @dataclass(frozen=True)
 class Evidence:
-    """A query's candidates: evidence per chunk [n], counts of the query's terms [n, q], document ids, relevance."""
+    """A query's candidates: evidence per chunk [n], counts of its terms [n, q], documents, relevance."""
 
     cosine: NDArray[np.float64]
     window: NDArray[np.float64]
@@ -173,7 +173,7 @@ def main() -> None:
 
 
 def print_calibration(evidence: dict[str, tuple[list[Evidence], list[Evidence], float]]) -> None:
-    """Fits relevance over the ten best chunks of every natural question, set by set, with the default formula."""
+    """Fits relevance over the ten best chunks of every natural question, set by set, default formula."""
     fits = []
     for name, (natural, _, mean_length) in evidence.items():
         scores, labels = [], []

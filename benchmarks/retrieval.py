@@ -70,7 +70,7 @@ def cosine_run(memory: MemoryIndex, chunks: Chunks, queries: dict[str, str]) -> 
 
 
 def bm25_run(chunks: Chunks, queries: dict[str, str]) -> Run:
-    """BM25 of the library bm25s over the same chunks (its defaults: Lucene's variant, English stop words, no stemming)."""
+    """BM25 of the library bm25s over the same chunks, its defaults: Lucene's variant, English stop words."""
     import bm25s
 
     index = bm25s.BM25()
@@ -183,7 +183,8 @@ def main() -> None:
             )
             everything = read_chunks(crowded)
             asked, owners = identifier_questions(everything)
-            title = f"{name} + {len(everything.texts) - len(chunks.texts)} distractor chunks: identifier questions"
+            more = len(everything.texts) - len(chunks.texts)
+            title = f"{name} + {more} distractor chunks: identifier questions"
             compare(title, modes(crowded, asked) | rivals(crowded, everything, asked), owners)
 
 

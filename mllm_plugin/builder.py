@@ -1,4 +1,4 @@
-"""Bulk building: streams documents in batches, resumes after an interruption, groups the tree once at the end."""
+"""Bulk building: streams documents in batches, can be resumed, groups the tree once at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import islice
 
 from tqdm import tqdm
 
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import AddReport, BuildReport, Document, Namespace
@@ -36,6 +37,8 @@ class IndexBuilder:
         namespace: Namespace | str = (),
         split: bool = True,
     ) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InvalidInputError(f"batch_size must be an int of at least 1, got {batch_size!r}")
         self._memory, self._batch_size, self._progress = memory, batch_size, progress
         self._namespace, self._split = check_namespace(namespace), split
 
@@ -48,6 +51,8 @@ class IndexBuilder:
         Returns:
             What was done and how long it took.
         """
+        if isinstance(documents, Document | str | bytes) or not isinstance(documents, Iterable):
+            raise InvalidTypeError(f"expected an iterable of Document, got {type(documents).__name__}")
         started = time.perf_counter()
         reports = list(self._batches(documents))
         self._memory.regroup(self._namespace, force=False)

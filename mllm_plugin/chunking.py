@@ -89,7 +89,7 @@ def _split_segment(text: str, segment: Span, offsets: NDArray[np.int64], limit: 
 
 
 def _cut_token(text: str, starts: list[int], boundaries: list[list[int]], first: int, limit: int) -> int:
-    """Index of the token that opens the next chunk: near an even share, at a sentence's end, a line's, a word's."""
+    """Index of the token that opens the next chunk: near an even share, after a sentence, line or word."""
     remaining = len(starts) - first
     if remaining <= limit:
         return len(starts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders.text import token_limit, token_offsets
-from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
+from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.search.query import as_vectors
+from mllm_plugin.search.query import as_vectors, listed
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import pack_windows
 from mllm_plugin.store.database import Database
@@ -28,6 +28,7 @@ from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace
 
+_MOST_ATTEMPTS = 10
 Embedding = tuple[NDArray[np.float16], bytes]  # pooled [d], packed windows
 
 
@@ -37,6 +38,10 @@ class Piece:
 
     text: str
     text_hash: bytes
+
+
+class _StaleError(Exception):
+    """Another writer changed a document between the look and the write."""
 
 
 class Ingest:
@@ -63,18 +68,28 @@ class Ingest:
         provisional: bool = False,
     ) -> AddReport:
         """Checks, cuts and embeds what is new or changed, and writes all of it or nothing."""
+        self._database.check_writable()
         documents = check_documents(documents)
+        if embeddings is not None:
+            embeddings = listed("embeddings", embeddings)
         if embeddings is not None and len(embeddings) != len(documents):
             raise InvalidInputError(
                 f"expected {len(documents)} embeddings, one per document, got {len(embeddings)}"
             )
-        changed = self._changed(documents, namespace, split, embeddings)
-        if embeddings is None:
+        if embeddings is not None:
+            pairs = zip(documents, embeddings, strict=True)
+            prepared = [self._prepared_with(document, vector, split) for document, vector in pairs]
+            return self.write(documents, prepared, namespace, encoded=0, provisional=provisional)
+        for _ in range(_MOST_ATTEMPTS):
+            changed = self._changed(documents, namespace, split)
             prepared, encoded = self.prepare(changed, namespace, split)
-        else:
-            given = {document.id: vector for document, vector in zip(documents, embeddings, strict=True)}
-            prepared, encoded = [self._prepared_with(doc, given[doc.id], split) for doc in changed], 0
-        return self.write(documents, prepared, namespace, encoded=encoded, provisional=provisional)
+            try:
+                return self.write(
+                    documents, prepared, namespace, encoded=encoded, split=split, provisional=provisional
+                )
+            except _StaleError:
+                continue
+        raise StoreBusyError("other writers kept changing these documents; nothing was written, try again")
 
     def write(
         self,
@@ -83,6 +98,7 @@ class Ingest:
         namespace: Namespace,
         *,
         encoded: int,
+        split: bool = True,
         provisional: bool = False,
     ) -> AddReport:
         """Writes prepared documents, and new metadata of the others, in one transaction."""
@@ -104,34 +120,27 @@ class Ingest:
                         item = item.with_masks(state.masks)
                     inserts.append(item)
                     added, updated = added + (state is None), updated + (state is not None)
-                elif state is None:
-                    raise InvalidDocumentError(
-                        f"document {document.id!r} was removed by another writer during this call; add it again"
-                    )
-                elif _same_fields(state, document):
+                elif not _same_text(state, document, split):
+                    raise _StaleError
+                elif state is None or _same_fields(state, document):
                     unchanged += 1
                 else:
                     writer.set_metadata(state.rowid, document)
                     updated += 1
             if unchanged < len(documents):
-                dropped = _chunk_hashes(tx, replaced)
                 writer.remove(replaced)
                 chunks = writer.add(inserts, provisional=provisional)
                 writer.finish()
-        if self._cache is not None and unchanged < len(documents):
-            self._cache.drop([*dropped, *(name for item in prepared for name in item.chunk_hashes)])
+        if self._cache is not None and prepared:
+            self._cache.drop(name for item in prepared for name in item.chunk_hashes)
         ids = tuple(document.id for document in documents)
         return AddReport(ids, added, updated, unchanged, chunks, encoded)
 
     # -- what changed
     # --------------------------------------------------------------------------------------------
 
-    def _changed(
-        self, documents: list[Document], namespace: Namespace, split: bool, embeddings: Sequence[Any] | None
-    ) -> list[Document]:
+    def _changed(self, documents: list[Document], namespace: Namespace, split: bool) -> list[Document]:
         """Documents whose chunks must be written: new ones, and those whose text or splitting changed."""
-        if embeddings is not None:
-            return documents
         with self._database.read() as tx:
             row = find_namespace(tx, namespace)
             if row is None:
@@ -177,8 +186,8 @@ class Ingest:
         spans = whole_text(document.text) if len(vectors) == 1 else self._cut(document, split)
         if len(spans) != len(vectors):
             raise InvalidInputError(
-                f"document {document.id!r} has {len(spans)} chunks but {len(vectors)} embeddings; pass one embedding "
-                f"per document (it is then one chunk)"
+                f"document {document.id!r} has {len(spans)} chunks but {len(vectors)} embeddings; pass one "
+                f"embedding per document (it is then one chunk)"
             )
         return PreparedDocument(
             document, document_hash(document.text, split), split, spans, vectors, None, [None] * len(spans)
@@ -208,14 +217,27 @@ class Ingest:
         result = self._encoder.encode_documents([text for _, text in missing])
         pooled, windows = result if isinstance(result, tuple) else (result, None)
         vectors = as_vectors(pooled, self._encoder.dim).astype(np.float16)
-        if windows is None or not self._config.level0:
-            packed = [b""] * len(missing)
-        else:
-            packed = [pack_windows(np.asarray(found, dtype=np.float32)) for found in windows]
+        if len(vectors) != len(missing):
+            raise InvalidInputError(f"the encoder returned {len(vectors)} vectors for {len(missing)} texts")
+        packed = [b""] * len(missing)
+        if windows is not None and self._config.level0:
+            if len(windows) != len(missing):
+                raise InvalidInputError(
+                    f"the encoder returned windows of {len(windows)} for {len(missing)} texts"
+                )
+            packed = [pack_windows(self._checked_windows(found)) for found in windows]
         hashes = [text_hash for text_hash, _ in missing]
         if self._cache is not None:
             self._cache.put(zip(hashes, vectors, packed, strict=True))
         return dict(zip(hashes, zip(vectors, packed, strict=True), strict=True))
+
+    def _checked_windows(self, windows: Any) -> NDArray[np.float32]:
+        array = np.asarray(windows, dtype=np.float32)
+        if array.ndim != 2 or array.shape[1] != self._encoder.dim or not np.isfinite(array).all():
+            raise InvalidInputError(
+                f"the encoder returned windows of shape {array.shape}, expected finite [w, {self._encoder.dim}]"
+            )
+        return array
 
     def _stored(self, tx: apsw.Connection, text_hash: bytes) -> Embedding | None:
         row = tx.execute(
@@ -237,7 +259,7 @@ def check_documents(documents: Iterable[Document]) -> list[Document]:
         InvalidTypeError: Something is no `Document`, or a field has the wrong type.
         InvalidDocumentError: Empty text, a lone surrogate, a repeated id, or metadata that is no JSON.
     """
-    if isinstance(documents, Document | str | bytes | dict) or not isinstance(documents, Iterable):
+    if isinstance(documents, Document | str | bytes | Mapping) or not isinstance(documents, Iterable):
         raise InvalidTypeError(f"expected a list of Document, got {type(documents).__name__}")
     checked: list[Document] = []
     seen: set[str] = set()
@@ -255,9 +277,8 @@ def _check_document(document: Any, place: int) -> None:
         raise InvalidTypeError(f"item {place}: expected a Document, got {type(document).__name__}")
     if not isinstance(document.text, str) or not isinstance(document.id, str):
         raise InvalidTypeError(f"document {document.id!r}: id and text must be strings")
-    if isinstance(document.labels, str) or not all(
-        isinstance(label, str) and label for label in document.labels
-    ):
+    labels = document.labels
+    if not isinstance(labels, tuple | list) or not all(isinstance(one, str) and one for one in labels):
         raise InvalidTypeError(f"document {document.id!r}: labels must be a tuple of non-empty strings")
     if not document.id:
         raise InvalidDocumentError(f"item {place}: the id is empty")
@@ -272,9 +293,13 @@ def _check_document(document: Any, place: int) -> None:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidDocumentError(
-                f"document {document.id!r}: its {name} holds a lone surrogate at character {error.start}, which is no "
-                f"valid Unicode; decode the source with errors='replace'"
+                f"document {document.id!r}: its {name} holds a lone surrogate at character {error.start}, which "
+                f"is no valid Unicode; decode the source with errors='replace'"
             ) from None
+    if not isinstance(document.metadata, Mapping):
+        raise InvalidDocumentError(
+            f"document {document.id!r}: metadata must be a dict, got {document.metadata!r}"
+        )
     metadata_json(document.metadata)
 
 
@@ -292,11 +317,3 @@ def _same_text(state: DocumentState | None, document: Document, split: bool) -> 
 def _same_fields(state: DocumentState, document: Document) -> bool:
     labels = tuple(sorted(set(document.labels)))
     return state.metadata == metadata_json(document.metadata) and state.labels == labels
-
-
-def _chunk_hashes(tx: apsw.Connection, rowids: Sequence[int]) -> list[bytes]:
-    found = []
-    for rowid in rowids:
-        rows = tx.execute("SELECT text_hash FROM chunks WHERE document_rowid = ?", (rowid,))
-        found += [text_hash for (text_hash,) in rows if text_hash is not None]
-    return found

@@ -153,7 +153,7 @@ class QueryTerms:
     def saturate(
         self, counts: NDArray[np.uint8], lengths: NDArray[np.uint32], config: LexicalConfig
     ) -> NDArray[np.float64]:
-        """The term-frequency part of BM25 over its limit, in [0, 1): counts [e], lengths of their texts [e]."""
+        """The term-frequency part of BM25 over its limit, in [0, 1): counts and text lengths [e]."""
         count = counts.astype(np.float64)
         norm = config.k1 * (1 - config.b + config.b * lengths / self.mean_length)
         return count / (count + norm)
@@ -168,4 +168,4 @@ class QueryTerms:
         parts = self.weights[place[entries]] * self.saturate(
             terms.counts[entries], terms.lengths[rows], config
         )
-        return np.bincount(rows, weights=parts, minlength=len(terms.sizes))
+        return np.bincount(rows, weights=parts, minlength=len(terms.sizes)).astype(np.float64)

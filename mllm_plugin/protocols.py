@@ -27,7 +27,7 @@ class TextEncoder(Protocol):
     fingerprint: str
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[Vectors, list[Vectors] | None]:
-        """Returns pooled embeddings [n, d] and, where the encoder has token states, windows [w, d] per text."""
+        """Returns pooled embeddings [n, d] and, where it has token states, windows [w, d] per text."""
         ...
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:

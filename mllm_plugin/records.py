@@ -1,27 +1,28 @@
 """Documents with their vectors as JSON-ready records: how a memory moves without being embedded again.
 
-A record: {id, text, metadata, labels, masks, namespace, split} and, with vectors, `encoder` and `chunks`,
-each {start, end, embedding, windows}: the embedding a list of numbers, the windows base64 of the stored
-bytes.
+A record: {id, text, metadata, labels, masks, namespace, split} and, with vectors, `encoder` and `chunks`, each
+{start, end, embedding, windows}: the embedding a list of numbers, the windows base64 of the stored bytes.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import groupby, islice, pairwise
 from typing import Any
 
 import apsw
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mllm_plugin.chunking import Span
-from mllm_plugin.config import MemoryConfig
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.ingest import Ingest, check_documents, document_hash
-from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors
 from mllm_plugin.store.cache import hash_text
+from mllm_plugin.store.codec import unpack_windows
 from mllm_plugin.store.documents import read_documents
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.nodes import load_children
@@ -29,6 +30,34 @@ from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace
 
 _BATCH = 256
+_COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
+
+
+class ChunkRecord(BaseModel):
+    """A chunk of a record: character offsets, embedding [dim], packed windows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: int
+    end: int
+    embedding: list[float]
+    windows: str | None = None
+
+
+class Record(BaseModel):
+    """A document of an export; fields that are not known here are left aside."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    text: str
+    metadata: dict[str, Any] = {}
+    labels: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    namespace: str | tuple[str, ...] = ()
+    split: bool = True
+    encoder: str | None = None
+    chunks: tuple[ChunkRecord, ...] | None = None
 
 
 def export_records(
@@ -56,26 +85,42 @@ def export_records(
 
 
 def import_records(
-    ingest: Ingest, encoder: TextEncoder, records: Iterable[Mapping[str, Any]], config: MemoryConfig
+    ingest: Ingest, fingerprint: str, dim: int, records: Iterable[Mapping[str, Any]]
 ) -> AddReport:
-    """Adds records, a transaction for each run of up to 256 that go the same way."""
-    reports = [
-        _import_batch(ingest, encoder, batch, key, config)
-        for key, batch in _runs(records, encoder.fingerprint)
-    ]
-    return AddReport(
-        ids=tuple(name for report in reports for name in report.ids),
-        **{
-            name: sum(getattr(report, name) for report in reports)
-            for name in ("added", "updated", "unchanged", "chunks", "encoded")
-        },
-    )
+    """Adds records, a transaction for each run of up to 256 neighbours that go the same way.
+
+    Raises:
+        InvalidTypeError: `records` is no iterable of dictionaries.
+        InvalidInputError: A record is malformed; those of earlier transactions are kept.
+    """
+    if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+        raise InvalidTypeError(f"expected a list of records, got {type(records).__name__}")
+
+    def key(record: Record) -> tuple[Namespace, bool, bool]:
+        usable = bool(record.chunks) and record.encoder == fingerprint
+        return check_namespace(record.namespace), record.split, usable
+
+    reports = []
+    for (namespace, split, usable), run in groupby(map(_record, records), key):
+        while batch := list(islice(run, _BATCH)):
+            reports.append(_import_batch(ingest, batch, namespace, split, dim if usable else None))
+    totals = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
+    return AddReport(ids=tuple(name for report in reports for name in report.ids), **totals)
+
+
+def _record(data: Any) -> Record:
+    try:
+        return Record.model_validate(data, strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "record"
+        raise InvalidInputError(f"malformed record {str(data)[:60]!r}: {place}: {first['msg']}") from None
 
 
 def _chunks(tx: apsw.Connection, rowid: int, dim: int) -> Iterator[dict[str, Any]]:
     rows = tx.execute(
-        'SELECT c.chunk_id, c.start, c."end", c.node_id, w.data FROM chunks c LEFT JOIN windows w USING (chunk_id) '
-        "WHERE c.document_rowid = ? ORDER BY c.start",
+        'SELECT c.chunk_id, c.start, c."end", c.node_id, w.data '
+        "FROM chunks c LEFT JOIN windows w USING (chunk_id) WHERE c.document_rowid = ? ORDER BY c.start",
         (rowid,),
     )
     for chunk_id, start, end, node_id, windows in list(rows):
@@ -85,78 +130,61 @@ def _chunks(tx: apsw.Connection, rowid: int, dim: int) -> Iterator[dict[str, Any
         yield {"start": start, "end": end, "embedding": vector.astype(float).tolist(), "windows": packed}
 
 
-def _runs(
-    records: Iterable[Mapping[str, Any]], fingerprint: str
-) -> Iterator[tuple[tuple[Namespace, bool, bool], list[Mapping[str, Any]]]]:
-    """Batches of neighbours that share namespace, splitting, and whether their vectors can be used."""
-    from itertools import groupby
-
-    def key(record: Mapping[str, Any]) -> tuple[Namespace, bool, bool]:
-        if not isinstance(record, Mapping) or "text" not in record or "id" not in record:
-            raise InvalidInputError(f"a record needs 'id' and 'text', got {str(record)[:80]!r}")
-        namespace = check_namespace(tuple(record.get("namespace", ())))
-        return (
-            namespace,
-            bool(record.get("split", True)),
-            bool(record.get("chunks")) and record.get("encoder") == fingerprint,
-        )
-
-    for shared, run in groupby(records, key):
-        while batch := list(islice(run, _BATCH)):
-            yield shared, batch
-
-
 def _import_batch(
-    ingest: Ingest,
-    encoder: TextEncoder,
-    batch: list[Mapping[str, Any]],
-    key: tuple[Namespace, bool, bool],
-    config: MemoryConfig,
+    ingest: Ingest, batch: list[Record], namespace: Namespace, split: bool, dim: int | None
 ) -> AddReport:
-    namespace, split, usable = key
     documents = check_documents(
-        Document(
-            id=one["id"],
-            text=one["text"],
-            metadata=one.get("metadata", {}),
-            labels=tuple(one.get("labels", ())),
-        )
-        for one in batch
+        Document(id=one.id, text=one.text, metadata=one.metadata, labels=one.labels) for one in batch
     )
-    if usable:
-        prepared, encoded = (
-            [
-                _prepared(document, record, namespace, split, encoder.dim, config)
-                for document, record in zip(documents, batch, strict=True)
-            ],
-            0,
-        )
-    else:
+    check_documents(
+        Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
+    )
+    if dim is None:
         prepared, encoded = ingest.prepare(documents, namespace, split)
-    masks = {one["id"]: tuple(one.get("masks", ())) for one in batch}
+    else:
+        pairs = zip(documents, batch, strict=True)
+        prepared, encoded = [_prepared(document, one, namespace, dim) for document, one in pairs], 0
+    masks = {one.id: one.masks for one in batch}
     prepared = [item.with_masks(masks[item.document.id]) for item in prepared]
     return ingest.write(documents, prepared, namespace, encoded=encoded)
 
 
-def _prepared(
-    document: Document,
-    record: Mapping[str, Any],
-    namespace: Namespace,
-    split: bool,
-    dim: int,
-    config: MemoryConfig,
-) -> PreparedDocument:
-    chunks = record["chunks"]
-    spans = [Span(int(chunk["start"]), int(chunk["end"])) for chunk in chunks]
-    if any(not 0 <= span.start < span.end <= len(document.text) for span in spans):
-        raise InvalidInputError(f"record {document.id!r}: chunk offsets lie outside of its text")
-    windows = [base64.b64decode(chunk.get("windows") or "") for chunk in chunks]
+def _prepared(document: Document, record: Record, namespace: Namespace, dim: int) -> PreparedDocument:
+    chunks = sorted(record.chunks or (), key=lambda chunk: chunk.start)
+    spans = [Span(chunk.start, chunk.end) for chunk in chunks]
+    inside = all(0 <= span.start < span.end <= len(document.text) for span in spans)
+    if not inside or any(left.end > right.start for left, right in pairwise(spans)):
+        raise InvalidInputError(
+            f"record {document.id!r}: a chunk lies outside of the text or on another chunk"
+        )
+    windows = [_windows(chunk.windows, dim, document.id) for chunk in chunks]
     return PreparedDocument(
         document=document,
-        text_hash=document_hash(document.text, split),
-        split=split,
+        text_hash=document_hash(document.text, record.split),
+        split=record.split,
         spans=spans,
-        pooled=as_vectors([chunk["embedding"] for chunk in chunks], dim).astype(np.float16),
-        windows=windows if config.level0 else None,
+        pooled=_stored_vectors([chunk.embedding for chunk in chunks], dim),
+        windows=windows,
         chunk_hashes=[hash_text(namespace, document.text[span.start : span.end]) for span in spans],
     )
+
+
+def _stored_vectors(embeddings: list[list[float]], dim: int) -> NDArray[np.float16]:
+    """Embeddings [c, d] as fp16: those of an export to the bit, any others at unit length."""
+    try:
+        given = np.asarray(embeddings, dtype=np.float64)
+    except ValueError:
+        given = np.zeros(0)
+    checked = as_vectors(given, dim)
+    norms = np.linalg.norm(given, axis=1, keepdims=True)
+    return np.where(np.abs(norms - 1) < 1e-2, given, checked).astype(np.float16)
+
+
+def _windows(packed: str | None, dim: int, document_id: str) -> bytes:
+    try:
+        data = base64.b64decode(packed or "", validate=True)
+    except (binascii.Error, ValueError):
+        data = b"?"
+    if len(data) % (4 + dim) or not np.isfinite(unpack_windows(data, dim)).all():
+        raise InvalidInputError(f"record {document_id!r}: malformed windows of a chunk")
+    return data

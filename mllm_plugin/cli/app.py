@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -22,7 +22,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         settings = ctx.ensure_object(Settings)
         try:
-            result = super().invoke(ctx)
+            return super().invoke(ctx)
         except (MLLMError, OSError) as error:
             if getattr(error, "errno", None) == errno.EPIPE:
                 raise
@@ -33,7 +33,6 @@ class _Group(click.Group):
         finally:
             if settings.verbose:
                 _show_timings(settings.timings)
-        return result
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,7 +55,7 @@ for _module in (index, move, query, edit, care, demo):
         main.add_command(_command)
 
 
-def _fail(settings: Settings, error: Exception) -> None:
+def _fail(settings: Settings, error: Exception) -> NoReturn:
     message = " ".join(str(error).split())
     if settings.json:
         click.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -37,8 +38,9 @@ def verify(ctx: click.Context, settings: Settings) -> None:
     with settings.reading() as memory, settings.stage("verify"):
         report = memory.verify()
     checked = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
-    verdict = f"checked {checked}: {'all well' if report.ok else plural(len(report.problems), 'problem')}"
-    emit(settings, report.to_dict(), [*report.problems, verdict])
+    verdict = "all well" if report.ok else plural(len(report.problems), "problem")
+    lines = [*report.problems, f"checked {checked or 'an empty memory'}: {verdict}"]
+    emit(settings, report.to_dict(), lines)
     if not report.ok:
         ctx.exit(EXIT_NEEDS_CARE)
 
@@ -62,6 +64,8 @@ def backup(settings: Settings, file: Path) -> None:
     """Copy the memory into one FILE, while others may read and write."""
     if file.exists():
         raise InvalidInputError(f"{file} exists; a backup never overwrites. Choose another name")
+    if not file.absolute().parent.is_dir():
+        raise NotFoundError(f"no folder {file.parent} for the backup; make it first")
     with settings.reading() as memory, settings.stage("backup"):
         memory.backup(file)
     written = file.stat().st_size
@@ -101,19 +105,27 @@ def _restore(file: Path, target: Path) -> int:
     try:
         fresh, old = work / "new", work / "old"
         fresh.mkdir()
-        shutil.copyfile(file, fresh / FILE_NAME)
+        _copy(file, fresh / FILE_NAME)
         documents = _verified(fresh, file)
-        if target.exists():
-            target.rename(old)
         try:
+            if target.exists():
+                target.rename(old)
             fresh.rename(target)
-        except OSError:
-            if old.exists():
+        except BaseException:
+            if old.exists() and not target.exists():
                 old.rename(target)
             raise
         return documents
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file and waits until the disk has it."""
+    with source.open("rb") as reading, target.open("wb") as writing:
+        shutil.copyfileobj(reading, writing, 1 << 20)
+        writing.flush()
+        os.fsync(writing.fileno())
 
 
 def _verified(folder: Path, file: Path) -> int:

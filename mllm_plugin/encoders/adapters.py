@@ -1,4 +1,4 @@
-"""Embedding models of LangChain and LlamaIndex as a `TextEncoder`, recognised by their methods, never imported."""
+"""Embedding models of LangChain and LlamaIndex as a `TextEncoder`, told by their methods, never imported."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class FrameworkEncoder:
         self.dim = dim or len(self._embed_query("dimension"))
         if windows is not None and windows.dim != self.dim:
             raise InvalidInputError(
-                f"the window encoder has {windows.dim} dimensions, expected {self.dim}; choose one of that width"
+                f"the window encoder has {windows.dim} dimensions, expected {self.dim}; choose another"
             )
         self._windows = windows
         self.fingerprint = fingerprint or _fingerprint(model, self.dim)
@@ -117,13 +117,13 @@ def _methods(model: Any) -> tuple[Any, Any]:
         if callable(getattr(model, documents, None)) and callable(getattr(model, query, None)):
             return getattr(model, documents), getattr(model, query)
     raise InvalidTypeError(
-        f"{type(model).__name__} is no encoder: expected a model name or path, a TextEncoder (dim, fingerprint, "
-        f"encode_documents, encode_queries), a LangChain Embeddings or a LlamaIndex BaseEmbedding"
+        f"{type(model).__name__} is no encoder: expected a model name or path, a TextEncoder (dim, "
+        f"fingerprint, encode_documents, encode_queries), a LangChain Embeddings or a LlamaIndex BaseEmbedding"
     )
 
 
 def _fingerprint(model: Any, dim: int) -> str:
-    """Class, dimension and the settings that change an embedding; batch sizes, addresses and secrets do not."""
+    """Class, dimension and the settings that change an embedding; batch sizes and secrets do not."""
     fields = getattr(model, "__dict__", {})
     plain = {name: str(fields[name]) for name in _EMBEDDING_FIELDS if fields.get(name) is not None}
     kind = f"{type(model).__module__}.{type(model).__qualname__}"

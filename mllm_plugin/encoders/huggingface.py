@@ -170,8 +170,8 @@ class _ModelSettings:
         kinds = {module["type"].rsplit(".", 1)[-1] for module in modules}
         if unsupported := kinds - _SUPPORTED_MODULES:
             raise InvalidInputError(
-                f"{folder}: module {', '.join(sorted(unsupported))} is not supported; wrap the model as a LangChain "
-                f"Embeddings (HuggingFaceEmbeddings) and pass that as the encoder"
+                f"{folder}: module {', '.join(sorted(unsupported))} is not supported; wrap the model as a "
+                f"LangChain Embeddings (HuggingFaceEmbeddings) and pass that as the encoder"
             )
         pooling_folder = next((m["path"] for m in modules if m["type"].endswith("Pooling")), "1_Pooling")
         self.pooling = self._pooling(_read_json(folder / pooling_folder / "config.json") or {})

@@ -1,4 +1,4 @@
-"""Finds a model without asking a hub: explicit path, local package, Hugging Face cache, and only then the hub."""
+"""Finds a model: explicit path, local package, Hugging Face cache, and only then the hub."""
 
 from __future__ import annotations
 
@@ -72,16 +72,8 @@ def _from_hub(name: str) -> Path:
 
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file."""
-    with path.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(stream)
-        )
-
-
-def _digest(stream) -> str:  # noqa: ANN001 - Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

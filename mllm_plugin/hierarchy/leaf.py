@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LeafConfig
 
-Scores = NDArray[np.float64]
+Scores = NDArray[np.floating]
 
 
 class LeafRanker:

@@ -1,17 +1,22 @@
-"""Checks of what callers pass."""
+"""Checks of what callers pass, before anything is read or written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.store.metadata import compile_filter
 from mllm_plugin.types import Mode
 
 _MODES = ("auto", "beam", "flat", "exact")
+_LONGEST_WAIT = 1_000_000  # seconds
 
 
 def positive(name: str, value: Any) -> int:
+    """An int of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidTypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < 1:
@@ -19,23 +24,70 @@ def positive(name: str, value: Any) -> int:
     return value
 
 
-def mode_of(mode: str) -> Mode:
+def seconds(name: str, value: Any) -> float:
+    """A number of seconds that a wait can take."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be a number of seconds, got {type(value).__name__}")
+    if not 0 <= value <= _LONGEST_WAIT:
+        raise InvalidInputError(f"{name} must be from 0 to {_LONGEST_WAIT} seconds, got {value}")
+    return float(value)
+
+
+def path_of(path: Any) -> Path:
+    """A path that the system can take."""
+    try:
+        name = os.fsencode(Path(path).expanduser())
+    except TypeError:
+        raise InvalidTypeError(f"path must be a string or a path, got {type(path).__name__}") from None
+    except ValueError as error:
+        raise InvalidInputError(f"{path!r} cannot be a path: {error}") from None
+    if b"\0" in name:
+        raise InvalidInputError(f"{path!r} cannot be a path: it holds a NUL")
+    return Path(os.fsdecode(name))
+
+
+def mode_of(mode: Any) -> Mode:
+    """One of the search modes."""
     if mode not in _MODES:
         raise InvalidInputError(f"unknown mode {mode!r}; expected one of {', '.join(_MODES)}")
-    return mode  # type: ignore[return-value]
+    return mode
 
 
-def labels_of(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+def label_of(label: Any) -> str:
+    """A label: any Unicode text."""
+    if not isinstance(label, str):
+        raise InvalidTypeError(f"a label is a string, got {type(label).__name__} {label!r}")
+    try:
+        label.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"label {label!r} holds a lone surrogate; it is no valid Unicode") from None
+    return label
+
+
+def labels_of(labels: Any) -> tuple[str, ...]:
+    """Several labels."""
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
         raise InvalidTypeError(f"exclude_labels takes a list of strings, got {labels!r}")
-    return tuple(labels)
+    found = tuple(labels)
+    if not all(isinstance(label, str) for label in found):
+        raise InvalidTypeError(f"exclude_labels takes a list of strings, got {labels!r}")
+    return tuple(label_of(label) for label in found)
 
 
-def ids_of(ids: Iterable[str] | str | None) -> list[str] | None:
+def ids_of(ids: Any) -> list[str] | None:
+    """Document ids as a list; None stays None."""
     if ids is None:
         return None
+    if isinstance(ids, bytes) or not isinstance(ids, Iterable):
+        raise InvalidTypeError(f"ids are strings, got {type(ids).__name__} {ids!r}")
     found = [ids] if isinstance(ids, str) else list(ids)
     for one in found:
         if not isinstance(one, str):
             raise InvalidTypeError(f"ids are strings, got {type(one).__name__} {one!r}")
     return found
+
+
+def filter_of(condition: Any) -> Mapping[str, Any] | None:
+    """A well-formed metadata filter."""
+    compile_filter(condition, 0)
+    return condition

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.memory.arguments import path_of
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.records import export_records, import_records
 from mllm_plugin.store.namespaces import check_namespace, find_namespace, namespaces_below, select_namespaces
@@ -84,9 +85,11 @@ class Care(MemoryParts):
         Raises:
             InvalidInputError: The file exists.
         """
-        target = Path(path).expanduser()
+        target = path_of(path)
         if target.exists():
             raise InvalidInputError(f"{target} exists; a backup never overwrites. Choose another name")
+        if not target.parent.is_dir():
+            raise NotFoundError(f"there is no folder {target.parent} for the backup")
         self._database.backup(target)
 
     def export(
@@ -100,5 +103,5 @@ class Care(MemoryParts):
 
     def import_records(self, records: Iterable[Mapping[str, Any]]) -> AddReport:
         """Adds records of `export`; encodes only those without vectors of this encoder."""
-        self._database.check_open()
-        return import_records(self._ingest, self.encoder, records, self.config)
+        self._database.check_writable()
+        return import_records(self._ingest, self.encoder.fingerprint, self.dim, records)

@@ -6,9 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mllm_plugin.errors import NotFoundError
-from mllm_plugin.memory.arguments import ids_of
+from mllm_plugin.memory.arguments import filter_of, ids_of, label_of, seconds
 from mllm_plugin.memory.parts import MemoryParts
-from mllm_plugin.store.documents import add_masks, drop_masks, masked_documents, select_documents
+from mllm_plugin.store.documents import (
+    add_masks,
+    check_selection,
+    drop_masks,
+    masked_documents,
+    select_documents,
+)
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace, find_namespace
 from mllm_plugin.types import AddReport, Document, MaskReport, Namespace, RemoveReport
 
@@ -37,7 +43,10 @@ class Edits(MemoryParts):
             DimensionMismatchError: An embedding has another width than the memory.
         """
         self._database.check_open()
-        return self._ingest.add(documents, check_namespace(namespace), embeddings=embeddings, split=split)
+        report = self._ingest.add(documents, check_namespace(namespace), embeddings=embeddings, split=split)
+        if report.updated:
+            self._erase(wait=0.0)  # the old text; what a reader holds goes with the next call that erases
+        return report
 
     def add_provisionally(
         self, documents: Iterable[Document], *, namespace: Namespace | str = (), split: bool = True
@@ -64,26 +73,22 @@ class Edits(MemoryParts):
             namespace: Where they are.
             wait: Seconds to wait for readers that still hold old pages, before `erased` is reported as False.
         """
+        where, names, wait = check_namespace(namespace), ids_of(ids), seconds("wait", wait)
+        selection = {"ids": names, "condition": filter_of(filter), "label": label and label_of(label)}
+        check_selection(**selection)
+        removed = chunks = 0
+        missing = tuple(dict.fromkeys(names or ()))
         with self._database.write() as tx:
-            row = find_namespace(tx, check_namespace(namespace))
-            if row is None:
-                missing = tuple(ids_of(ids) or ())
-                return RemoveReport(0, 0, True, missing)
-            chosen = select_documents(tx, row.namespace_id, ids=ids_of(ids), condition=filter, label=label)
-            hashes = [
-                text_hash
-                for rowid in chosen.rowids
-                for (text_hash,) in tx.execute(
-                    "SELECT text_hash FROM chunks WHERE document_rowid = ?", (rowid,)
-                )
-            ]
-            chunks = 0
-            if chosen.rowids:
-                writer = self._writer(tx, row)
-                chunks = writer.remove(chosen.rowids)
-                writer.finish()
-        erased, reason = self._erase(hashes, wait)
-        return RemoveReport(len(chosen.rowids), chunks, erased, chosen.missing, reason)
+            row = find_namespace(tx, where)
+            if row is not None:
+                rowids, missing = select_documents(tx, row.namespace_id, **selection)
+                removed = len(rowids)
+                if rowids:
+                    writer = self._writer(tx, row)
+                    chunks = writer.remove(rowids)
+                    writer.finish()
+        erased, reason = self._erase(wait)
+        return RemoveReport(removed, chunks, erased, missing, reason)
 
     def mask(
         self,
@@ -105,11 +110,13 @@ class Edits(MemoryParts):
         Raises:
             NotFoundError: An id is not there; nothing was masked.
         """
+        where, names, label = check_namespace(namespace), ids_of(ids), label_of(label)
+        tagged = label if names is None and filter is None else None
+        selection = {"ids": names, "condition": filter_of(filter), "label": tagged}
+        check_selection(**selection)
         with self._database.write() as tx:
-            row = find_namespace(tx, check_namespace(namespace))
-            tagged = label if ids is None and filter is None else None
-            rowids = self._select(tx, row, ids, filter, tagged, namespace)
-            turned = add_masks(tx, rowids, label)
+            row = find_namespace(tx, where)
+            turned = add_masks(tx, self._select(tx, row, where, **selection), label)
             return self._turn(tx, row, turned, masked=True)
 
     def unmask(
@@ -131,36 +138,36 @@ class Edits(MemoryParts):
         Raises:
             NotFoundError: An id is not there; nothing was unmasked.
         """
+        where, names = check_namespace(namespace), ids_of(ids)
+        label = None if label is None else label_of(label)
+        condition = filter_of(filter)
         with self._database.write() as tx:
-            row = find_namespace(tx, check_namespace(namespace))
-            if ids is None and filter is None and row is not None:
-                rowids = masked_documents(tx, row.namespace_id, label)
+            row = find_namespace(tx, where)
+            if names is None and condition is None:
+                rowids = masked_documents(tx, row.namespace_id, label) if row is not None else []
             else:
-                rowids = self._select(tx, row, ids, filter, None, namespace)
-            turned = drop_masks(tx, rowids, label)
-            return self._turn(tx, row, turned, masked=False)
+                rowids = self._select(tx, row, where, ids=names, condition=condition, label=None)
+            return self._turn(tx, row, drop_masks(tx, rowids, label), masked=False)
 
     def _select(
         self,
         tx: Any,
         row: NamespaceRow | None,
-        ids: Iterable[str] | str | None,
+        namespace: Namespace,
+        *,
+        ids: list[str] | None,
         condition: Mapping[str, Any] | None,
         label: str | None,
-        namespace: Namespace | str,
     ) -> list[int]:
         if row is None:
-            if ids is None:
-                return []
-            raise NotFoundError(
-                f"no document {', '.join(map(repr, ids_of(ids) or ()))}: namespace {namespace!r} is empty"
+            rowids, missing = [], tuple(ids or ())
+        else:
+            rowids, missing = select_documents(
+                tx, row.namespace_id, ids=ids, condition=condition, label=label
             )
-        chosen = select_documents(tx, row.namespace_id, ids=ids_of(ids), condition=condition, label=label)
-        if chosen.missing:
-            raise NotFoundError(
-                f"no document {', '.join(map(repr, chosen.missing))} in namespace {row.namespace!r}"
-            )
-        return chosen.rowids
+        if missing:
+            raise NotFoundError(f"no document {', '.join(map(repr, missing))} in namespace {namespace!r}")
+        return rowids
 
     def _turn(self, tx: Any, row: NamespaceRow | None, rowids: list[int], *, masked: bool) -> MaskReport:
         if row is None or not rowids:
@@ -170,12 +177,10 @@ class Edits(MemoryParts):
         writer.finish()
         return MaskReport(len(rowids), chunks)
 
-    def _erase(self, text_hashes: Sequence[bytes | None], wait: float) -> tuple[bool, str]:
-        """Empties the logs, so that no file holds what was removed; says why where that was not possible."""
-        if self._cache is not None:
-            self._cache.drop(text_hashes)
-            if not self._cache.erase_log():
-                return False, "another process is using the embedding cache; call compact() later"
+    def _erase(self, wait: float) -> tuple[bool, str]:
+        """Rewrites the cache and empties the log, so that no file holds what was removed; else says why."""
+        if self._cache is not None and not self._cache.erase():
+            return False, "another process is using the embedding cache; call compact() later"
         if self._database.truncate_log(wait):
             return True, ""
         return False, f"a reader held old pages for more than {wait:g} s; call compact() when it is done"

@@ -7,8 +7,9 @@ from typing import Any
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, VectorsOnly, as_encoder
-from mllm_plugin.errors import EncoderMismatchError, InvalidInputError, NotFoundError
+from mllm_plugin.errors import EncoderMismatchError, InvalidInputError, InvalidTypeError, NotFoundError
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, LeafRanker
+from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.care import Care
 from mllm_plugin.memory.twins import AsyncTwins
 from mllm_plugin.protocols import TextEncoder
@@ -52,14 +53,16 @@ class MemoryIndex(AsyncTwins, Care):
             InvalidInputError: `config` contradicts the stored one, or a new memory has no encoder.
             StoreError: The files cannot be used; see `mllm_plugin.errors`.
         """
-        folder = Path(path).expanduser()
+        folder = path_of(path)
+        timeout = seconds("timeout", timeout)
+        if config is not None and not isinstance(config, MemoryConfig):
+            raise InvalidTypeError(f"config must be a MemoryConfig, got {type(config).__name__}")
         if encoder is None and not (folder / FILE_NAME).exists():
             raise (InvalidInputError if create else NotFoundError)(
                 f"no memory at {folder}; a new one needs an encoder"
             )
         given = None if encoder is None else as_encoder(encoder)
-        if isinstance(hierarchy, str):
-            hierarchy = _hierarchy(hierarchy)
+        hierarchy = _hierarchy(hierarchy)
         database = Database(folder, create=create, read_only=read_only, timeout=timeout)
         try:
             settings = load_settings(database) or save_settings(database, config or MemoryConfig(), given)
@@ -81,15 +84,17 @@ class MemoryIndex(AsyncTwins, Care):
         return f"MemoryIndex({str(self.path)!r}, encoder={self.encoder.fingerprint!r})"
 
 
-def _hierarchy(name: str) -> Hierarchy:
-    if name != IDENTITY:
-        raise InvalidInputError(f"unknown hierarchy {name!r}; expected 'identity' or a Hierarchy")
+def _hierarchy(hierarchy: Any) -> Hierarchy:
+    if isinstance(hierarchy, Hierarchy):
+        return hierarchy
+    if hierarchy != IDENTITY:
+        raise InvalidInputError(f"unknown hierarchy {hierarchy!r}; expected 'identity' or a Hierarchy")
     return Hierarchy()
 
 
 def _check_encoder(encoder: TextEncoder | None, stored: str, folder: Path) -> None:
     if encoder is not None and encoder.fingerprint != stored:
         raise EncoderMismatchError(
-            f"the memory at {folder} was written with encoder {stored!r}, got {encoder.fingerprint!r}. Vectors of two "
-            f"encoders do not compare: open it with the first, or build a new memory with the second"
+            f"the memory at {folder} was written with encoder {stored!r}, got {encoder.fingerprint!r}. Vectors of "
+            f"two encoders do not compare: open it with the first, or build a new memory with the second"
         )

@@ -26,7 +26,7 @@ class MemoryParts:
         self._database = database
         self._cache = (
             EmbeddingCache(database.folder, encoder.fingerprint, encoder.dim)
-            if config.embedding_cache
+            if config.embedding_cache and not database.read_only
             else None
         )
         self._ingest = Ingest(database, encoder, self._cache, config, hierarchy)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mllm_plugin.errors import InvalidTypeError
-from mllm_plugin.memory.arguments import ids_of, labels_of, mode_of, positive
+from mllm_plugin.memory.arguments import filter_of, ids_of, labels_of, mode_of, positive
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.search.engine import Request
-from mllm_plugin.search.query import make_queries
-from mllm_plugin.store.documents import read_documents, select_documents
+from mllm_plugin.search.query import listed, make_queries
+from mllm_plugin.store.documents import check_selection, read_documents, select_documents
 from mllm_plugin.store.namespaces import check_namespace, find_namespace, select_namespaces
 from mllm_plugin.types import Hit, Mode, Namespace, StoredDocument
 
@@ -95,18 +94,16 @@ class Queries(MemoryParts):
                 "beam_width", self.config.search.beam_width if beam_width is None else beam_width
             ),
             mode="exact" if exact else mode_of(mode),
-            condition=filter,
+            condition=filter_of(filter),
             exclude_labels=labels_of(exclude_labels),
             unique_documents=unique_documents,
         )
-        if isinstance(queries, str):
-            raise InvalidTypeError("search_batch takes a list of queries; use search for one")
+        queries = listed("search_batch", queries)
+        embeddings = None if embeddings is None else listed("embeddings", embeddings)
         where = check_namespace(namespace)
         self._searcher.profile.timings = {}
         with self._searcher.stage("encode"):
-            prepared = make_queries(
-                list(queries), embeddings, self.encoder, self.config.chunking.chunk_tokens
-            )
+            prepared = make_queries(queries, embeddings, self.encoder, self.config.chunking.chunk_tokens)
         if not prepared:
             return []
         with self._database.read() as tx:
@@ -118,11 +115,13 @@ class Queries(MemoryParts):
 
     def get(self, ids: Iterable[str] | str, *, namespace: Namespace | str = ()) -> list[StoredDocument]:
         """Documents by id, in the order asked; unknown ids are left out."""
+        names = ids_of(ids)
+        check_selection(ids=names, condition=None, label=None)
         with self._database.read() as tx:
             row = find_namespace(tx, check_namespace(namespace))
             if row is None:
                 return []
-            chosen = select_documents(tx, row.namespace_id, ids=ids_of(ids), condition=None, label=None)
+            chosen = select_documents(tx, row.namespace_id, ids=names, condition=None, label=None)
             return list(read_documents(tx, row.namespace_id, row.namespace, chosen.rowids))
 
     def documents(
@@ -133,14 +132,13 @@ class Queries(MemoryParts):
         filter: Mapping[str, Any] | None = None,
     ) -> Iterator[StoredDocument]:
         """All documents of a namespace, or of every one below it, in the order they were added."""
+        condition = filter_of(filter) or {}
         with self._database.read() as tx:
             rows = select_namespaces(tx, check_namespace(namespace), prefix=prefix)
             chosen = [
                 (
                     row,
-                    select_documents(
-                        tx, row.namespace_id, ids=None, condition=filter or {}, label=None
-                    ).rowids,
+                    select_documents(tx, row.namespace_id, ids=None, condition=condition, label=None).rowids,
                 )
                 for row in rows
             ]

@@ -1,4 +1,4 @@
-"""Which chunks a filter lets through, as sorted ids with counts per node, so that a walk can prune subtrees."""
+"""Which chunks a filter lets through: sorted ids and counts per node, so that a walk can prune subtrees."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ class AllowedCache:
         """The chunks that a filter lets through; None when there is nothing to filter."""
         if not condition and not exclude_labels:
             return None
-        name = json.dumps([condition, sorted(exclude_labels)], sort_keys=True, default=repr)
-        key = (row.namespace_id, row.version, name)
+        key = (row.namespace_id, row.version, repr((condition, sorted(exclude_labels))))
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
@@ -77,12 +76,11 @@ def evaluate(
 ) -> Allowed:
     """Finds the live chunks of a namespace that a filter lets through."""
     clause = compile_filter(condition, namespace_id)
-    marks = ", ".join("?" * len(exclude_labels))
     rows = tx.execute(
         "SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) "
         f"WHERE d.namespace_id = ? AND d.masked = 0 AND ({clause.sql}) AND d.document_rowid NOT IN "
-        f"(SELECT document_rowid FROM labels WHERE label IN ({marks}))",
-        (namespace_id, *clause.parameters, *exclude_labels),
+        "(SELECT document_rowid FROM labels WHERE label IN (SELECT value FROM json_each(?)))",
+        (namespace_id, *clause.parameters, json.dumps(exclude_labels)),
     )
     pairs = np.array(list(rows), dtype=np.int64).reshape(-1, 2)
     counts = _climb(tx, namespace_id, pairs[:, 1])

@@ -70,7 +70,7 @@ class View:
         return self.blocks.get(self.tx, ref.node_id, ref.version)
 
     def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
-        """The query's terms weighed in this namespace, and the chunks (id, node id) that rare ones lead to."""
+        """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
         plain = QueryTerms.of(query.text, {}, 0, 0)
         known = frequencies(self.tx, self.row.namespace_id, plain.hashes.tolist())
         live = {term: found[0] for term, found in known.items()}
@@ -118,10 +118,7 @@ def evidence(
         terms = view.weigh(query)[0]
         cosine = _joined([part[place][rows] for part, rows in zip(cosines, keep, strict=True)])
         lexical = _joined(
-            [
-                part.lexical(terms, view.lexical)[rows]
-                for part, rows in zip(image.parts, keep, strict=True)
-            ]
+            [part.lexical(terms, view.lexical)[rows] for part, rows in zip(image.parts, keep, strict=True)]
         )
         found.append(Evidence(ids, cosine, lexical))
     return keep, found
@@ -146,7 +143,11 @@ def chosen(
     """Candidates from chosen rows of the evidence."""
     return [
         Candidates(
-            one.ids[rows], _gather(image, keep, rows), one.lexical[rows], len(rows) == len(one.ids), len(one.ids)
+            ids=one.ids[rows],
+            vectors=_gather(image, keep, rows),
+            lexical=one.lexical[rows],
+            complete=len(rows) == len(one.ids),
+            scored=len(one.ids),
         )
         for one, rows in zip(found, best, strict=True)
     ]
@@ -308,9 +309,7 @@ def _joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
 
-def _gather(
-    image: Image, keep: Sequence[NDArray[np.bool_]], rows: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _gather(image: Image, keep: Sequence[NDArray[np.bool_]], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Vectors [len(rows), d] of rows counted over the kept rows of all parts."""
     vectors = np.empty((len(rows), image.parts[0].vectors.shape[1]), dtype=np.float32)
     first = 0

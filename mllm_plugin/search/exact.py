@@ -1,4 +1,4 @@
-"""The oracle: every live chunk gets its full score, windows included, block by block for all queries at once."""
+"""The oracle: every live chunk gets its full score, windows included, block by block for a whole batch."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def best_windows(
     has = np.flatnonzero(sizes)
     if not len(has):
         return fallback
-    stacked = np.concatenate([windows[row] for row in has])
+    stacked = np.concatenate([windows[row] for row in has.tolist()])
     scores = np.max([_dot(stacked, vector) for vector in query.vectors], axis=0)
     starts = np.cumsum(sizes[has]) - sizes[has]
     best = fallback.copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ def make_queries(
     """
     if embeddings is not None and len(embeddings) != len(queries):
         raise InvalidInputError(f"expected one embedding per query, got {len(embeddings)} for {len(queries)}")
-    given = list(embeddings) if embeddings is not None else [None] * len(queries)
+    given = embeddings if embeddings is not None else [None] * len(queries)
     texts = [_text(query) for query in queries]
     vectors: list[NDArray[np.float32] | None] = [
         as_vectors(query if embedding is None else embedding, encoder.dim)
@@ -60,11 +60,24 @@ def make_queries(
     }
     flat = [piece for parts in pieces.values() for piece in parts]
     encoded = as_vectors(encoder.encode_queries(flat), encoder.dim) if flat else np.zeros((0, encoder.dim))
+    if len(encoded) != len(flat):
+        raise InvalidInputError(f"the encoder returned {len(encoded)} vectors for {len(flat)} queries")
     place = 0
     for row, parts in pieces.items():
         vectors[row] = encoded[place : place + len(parts)].astype(np.float32)
         place += len(parts)
     return [Query(text, vector) for text, vector in zip(texts, vectors, strict=True)]  # type: ignore[arg-type]
+
+
+def listed(name: str, values: Any) -> list[Any]:
+    """Any iterable but a string as a list.
+
+    Raises:
+        InvalidTypeError: It is none.
+    """
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InvalidTypeError(f"{name} takes a list, got {type(values).__name__}")
+    return list(values)
 
 
 def as_vectors(values: Any, dim: int) -> NDArray[np.float32]:
@@ -81,7 +94,11 @@ def as_vectors(values: Any, dim: int) -> NDArray[np.float32]:
         raise InvalidTypeError(
             f"expected text or a vector of {dim} numbers, got {type(values).__name__}"
         ) from error
-    if array.ndim not in (1, 2) or array.shape[-1] != dim:
+    if array.ndim == 0:
+        raise InvalidTypeError(f"expected text or a vector of {dim} numbers, got {type(values).__name__}")
+    if array.ndim == 2 and not len(array):
+        raise InvalidInputError(f"expected at least one vector of {dim} numbers, got none")
+    if array.ndim > 2 or array.shape[-1] != dim:
         raise DimensionMismatchError(
             f"expected vectors of {dim} dimensions, got shape {array.shape}; the memory's encoder made {dim}"
         )

@@ -7,12 +7,14 @@ stored or removed; deleting the folder costs time and nothing else.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diskcache
 import numpy as np
@@ -21,6 +23,7 @@ from diskcache.core import DBNAME, MODE_RAW
 from mllm_plugin.types import Namespace
 
 FOLDER_NAME = "cache"
+_T = TypeVar("_T")
 
 
 class _BytesDisk(diskcache.Disk):
@@ -42,6 +45,23 @@ class _BytesDisk(diskcache.Disk):
         return super().get(key, raw)
 
 
+def _forgiving(method: Callable[..., _T]) -> Callable[..., _T | None]:
+    """A cache that cannot be read or written is left aside (and made anew if damaged): it only saves time."""
+
+    @wraps(method)
+    def guarded(self: EmbeddingCache, *arguments: Any) -> _T | None:
+        try:
+            return method(self, *arguments)
+        except (sqlite3.OperationalError, diskcache.Timeout, OSError):
+            return None
+        except (sqlite3.DatabaseError, ValueError):
+            self.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return None
+
+    return guarded
+
+
 class EmbeddingCache:
     """A pooled vector (fp16) and packed windows by namespace, text and encoder.
 
@@ -56,21 +76,24 @@ class EmbeddingCache:
         self._opened: diskcache.Cache | None = None
         self._lock = threading.Lock()
 
+    @_forgiving
     def get(self, text_hash: bytes) -> tuple[np.ndarray, bytes] | None:
         """The pooled vector [d] and packed windows of a text, or None."""
         if not self._folder.exists():
             return None
         data = self._cache().get(self._key(text_hash))
-        if data is None or len(data) < self._bytes:
+        if not isinstance(data, bytes) or len(data) < self._bytes:
             return None
         return np.frombuffer(data[: self._bytes], dtype="<f2"), data[self._bytes :]
 
+    @_forgiving
     def put(self, entries: Iterable[tuple[bytes, np.ndarray, bytes]]) -> None:
         """Keeps embeddings: (text hash, pooled vector [d], packed windows) each."""
         with self._cache().transact():
             for text_hash, pooled, windows in entries:
                 self._cache().set(self._key(text_hash), pooled.astype("<f2").tobytes() + windows)
 
+    @_forgiving
     def drop(self, text_hashes: Iterable[bytes | None]) -> None:
         """Forgets texts."""
         if not self._folder.exists():
@@ -80,13 +103,16 @@ class EmbeddingCache:
                 if text_hash is not None:
                     self._cache().delete(self._key(text_hash))
 
-    def erase_log(self) -> bool:
-        """Empties the cache's own write-ahead log; False when a reader holds it."""
-        if not self._folder.exists():
+    @_forgiving
+    def erase(self) -> bool | None:
+        """Forgets everything and rewrites its files; None when another process kept that from happening."""
+        if not (self._folder / DBNAME).exists():
             return True
-        with closing(sqlite3.connect(self._folder / DBNAME)) as connection:
+        with closing(sqlite3.connect(self._folder / DBNAME, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM Cache")
+            connection.execute("VACUUM")
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        return not busy
+        return None if busy else True
 
     def nbytes(self) -> int:
         """Bytes on disk."""
@@ -94,8 +120,10 @@ class EmbeddingCache:
 
     def close(self) -> None:
         """Closes the cache's files."""
-        if self._opened is not None:
-            self._opened.close()
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
 
     def _cache(self) -> diskcache.Cache:
         with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from mllm_plugin.errors import (
 from mllm_plugin.store.filesystem import refuse_network_filesystem
 from mllm_plugin.store.metadata import register_functions
 from mllm_plugin.store.schema import APPLICATION_ID, CHECKSUM_BYTES, FORMAT_VERSION, MIGRATIONS, PAGE_SIZE
+from mllm_plugin.store.scrub import scrub_vfs
 
 FILE_NAME = "memory.db"
 _CHECKSUM_VFS = "cksmvfs"
@@ -61,6 +64,7 @@ class Database:
         self.folder, self.path = folder, folder / FILE_NAME
         self.read_only, self.timeout = read_only, timeout
         self._vfs = vfs or _checksum_vfs()
+        self._scrub_vfs = scrub_vfs(self._vfs)
         self._readers: list[apsw.Connection] = []
         self._lock = threading.Lock()
         self._writing = threading.RLock()
@@ -72,7 +76,7 @@ class Database:
         if not self.path.exists():
             self._create(create)
         else:
-            self._check_format()
+            self._check_format(create)
 
     # -- transactions
     # --------------------------------------------------------------------------------------------
@@ -91,10 +95,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
         """A write transaction: all of it is kept, or nothing."""
-        if self.read_only:
-            raise ReadOnlyStoreError(
-                f"{self.folder} was opened read-only; open it without read_only=True to write"
-            )
+        self.check_writable()
         if not self._writing.acquire(timeout=self.timeout):
             raise self._busy()
         try:
@@ -113,15 +114,12 @@ class Database:
 
     def exclusive(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
-        if self.read_only:
-            raise ReadOnlyStoreError(
-                f"{self.folder} was opened read-only; open it without read_only=True to write"
-            )
+        self.check_writable()
         with self._writing, self._errors():
             return work(self._writer_connection())
 
     def truncate_log(self, wait: float) -> bool:
-        """Moves the write-ahead log into the file and empties it; False when a reader held it beyond `wait` seconds."""
+        """Moves the write-ahead log into the file and empties it; False when a reader held it for `wait` s."""
 
         def checkpoint(connection: apsw.Connection) -> bool:
             connection.set_busy_timeout(int(wait * 1000))
@@ -137,8 +135,10 @@ class Database:
 
     def backup(self, target: Path) -> None:
         """Copies a consistent snapshot into a new file, page by page, while others read and write."""
+        self.check_open()
         with self._errors():
-            destination = self._connect(target, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+            destination = self._connect(target, flags, self._scrub_vfs)
             try:
                 destination.reserve_bytes("main", CHECKSUM_BYTES)
                 with self.read() as source, destination.backup("main", source, "main") as copy:
@@ -159,6 +159,18 @@ class Database:
                 self._writer.close()
                 self._writer = None
 
+    def check_writable(self) -> None:
+        """Raises when nothing can be written, before any work is done for it.
+
+        Raises:
+            ReadOnlyStoreError: The memory was opened read-only.
+        """
+        self.check_open()
+        if self.read_only:
+            raise ReadOnlyStoreError(
+                f"{self.folder} was opened read-only; open it without read_only=True to write"
+            )
+
     def check_open(self) -> None:
         """Raises when the memory was closed.
 
@@ -171,8 +183,8 @@ class Database:
     # -- connections
     # ---------------------------------------------------------------------------------------------
 
-    def _connect(self, path: Path | str, flags: int) -> apsw.Connection:
-        connection = apsw.Connection(str(path), flags=flags, vfs=self._vfs)
+    def _connect(self, path: Path | str, flags: int, vfs: str | None = None) -> apsw.Connection:
+        connection = apsw.Connection(str(path), flags=flags, vfs=vfs or self._vfs)
         connection.set_busy_timeout(int(self.timeout * 1000))
         register_functions(connection)
         return connection
@@ -182,12 +194,18 @@ class Database:
         if not self.read_only:
             connection = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE)
             connection.pragma("query_only", True)
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # only the writer's VFS scrubs
             return connection
         try:
             connection = self._connect(self.path, flags)
             connection.pragma("user_version")
             return connection
         except apsw.CantOpenError:  # a folder without write permission has no place for the shared lock file
+            log = self.path.with_name(f"{FILE_NAME}-wal")
+            if log.exists() and log.stat().st_size:
+                raise StoreError(
+                    f"{self.folder} holds writes that are not in {FILE_NAME} yet; open it once where it is writable"
+                ) from None
             uri = f"{self.path.resolve().as_uri()}?immutable=1"
             return self._connect(uri, flags | apsw.SQLITE_OPEN_URI)
 
@@ -210,7 +228,7 @@ class Database:
     def _writer_connection(self) -> apsw.Connection:
         self.check_open()
         if self._writer is None:
-            connection = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE)
+            connection = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE, self._scrub_vfs)
             connection.pragma("synchronous", "full")
             connection.pragma("secure_delete", True)
             connection.pragma("foreign_keys", True)
@@ -228,31 +246,44 @@ class Database:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ReadOnlyStoreError(f"cannot make the folder {self.folder}: {error}") from error
-            connection = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            draft = self.folder / f".{FILE_NAME}.{uuid.uuid4().hex}"
             try:
-                connection.reserve_bytes("main", CHECKSUM_BYTES)
-                connection.pragma("page_size", PAGE_SIZE)
-                connection.pragma("auto_vacuum", 2)
-                connection.pragma("secure_delete", True)
-                connection.pragma("journal_mode", "wal")
-                connection.execute("BEGIN IMMEDIATE")
-                if connection.pragma("user_version") == 0:  # another process may have been first
-                    connection.pragma("application_id", APPLICATION_ID)
-                    connection.execute(MIGRATIONS[FORMAT_VERSION])
-                    connection.pragma("user_version", FORMAT_VERSION)
-                connection.execute("COMMIT")
+                self._write_schema(draft)
+                if self.path.exists() and not self.path.stat().st_size:
+                    os.replace(draft, self.path)  # what a creation that was cut short left
+                else:
+                    os.link(draft, self.path)
+            except FileExistsError:
+                pass  # another process was first
             finally:
-                connection.close()
+                draft.unlink(missing_ok=True)
 
-    def _check_format(self) -> None:
+    def _write_schema(self, path: Path) -> None:
+        """Makes a complete file under another name, so that nobody ever opens half of one."""
+        connection = self._connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        try:
+            connection.reserve_bytes("main", CHECKSUM_BYTES)
+            connection.pragma("page_size", PAGE_SIZE)
+            connection.pragma("auto_vacuum", 2)
+            connection.pragma("journal_mode", "wal")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.execute(MIGRATIONS[FORMAT_VERSION])
+            connection.pragma("user_version", FORMAT_VERSION)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+    def _check_format(self, create: bool) -> None:
         with self._errors():
             connection = self._open_reader()
             try:
                 application, version = connection.pragma("application_id"), connection.pragma("user_version")
+                empty = not connection.execute("SELECT count(*) FROM sqlite_schema").get
             finally:
                 connection.close()
-        if version == 0 and application == 0 and not self.read_only:
-            return self._create(create=True)  # a creation that was cut short
+        if version == 0 and application == 0 and empty:
+            return self._create(create)  # a creation that was cut short
         if application != APPLICATION_ID:
             raise DamagedStoreError(
                 f"{self.path} is not a memory of this package, or its first page is damaged"
@@ -268,8 +299,8 @@ class Database:
 
     def _busy(self) -> StoreBusyError:
         return StoreBusyError(
-            f"another writer held {self.path} for more than {self.timeout:g} s; nothing was written. Try again, or "
-            f"open with a longer timeout="
+            f"another writer held {self.path} for more than {self.timeout:g} s; nothing was written. Try again, "
+            f"or open with a longer timeout="
         )
 
     @contextmanager
@@ -288,7 +319,7 @@ class Database:
             raise self._damaged(error) from error
         except apsw.CantOpenError as error:
             raise ReadOnlyStoreError(
-                f"cannot open {self.path}: {error}; is the folder there and writable?"
+                f"cannot open {self.path} for writing: {error}. Without write permission use read_only=True"
             ) from error
         except apsw.IOError as error:
             if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
@@ -297,8 +328,8 @@ class Database:
 
     def _damaged(self, error: Exception) -> DamagedStoreError:
         return DamagedStoreError(
-            f"{self.path} is damaged ({error}). Keep a copy, then restore a backup, or rebuild the memory from its "
-            f"documents"
+            f"{self.path} is damaged ({error}). Keep a copy, then restore a backup, or rebuild the memory "
+            f"from its documents"
         )
 
 

@@ -36,7 +36,20 @@ def document_state(tx: apsw.Connection, namespace_id: int, document_id: str) -> 
         "SELECT document_rowid, text_hash, metadata FROM documents WHERE namespace_id = ? AND id = ?",
         (namespace_id, document_id),
     ).get
-    return DocumentState(*row, _names(tx, "labels", row[0]), _names(tx, "masks", row[0])) if row else None
+    if row is None:
+        return None
+    rowid, text_hash, metadata = row
+    return DocumentState(rowid, text_hash, metadata, _names(tx, "labels", rowid), _names(tx, "masks", rowid))
+
+
+def check_selection(*, ids: Any, condition: Any, label: Any) -> None:
+    """Raises when a call does not say which documents it means.
+
+    Raises:
+        InvalidInputError: Neither ids, filter nor label is given.
+    """
+    if ids is None and condition is None and not label:
+        raise InvalidInputError("say which documents: ids=, filter= or label= (filter={} means all)")
 
 
 def select_documents(
@@ -52,8 +65,7 @@ def select_documents(
     Raises:
         InvalidInputError: Neither ids, filter nor label is given.
     """
-    if ids is None and condition is None and not label:
-        raise InvalidInputError("say which documents: ids=, filter= or label= (filter={} means all)")
+    check_selection(ids=ids, condition=condition, label=label)
     clause = compile_filter(condition, namespace_id)
     sql = f"SELECT d.document_rowid, d.id FROM documents d WHERE d.namespace_id = ? AND ({clause.sql})"
     parameters: tuple[Any, ...] = (namespace_id, *clause.parameters)
@@ -61,10 +73,13 @@ def select_documents(
         sql += " AND d.document_rowid IN (SELECT document_rowid FROM labels WHERE label = ?)"
         parameters += (label,)
     if ids is None:
-        return Selection([rowid for rowid, _ in tx.execute(f"{sql} ORDER BY d.document_rowid", parameters)], ())
+        rows = tx.execute(f"{sql} ORDER BY d.document_rowid", parameters)
+        return Selection([rowid for rowid, _ in rows], ())
     wanted = list(dict.fromkeys(ids))
     found = {}
     for document_id in wanted:
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in document_id):
+            continue  # no stored id holds a lone surrogate
         if row := tx.execute(f"{sql} AND d.id = ?", (*parameters, document_id)).get:
             found[document_id] = row[0]
     return Selection(list(found.values()), tuple(name for name in wanted if name not in found))
@@ -76,8 +91,8 @@ def read_documents(
     """Documents by row id, in the order asked."""
     for rowid in rowids:
         row = tx.execute(
-            "SELECT id, text, metadata, (SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) "
-            "FROM documents d WHERE d.document_rowid = ? AND d.namespace_id = ?",
+            "SELECT id, text, metadata, "
+            "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) FROM documents d WHERE d.document_rowid = ? AND d.namespace_id = ?",
             (rowid, namespace_id),
         ).get
         if row:
@@ -119,8 +134,8 @@ def drop_masks(tx: apsw.Connection, rowids: Iterable[int], label: str | None) ->
 def masked_documents(tx: apsw.Connection, namespace_id: int, label: str | None) -> list[int]:
     """Row ids of documents under a mask, or under any."""
     rows = tx.execute(
-        "SELECT d.document_rowid FROM documents d WHERE d.namespace_id = ?1 AND d.masked = 1 AND (?2 IS NULL OR "
-        "EXISTS (SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid AND m.label = ?2))",
+        "SELECT d.document_rowid FROM documents d WHERE d.namespace_id = ?1 AND d.masked = 1 AND "
+        "(?2 IS NULL OR EXISTS (SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid AND m.label = ?2))",
         (namespace_id, label),
     )
     return [rowid for (rowid,) in rows]

@@ -33,8 +33,8 @@ def refuse_network_filesystem(folder: Path, mounts: Path = _MOUNTS) -> None:
     kind = _share(folder) or _mount_type(folder.resolve(), mounts)
     if kind in _NETWORK:
         raise UnsupportedFilesystemError(
-            f"{folder} lies on a network file system ({kind}); several machines writing there would damage the "
-            f"memory. Use a folder on a local disk"
+            f"{folder} lies on a network file system ({kind}); several machines writing there would damage "
+            f"the memory. Use a folder on a local disk"
         )
 
 

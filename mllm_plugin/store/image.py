@@ -1,4 +1,4 @@
-"""All chunks of one namespace side by side in memory, for scans; follows edits by reading changed blocks only.
+"""All chunks of one namespace side by side in memory, for scans; an edit costs reading the changed blocks.
 
 Built from the file when first needed and never written to disk, so there is nothing here to erase.
 Shapes: n chunks, d dimensions, e term entries.
@@ -51,7 +51,7 @@ class ImagePart:
         rows = self.rows[entries]
         weights = np.repeat(query.weights, last - first)
         parts = weights * query.saturate(self.counts[entries], self.lengths[rows], config)
-        return np.bincount(rows, weights=parts, minlength=len(self.ids))
+        return np.bincount(rows, weights=parts, minlength=len(self.ids)).astype(np.float64)
 
     def without(self, nodes: set[int]) -> ImagePart:
         """The same part with the rows of some nodes dead."""

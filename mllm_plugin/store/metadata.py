@@ -29,6 +29,7 @@ _COMPARE = {
 }
 _OPERATORS = ("$eq", "$ne", *_ORDER, "$in", "$nin", "$exists", "$contains", "$and", "$or", "$not")
 _INT64 = 1 << 63
+_MOST_PARAMETERS = 30_000
 _LONG = 200  # characters from which a string is posted as its hash
 LONG_STRING = "long_string_matches"  # SQL function, see `register_functions`
 
@@ -61,7 +62,8 @@ def metadata_json(metadata: Mapping[str, Any]) -> str:
         _check(metadata)
         text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
-    except (TypeError, ValueError) as error:
+        postings(metadata)
+    except (TypeError, ValueError, RecursionError, FilterError) as error:
         raise InvalidDocumentError(
             f"metadata must be JSON values (str, int, float, bool, None, list, dict with str keys): {error}"
         ) from error
@@ -81,6 +83,13 @@ def compile_filter(condition: Mapping[str, Any] | None, namespace_id: int) -> Cl
     """
     if condition is None:
         return Clause("1", ())
+    try:
+        return _filter(condition, namespace_id)
+    except RecursionError:
+        raise FilterError("the filter is nested too deeply") from None
+
+
+def _filter(condition: Any, namespace_id: int) -> Clause:
     if not isinstance(condition, Mapping):
         raise FilterError(f"a filter is a dictionary, got {type(condition).__name__}")
     return _all([_entry(key, value, namespace_id) for key, value in condition.items()])
@@ -116,24 +125,28 @@ def _scalar(value: Any) -> tuple[str, Any]:
     if isinstance(value, bool):
         return "b", int(value)
     if isinstance(value, int):
-        return "n", value if -_INT64 <= value < _INT64 else float(value)
+        return "n", value if -_INT64 <= value < _INT64 else _huge(value)
     if isinstance(value, float) and not math.isnan(value):
         return "n", value
     if isinstance(value, str):
+        _check_unicode(value)
         return ("s", value) if len(value) < _LONG else ("l", _digest(value))
     raise FilterError(
         f"cannot compare with {type(value).__name__} {value!r}; use str, int, float, bool or None"
     )
 
 
-def _entry(key: str, value: Any, namespace_id: int) -> Clause:
+def _entry(key: Any, value: Any, namespace_id: int) -> Clause:
+    if not isinstance(key, str):
+        raise FilterError(f"keys of a filter are strings, got {type(key).__name__} {key!r}")
+    _check_unicode(key)
     if key in ("$and", "$or"):
         if not isinstance(value, list | tuple) or not value:
             raise FilterError(f"{key} takes a non-empty list of filters, got {value!r}")
-        parts = [compile_filter(part, namespace_id) for part in value]
+        parts = [_filter(part, namespace_id) for part in value]
         return _all(parts) if key == "$and" else _any(parts)
     if key == "$not":
-        return _not(compile_filter(value, namespace_id))
+        return _not(_filter(value, namespace_id))
     if key.startswith("$"):
         raise _unknown(key)
     if isinstance(value, Mapping) and value:
@@ -149,7 +162,7 @@ def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
         equal = _equal(operand, where)
         return equal if name == "$eq" else _not(equal)
     if name in ("$in", "$nin"):
-        if isinstance(operand, str | Mapping) or not isinstance(operand, Sequence | set | frozenset):
+        if isinstance(operand, str | bytes) or not isinstance(operand, Sequence | set | frozenset):
             raise FilterError(f"{name} on {key!r} takes a list of values, got {operand!r}")
         found = _one_of(operand, where)
         return found if name == "$in" else _not(found)
@@ -195,6 +208,7 @@ def _one_of(values: Iterable[Any], where: tuple[int, str]) -> Clause:
 
 def _string(condition: str, name: str, operand: str, where: tuple[int, str]) -> Clause:
     """A condition on strings; long ones are not in the postings and are read from the document."""
+    _check_unicode(operand)
     short = _postings(f"kind = 's' AND {condition}", (*where, operand))
     some_long = _postings("kind = 'l'", where)
     is_long = Clause(f"{LONG_STRING}(d.metadata, ?, ?, ?)", (where[1], name, operand))
@@ -203,13 +217,28 @@ def _string(condition: str, name: str, operand: str, where: tuple[int, str]) -> 
 
 def register_functions(connection: apsw.Connection) -> None:
     """Adds what compiled filters call to a connection."""
-    connection.create_scalar_function(LONG_STRING, _long_string_matches, 4, deterministic=True)
+    connection.create_scalar_function(LONG_STRING, _long_string_matches, 4, deterministic=True)  # pyright: ignore[reportArgumentType]
 
 
 def _long_string_matches(metadata: str, key: str, name: str, operand: str) -> bool:
     compare = _COMPARE[name]
-    strings = (value for found, value in _flatten("", json.loads(metadata)) if found == key)
-    return any(isinstance(value, str) and len(value) >= _LONG and compare(value, operand) for value in strings)
+    values = [value for found, value in _flatten("", json.loads(metadata)) if found == key]
+    strings = [value for value in values if isinstance(value, str) and len(value) >= _LONG]
+    return any(compare(value, operand) for value in strings)
+
+
+def _huge(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise FilterError(f"a number of {value.bit_length()} bits cannot be compared") from None
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise FilterError(f"{text!r} holds a lone surrogate; it is no valid Unicode") from None
 
 
 def _digest(value: str) -> str:
@@ -225,16 +254,26 @@ def _postings(condition: str, parameters: tuple[Any, ...]) -> Clause:
 
 
 def _all(parts: list[Clause]) -> Clause:
-    return _joined(parts, " AND ", "1")
+    return _joined(parts, "AND", "1")
 
 
 def _any(parts: list[Clause]) -> Clause:
-    return _joined(parts, " OR ", "0")
+    return _joined(parts, "OR", "0")
 
 
 def _joined(parts: list[Clause], word: str, empty: str) -> Clause:
-    sql = word.join(f"({part.sql})" for part in parts) or empty
-    return Clause(sql, tuple(value for part in parts for value in part.parameters))
+    """Joins clauses as a balanced tree: SQLite limits the depth of an expression, and its parameters."""
+    if not parts:
+        return Clause(empty, ())
+    if len(parts) == 1:
+        return parts[0]
+    left, right = (
+        _joined(half, word, empty) for half in (parts[: len(parts) // 2], parts[len(parts) // 2 :])
+    )
+    parameters = (*left.parameters, *right.parameters)
+    if len(parameters) > _MOST_PARAMETERS:
+        raise FilterError(f"the filter compares with more than {_MOST_PARAMETERS} values; use $in")
+    return Clause(f"({left.sql}) {word} ({right.sql})", parameters)
 
 
 def _not(part: Clause) -> Clause:

@@ -60,8 +60,9 @@ def find_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow | 
 def namespaces_below(tx: apsw.Connection, prefix: Namespace) -> list[NamespaceRow]:
     """All namespaces that begin with `prefix`, itself included, in order of their names."""
     low = _path(prefix)
+    high = low[:-1] + " " if low else None  # the character after the separator
     rows = tx.execute(
-        f"SELECT {_COLUMNS} WHERE n.path >= ? AND n.path < ? ORDER BY n.path", (low, low + "\U0010ffff")
+        f"SELECT {_COLUMNS} WHERE n.path >= ?1 AND (?2 IS NULL OR n.path < ?2) ORDER BY n.path", (low, high)
     )
     return [NamespaceRow(*row) for row in rows]
 

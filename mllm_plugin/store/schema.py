@@ -1,4 +1,4 @@
-"""The file format, version 1. Page size, checksums and auto_vacuum are set before the first table or never."""
+"""The file format, version 1. Page size, checksums, auto_vacuum are set before the first table or never."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ class Settings(NamedTuple):
             stored, given = getattr(self.config, name), getattr(config, name)
             if stored != given:
                 raise InvalidInputError(
-                    f"this memory was made with {name}={stored!r}, got {given!r}; that cannot change later. Leave it as "
-                    f"it was, or build a new memory"
+                    f"this memory was made with {name}={stored!r}, got {given!r}; that cannot change later. Leave "
+                    f"it as it was, or build a new memory"
                 )
         return config
 
@@ -50,7 +50,7 @@ def load_settings(database: Database) -> Settings | None:
         config = MemoryConfig.model_validate_json(rows["config"])
     except ValidationError as error:
         raise FormatVersionError(
-            f"the settings of {database.folder} were written by another release; upgrade mllm-plugin ({error})"
+            f"another release wrote the settings of {database.folder}; upgrade mllm-plugin ({error})"
         ) from error
     return Settings(rows["encoder"], rows["dim"], config)
 

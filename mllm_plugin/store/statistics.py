@@ -27,7 +27,8 @@ def namespace_stats(tx: apsw.Connection, row: NamespaceRow) -> NamespaceStats:
 
 def _levels(tx: apsw.Connection, namespace_id: int) -> tuple[LevelStats, ...]:
     rows = tx.execute(
-        "SELECT n.level, length(b.ids) / 8 FROM nodes n JOIN blocks b USING (node_id) WHERE n.namespace_id = ?",
+        "SELECT n.level, length(b.ids) / 8 FROM nodes n JOIN blocks b USING (node_id) "
+        "WHERE n.namespace_id = ?",
         (namespace_id,),
     )
     groups: dict[int, list[int]] = {}

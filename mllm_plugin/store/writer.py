@@ -198,7 +198,7 @@ class NamespaceWriter:
                 (rowid, span.start, span.end, text_hash),
             )
             chunk_ids.append(self._tx.last_insert_rowid())
-        if item.windows is not None:
+        if item.windows is not None and self._config.level0:
             self._tx.executemany(
                 "INSERT INTO windows VALUES (?, ?)", zip(chunk_ids, item.windows, strict=True)
             )

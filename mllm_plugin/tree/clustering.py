@@ -37,7 +37,8 @@ def group(vectors: NDArray[np.float32], target: int, cap: int, floor: int, seed:
     rng = np.random.default_rng(seed)
     labels = _cluster(vectors, max(2, -(-count // target)), rng)
     labels = _dissolve_small(vectors, labels, floor)
-    return _compact(_split_large(vectors, labels, target, cap, floor, rng))
+    labels = _compact(_split_large(vectors, labels, target, cap, floor, rng))
+    return labels if labels.any() else _halves(vectors)
 
 
 def nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> Labels:
@@ -83,7 +84,7 @@ def _centroids(vectors: NDArray[np.float32], labels: Labels) -> NDArray[np.float
     starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
     sums = np.add.reduceat(vectors[order], starts, axis=0)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    return sums / np.where(norms > 0, norms, 1.0)
+    return (sums / np.where(norms > 0, norms, 1.0)).astype(np.float32)
 
 
 def _dissolve_small(vectors: NDArray[np.float32], labels: Labels, floor: int) -> Labels:
@@ -120,7 +121,7 @@ def _split_large(
 
 
 def _halves(vectors: NDArray[np.float32]) -> Labels:
-    """Two equal parts along the direction from the mean to the farthest vector: for vectors that look alike."""
+    """Two equal parts along the direction of the vector farthest from the mean: for look-alikes."""
     mean = vectors.mean(axis=0)
     far = vectors[(vectors @ mean).argmin()] - mean
     order = np.argsort(vectors @ far, kind="stable")

@@ -57,7 +57,8 @@ class TreeEditor:
     ) -> None:
         self._store, self._config, self._fold, self._version = store, config, fold, version
         self._nodes: dict[int, Node] = {}
-        self._dirty: set[int] = set()
+        self._dirty: set[int] = set()  # to be folded and saved
+        self._resized: set[int] = set()  # of these, the ones whose children changed: masking moves nothing
         self._stored: set[int] = set()
         self._homes: dict[int, int] = {}
         self.root_id = root_id
@@ -92,7 +93,7 @@ class TreeEditor:
         for node_id, chunk_ids in homes.items():
             node = self._node(node_id)
             node.children = node.children.without(chunk_ids)
-            self._dirty.add(node_id)
+            self._mark(node_id)
 
     def set_live(self, homes: Mapping[int, list[int]], live: bool) -> None:
         """Masks (`live=False`) or unmasks chunks: chunk ids by the node that holds them."""
@@ -121,9 +122,10 @@ class TreeEditor:
 
     def finish(self) -> int | None:
         """Restores the invariants, refolds what changed, saves; returns the root's id."""
-        while self._resize():
-            pass
-        self._settle_root()
+        if self._resized:
+            while self._resize():
+                pass
+            self._settle_root()
         self._refold()
         for node_id in sorted(self._dirty & self._nodes.keys()):
             self._store.save(self._nodes[node_id])
@@ -142,14 +144,18 @@ class TreeEditor:
     def _new_node(self, level: int, children: Children) -> Node:
         node = Node(self._store.new_id(), level, None, children)
         self._nodes[node.node_id] = node
-        self._dirty.add(node.node_id)
+        self._mark(node.node_id)
         self._adopt(node, children.ids)
         return node
 
     def _attach(self, node: Node, children: Children) -> None:
         node.children = node.children.joined(children)
-        self._dirty.add(node.node_id)
+        self._mark(node.node_id)
         self._adopt(node, children.ids)
+
+    def _mark(self, node_id: int) -> None:
+        self._dirty.add(node_id)
+        self._resized.add(node_id)
 
     def _adopt(self, node: Node, ids: NDArray[np.int64]) -> None:
         if node.level == LEAF_LEVEL:
@@ -164,6 +170,7 @@ class TreeEditor:
     def _delete(self, node_id: int) -> None:
         self._nodes.pop(node_id, None)
         self._dirty.discard(node_id)
+        self._resized.discard(node_id)
         if node_id in self._stored:
             self._store.delete(node_id)
 
@@ -226,12 +233,13 @@ class TreeEditor:
     # -- invariants
     # ----------------------------------------------------------------------------------------------
 
-    def _dirty_at(self, level: int) -> list[Node]:
-        nodes = [self._nodes[node_id] for node_id in sorted(self._dirty) if node_id in self._nodes]
+    def _at(self, level: int, ids: set[int]) -> list[Node]:
+        """Nodes of `level` among `ids`, but for the root."""
+        nodes = [self._nodes[node_id] for node_id in sorted(ids) if node_id in self._nodes]
         return [node for node in nodes if node.level == level and node.node_id != self.root_id]
 
     def _resize(self) -> bool:
-        """One pass from the lowest level up; True when nodes found new siblings, so that another pass may help."""
+        """One pass from the lowest level up; True when nodes got new siblings, so another pass may help."""
         moved = False
         level = LEAF_LEVEL
         while self.root_id is not None and level < self._node(self.root_id).level:
@@ -241,15 +249,15 @@ class TreeEditor:
         return moved
 
     def _dissolve_small(self, level: int) -> bool:
-        """Moves the children of small groups to the most similar sibling of their node; True when nodes moved."""
+        """Moves the children of small groups to the most similar siblings; True when nodes moved."""
         moved = False
-        for node in self._dirty_at(level):
+        for node in self._at(level, self._resized):
             parent = self._node(node.parent_id)  # type: ignore[arg-type]
             alone = len(parent.children) == 1
             if len(node.children) and (alone or len(node.children) >= self._config.floor(level - 1)):
                 continue
             parent.children = parent.children.without([node.node_id])
-            self._dirty.add(parent.node_id)
+            self._mark(parent.node_id)
             if len(node.children):
                 best = (node.children.directions @ parent.children.directions.T).argmax(axis=1)
                 for row in np.unique(best):
@@ -257,12 +265,13 @@ class TreeEditor:
                     self._attach(sibling, node.children.take(np.flatnonzero(best == row)))
                 if level > LEAF_LEVEL:
                     moved = True
-                    self._dirty.update(self._node(child).node_id for child in node.children.ids.tolist())
+                    for child in node.children.ids.tolist():
+                        self._mark(self._node(child).node_id)
             self._delete(node.node_id)
         return moved
 
     def _split_large(self, level: int) -> None:
-        for node in self._dirty_at(level):
+        for node in self._at(level, self._resized):
             if len(node.children) <= self._config.cap(level - 1):
                 continue
             parent = self._node(node.parent_id)  # type: ignore[arg-type]
@@ -291,7 +300,7 @@ class TreeEditor:
                 return
 
     def _fits_one_group(self, root: Node) -> bool:
-        """Whether the root's grandchildren are few enough to be its children; loads them only when they may be."""
+        """Whether the root's grandchildren are few enough to be its children; loads them only if needed."""
         limit = most_chunks = self._config.target(root.level - 2)
         for below in range(1, root.level - 2):
             most_chunks *= self._config.cap(below)
@@ -304,7 +313,7 @@ class TreeEditor:
         if self.root_id is None:
             return
         for level in range(LEAF_LEVEL, self._node(self.root_id).level):
-            for node in self._dirty_at(level):
+            for node in self._at(level, self._dirty):
                 parent = self._node(node.parent_id)  # type: ignore[arg-type]
                 parent.children = parent.children.changed(
                     int(np.searchsorted(parent.children.ids, node.node_id)),

@@ -64,11 +64,12 @@ class Children:
         """These rows and those of others, in ascending id order."""
         parts = (self, *others)
         merged = Children(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("ids", "vectors", "live", "total", "versions")
-            ),
-            None if self.terms is None else TermCounts.concat([part.terms for part in parts if part.terms]),
+            ids=np.concatenate([part.ids for part in parts]),
+            vectors=np.concatenate([part.vectors for part in parts]),
+            live=np.concatenate([part.live for part in parts]),
+            total=np.concatenate([part.total for part in parts]),
+            versions=np.concatenate([part.versions for part in parts]),
+            terms=TermCounts.concat([part.terms for part in parts if part.terms]) if self.terms else None,
         )
         return merged.take(np.argsort(merged.ids, kind="stable"))
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from mllm_plugin.chunking import split_text, word_offsets
 
 _UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
-_PROSE = st.lists(st.sampled_from(["Alpha beta.", "One two three four,", "你好。", "x\n", "\n\n", "e\u0301 é ß!", "👩‍👩‍👧"])).map(
-    " ".join
-)
+_PROSE = st.lists(
+    st.sampled_from(["Alpha beta.", "One two three four,", "你好。", "x\n", "\n\n", "e\u0301 é ß!", "👩‍👩‍👧"])
+).map(" ".join)
 
 
 @settings(deadline=None)

@@ -35,7 +35,10 @@ def test_counts_survive_bytes_and_selection(texts):
     back = TermCounts.from_bytes(counts.to_bytes(), len(texts))
     order = np.arange(len(texts))[::-1]
     assert back.take(order).to_bytes() == TermCounts.of(texts[::-1]).to_bytes()
-    assert TermCounts.concat([counts, TermCounts.of(["a"])]).to_bytes() == TermCounts.of([*texts, "a"]).to_bytes()
+    assert (
+        TermCounts.concat([counts, TermCounts.of(["a"])]).to_bytes()
+        == TermCounts.of([*texts, "a"]).to_bytes()
+    )
 
 
 @given(texts=_TEXTS.filter(bool), query=st.lists(st.sampled_from("abcdxyz"), min_size=1).map(" ".join))

@@ -16,14 +16,29 @@ def test_exported_names():
 def test_every_error_is_an_mllm_error_and_a_builtin():
     for name, error in inspect.getmembers(errors, inspect.isclass):
         assert issubclass(error, errors.MLLMError), name
-        builtins = {base for base in error.__mro__ if base.__module__ == "builtins"} - {Exception, BaseException, object}
+        builtins = {base for base in error.__mro__ if base.__module__ == "builtins"} - {
+            Exception,
+            BaseException,
+            object,
+        }
         assert builtins or error is errors.MLLMError, name
         assert name in errors.__doc__
 
 
 def test_methods_of_the_facade():
     public = {name for name, _ in inspect.getmembers(MemoryIndex) if not name.startswith("_")}
-    assert public >= {"open", "add", "search", "search_batch", "mask", "unmask", "remove", "stats", "verify", "compact"}
+    assert public >= {
+        "open",
+        "add",
+        "search",
+        "search_batch",
+        "mask",
+        "unmask",
+        "remove",
+        "stats",
+        "verify",
+        "compact",
+    }
     for name in public & {"add", "search", "search_batch", "mask", "unmask", "remove", "get"}:
         assert inspect.iscoroutinefunction(getattr(MemoryIndex, f"a{name}"))
     for name in public:

@@ -15,7 +15,10 @@ def _documents(count: int, seed: int = 0) -> list[Document]:
     texts = [" ".join(f"w{n}" for n in rng.integers(120, size=12)) for _ in range(count)]
     return [
         Document(
-            f"{text} id{number}", id=f"d{number}", metadata={"n": number}, labels=("odd",) if number % 2 else ()
+            f"{text} id{number}",
+            id=f"d{number}",
+            metadata={"n": number},
+            labels=("odd",) if number % 2 else (),
         )
         for number, text in enumerate(texts)
     ]
@@ -46,7 +49,9 @@ def test_beam_over_everything_equals_flat_equals_exact(library, query):
 def test_batch_equals_single(library, mode):
     queries = ["w1 w2 w3", "w7 w8", "w1 " * 300, "id42"]
     batch = library.search_batch(queries, k=7, mode=mode)
-    assert [_key(hits) for hits in batch] == [_key(library.search(query, k=7, mode=mode)) for query in queries]
+    assert [_key(hits) for hits in batch] == [
+        _key(library.search(query, k=7, mode=mode)) for query in queries
+    ]
 
 
 @pytest.mark.parametrize("mode", ["beam", "flat", "exact", "auto"])

