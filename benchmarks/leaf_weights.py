@@ -131,7 +131,8 @@ def calibrate(
         chance = 1 / (1 + np.exp(-inputs @ weights))
         curvature = inputs.T @ (inputs * (chance * (1 - chance))[:, None]) + 1e-6 * np.eye(2)
         weights += np.linalg.solve(curvature, inputs.T @ (labels - chance))
-    return float(weights[0]), float(weights[1])
+    prior = float(np.log(labels.mean() / (1 - labels.mean())))
+    return float(weights[0]), float(weights[1]) - prior
 
 
 def main() -> None:

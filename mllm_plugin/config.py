@@ -65,7 +65,7 @@ class LeafConfig(_Config):
     window: float = 1.0
     lexical: float = 1.5
     relevance_slope: float = 3.15
-    relevance_offset: float = -7.46
+    relevance_offset: float = -5.87
 
 
 class SearchConfig(_Config):

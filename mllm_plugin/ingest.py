@@ -81,7 +81,10 @@ class Ingest:
             prepared = [self._prepared_with(document, vector, split) for document, vector in pairs]
             return self.write(documents, prepared, namespace, encoded=0, provisional=provisional)
         for _ in range(_MOST_ATTEMPTS):
-            changed = self._changed(documents, namespace, split)
+            states = self.states(documents, namespace)
+            changed = [doc for doc in documents if not same_text(states.get(doc.id), doc, split)]
+            if not changed and all(_same_fields(states[doc.id], doc) for doc in documents):
+                return AddReport(tuple(doc.id for doc in documents), 0, 0, len(documents), 0, 0)
             prepared, encoded = self.prepare(changed, namespace, split)
             try:
                 return self.write(
@@ -120,7 +123,7 @@ class Ingest:
                         item = item.with_masks(state.masks)
                     inserts.append(item)
                     added, updated = added + (state is None), updated + (state is not None)
-                elif not _same_text(state, document, split):
+                elif not same_text(state, document, split):
                     raise _StaleError
                 elif state is None or _same_fields(state, document):
                     unchanged += 1
@@ -139,14 +142,14 @@ class Ingest:
     # -- what changed
     # --------------------------------------------------------------------------------------------
 
-    def _changed(self, documents: list[Document], namespace: Namespace, split: bool) -> list[Document]:
-        """Documents whose chunks must be written: new ones, and those whose text or splitting changed."""
+    def states(self, documents: Sequence[Document], namespace: Namespace) -> dict[str, DocumentState]:
+        """What is stored under the ids of documents."""
         with self._database.read() as tx:
             row = find_namespace(tx, namespace)
             if row is None:
-                return documents
-            states = {doc.id: document_state(tx, row.namespace_id, doc.id) for doc in documents}
-        return [doc for doc in documents if not _same_text(states[doc.id], doc, split)]
+                return {}
+            found = ((doc.id, document_state(tx, row.namespace_id, doc.id)) for doc in documents)
+            return {name: state for name, state in found if state is not None}
 
     # -- cutting and embedding
     # -----------------------------------------------------------------------------------
@@ -310,7 +313,8 @@ def document_hash(text: str, split: bool) -> bytes:
     ).digest()
 
 
-def _same_text(state: DocumentState | None, document: Document, split: bool) -> bool:
+def same_text(state: DocumentState | None, document: Document, split: bool) -> bool:
+    """Whether the stored chunks are those of the document."""
     return state is not None and state.text_hash == document_hash(document.text, split)
 
 

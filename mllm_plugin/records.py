@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mllm_plugin.chunking import Span
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.ingest import Ingest, check_documents, document_hash
+from mllm_plugin.ingest import Ingest, check_documents, document_hash, same_text
 from mllm_plugin.search.query import as_vectors
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import unpack_windows
-from mllm_plugin.store.documents import read_documents
+from mllm_plugin.store.documents import DocumentState, read_documents
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.writer import PreparedDocument
@@ -139,14 +139,19 @@ def _import_batch(
     check_documents(
         Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
     )
+    records = {one.id: one for one in batch}
+    states = ingest.states(documents, namespace)
+    changed = [one for one in documents if not _is_stored(states.get(one.id), one, records[one.id])]
     if dim is None:
-        prepared, encoded = ingest.prepare(documents, namespace, split)
+        prepared, encoded = ingest.prepare(changed, namespace, split)
     else:
-        pairs = zip(documents, batch, strict=True)
-        prepared, encoded = [_prepared(document, one, namespace, dim) for document, one in pairs], 0
-    masks = {one.id: one.masks for one in batch}
-    prepared = [item.with_masks(masks[item.document.id]) for item in prepared]
-    return ingest.write(documents, prepared, namespace, encoded=encoded)
+        prepared, encoded = [_prepared(one, records[one.id], namespace, dim) for one in changed], 0
+    prepared = [item.with_masks(records[item.document.id].masks) for item in prepared]
+    return ingest.write(documents, prepared, namespace, encoded=encoded, split=split)
+
+
+def _is_stored(state: DocumentState | None, document: Document, record: Record) -> bool:
+    return same_text(state, document, record.split) and set(record.masks) <= set(state.masks if state else ())
 
 
 def _prepared(document: Document, record: Record, namespace: Namespace, dim: int) -> PreparedDocument:

@@ -169,11 +169,20 @@ class VerifyReport(_Report):
 
 @dataclass(frozen=True, slots=True)
 class CompactReport(_Report):
-    """File size before and after, in bytes, and how many trees were regrouped."""
+    """What `compact` did.
+
+    Attributes:
+        bytes_before, bytes_after: Size of the files.
+        trees_rebuilt: How many trees were regrouped.
+        erased: True when no file holds anything that was removed before.
+        reason: Why `erased` is False, and what to do; empty otherwise.
+    """
 
     bytes_before: int
     bytes_after: int
     trees_rebuilt: int
+    erased: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

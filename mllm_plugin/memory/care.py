@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, NotFoundError
-from mllm_plugin.memory.arguments import path_of
+from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.records import export_records, import_records
 from mllm_plugin.store.namespaces import check_namespace, find_namespace, namespaces_below, select_namespaces
-from mllm_plugin.store.statistics import namespace_stats, text_bytes
+from mllm_plugin.store.statistics import chunk_count, namespace_stats, text_bytes
 from mllm_plugin.store.verify import verify_store
 from mllm_plugin.types import AddReport, CompactReport, Namespace, Stats, VerifyReport
 
@@ -48,31 +48,37 @@ class Care(MemoryParts):
         with self._database.read() as tx:
             return verify_store(tx, config=self.config, fold=self.hierarchy.fold, dim=self.dim)
 
-    def compact(self, *, regroup: bool = False) -> CompactReport:
+    def compact(self, *, regroup: bool = False, wait: float = 5.0) -> CompactReport:
         """Gives free space back and lists rare words again.
 
         Args:
             regroup: Also group every tree anew; trees that a bulk build left provisional are regrouped
                 anyway.
+            wait: Seconds to wait for readers that still hold old pages.
         """
         before = self._file_bytes()
         rebuilt = 0
         with self._database.read() as tx:
             rows = namespaces_below(tx, ())
         for row in rows:
-            rebuilt += self.regroup(row.namespace, force=regroup)
+            rebuilt += self.regroup(row.namespace, min_share=0.0 if regroup else 1e-9)
         self._database.exclusive(lambda connection: connection.execute("PRAGMA incremental_vacuum").get)
-        self._database.truncate_log(self._database.timeout)
-        return CompactReport(before, self._file_bytes(), rebuilt)
+        erased, reason = self._erase(seconds("wait", wait))
+        return CompactReport(before, self._file_bytes(), rebuilt, erased, reason)
 
-    def regroup(self, namespace: Namespace | str = (), *, force: bool = True) -> bool:
-        """Groups a namespace's tree anew; unless forced, only where a bulk build left it provisional."""
+    def regroup(self, namespace: Namespace | str = (), *, min_share: float = 0.0) -> bool:
+        """Groups a namespace's tree anew and lists rare words again; True when it was regrouped.
+
+        Args:
+            namespace: Whose tree.
+            min_share: Only where bulk builds have placed at least this share of the chunks since the last time.
+        """
         with self._database.write() as tx:
             row = find_namespace(tx, check_namespace(namespace))
             if row is None:
                 return False
             writer = self._writer(tx, row)
-            needed = force or bool(row.regroup)
+            needed = row.provisional >= min_share * max(1, chunk_count(tx, row.namespace_id))
             if needed:
                 writer.regroup()
             if writer.relist_rare_terms() or needed:

@@ -51,7 +51,7 @@ class Edits(MemoryParts):
     def add_provisionally(
         self, documents: Iterable[Document], *, namespace: Namespace | str = (), split: bool = True
     ) -> AddReport:
-        """`add` for bulk builds: places whole groups quickly; `regroup` must follow for the best routing."""
+        """`add` for bulk builds: places whole groups quickly; `regroup` should follow."""
         self._database.check_open()
         return self._ingest.add(documents, check_namespace(namespace), split=split, provisional=True)
 
@@ -176,11 +176,3 @@ class Edits(MemoryParts):
         chunks = writer.set_masked(rowids, masked)
         writer.finish()
         return MaskReport(len(rowids), chunks)
-
-    def _erase(self, wait: float) -> tuple[bool, str]:
-        """Rewrites the cache and empties the log, so that no file holds what was removed; else says why."""
-        if self._cache is not None and not self._cache.erase():
-            return False, "another process is using the embedding cache; call compact() later"
-        if self._database.truncate_log(wait):
-            return True, ""
-        return False, f"a reader held old pages for more than {wait:g} s; call compact() when it is done"

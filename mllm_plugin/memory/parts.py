@@ -41,5 +41,13 @@ class MemoryParts:
     def _writer(self, tx: Any, row: NamespaceRow) -> NamespaceWriter:
         return NamespaceWriter(tx, row, config=self.config, fold=self.hierarchy.fold, dim=self.dim)
 
+    def _erase(self, wait: float) -> tuple[bool, str]:
+        """Rewrites the cache and empties the log, so that no file holds what was removed; else says why."""
+        if self._cache is not None and not self._cache.erase(wait):
+            return False, "another process is using the embedding cache; call compact() later"
+        if self._database.truncate_log(wait):
+            return True, ""
+        return False, f"a reader held old pages for more than {wait:g} s; call compact() when it is done"
+
     def _file_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.path.glob(f"{FILE_NAME}*"))

@@ -104,11 +104,11 @@ class EmbeddingCache:
                     self._cache().delete(self._key(text_hash))
 
     @_forgiving
-    def erase(self) -> bool | None:
-        """Forgets everything and rewrites its files; None when another process kept that from happening."""
+    def erase(self, wait: float) -> bool | None:
+        """Forgets everything and rewrites its files; None when another process held them for `wait` seconds."""
         if not (self._folder / DBNAME).exists():
             return True
-        with closing(sqlite3.connect(self._folder / DBNAME, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(self._folder / DBNAME, wait, isolation_level=None)) as connection:
             connection.execute("DELETE FROM Cache")
             connection.execute("VACUUM")
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]

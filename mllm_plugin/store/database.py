@@ -6,7 +6,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,8 +115,13 @@ class Database:
     def exclusive(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
         self.check_writable()
-        with self._writing, self._errors():
-            return work(self._writer_connection())
+        if not self._writing.acquire(timeout=self.timeout):
+            raise self._busy()
+        try:
+            with self._errors():
+                return work(self._writer_connection())
+        finally:
+            self._writing.release()
 
     def truncate_log(self, wait: float) -> bool:
         """Moves the write-ahead log into the file and empties it; False when a reader held it for `wait` s."""
@@ -149,6 +154,8 @@ class Database:
 
     def close(self) -> None:
         """Closes every connection; running readers keep theirs until they finish."""
+        if not self._closed and not self.read_only:
+            self._fold_log()
         with self._lock:
             self._closed = True
             readers, self._readers = self._readers, []
@@ -158,6 +165,13 @@ class Database:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+
+    def _fold_log(self) -> None:
+        """Leaves one file where nobody else is using the memory; readers never do, since they do not scrub."""
+        log = self.path.with_name(f"{FILE_NAME}-wal")
+        with suppress(StoreError, OSError):
+            if log.exists() and log.stat().st_size:
+                self.truncate_log(0.0)
 
     def check_writable(self) -> None:
         """Raises when nothing can be written, before any work is done for it.
@@ -229,6 +243,8 @@ class Database:
         self.check_open()
         if self._writer is None:
             connection = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE, self._scrub_vfs)
+            if connection.pragma("journal_mode") != "wal":  # a restored backup
+                connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
             connection.pragma("secure_delete", True)
             connection.pragma("foreign_keys", True)

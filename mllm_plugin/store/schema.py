@@ -17,7 +17,7 @@ CREATE TABLE namespaces (
     version INTEGER NOT NULL DEFAULT 0,   -- last write that touched it
     live_chunks INTEGER NOT NULL DEFAULT 0,
     live_terms INTEGER NOT NULL DEFAULT 0,
-    regroup INTEGER NOT NULL DEFAULT 0    -- 1 while a bulk build has placed groups provisionally
+    provisional INTEGER NOT NULL DEFAULT 0 -- chunks that bulk builds placed since the last regrouping
 );
 
 CREATE TABLE documents (

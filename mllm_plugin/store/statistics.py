@@ -43,3 +43,11 @@ def _levels(tx: apsw.Connection, namespace_id: int) -> tuple[LevelStats, ...]:
 def text_bytes(tx: apsw.Connection) -> int:
     """Bytes of all documents' texts."""
     return tx.execute("SELECT coalesce(sum(length(text)), 0) FROM documents").get
+
+
+def chunk_count(tx: apsw.Connection, namespace_id: int) -> int:
+    """Chunks of a namespace, masked ones included."""
+    return tx.execute(
+        "SELECT count(*) FROM chunks JOIN documents USING (document_rowid) WHERE namespace_id = ?",
+        (namespace_id,),
+    ).get

@@ -73,7 +73,11 @@ class NamespaceWriter:
         self._tx, self._row, self._config, self._dim = tx, row, config, dim
         self._id = row.namespace_id
         self._version = next_version(tx)
-        self._live_chunks, self._live_terms, self._regroup = row.live_chunks, row.live_terms, row.regroup
+        self._live_chunks, self._live_terms, self._provisional = (
+            row.live_chunks,
+            row.live_terms,
+            row.provisional,
+        )
         store = SqlNodeStore(tx, self._id, dim, self._version)
         self._tree = TreeEditor(store, row.root_id, config.tree, fold, self._version)
 
@@ -102,9 +106,9 @@ class NamespaceWriter:
         )
         add_terms(self._tx, self._id, chunks.ids, terms, chunks.live > 0, self._config.lexical.posting_limit)
         self._count(chunks, +1)
-        if provisional:
+        if provisional and len(ids) >= self._config.tree.target(1):
             self._tree.insert_groups(chunks)
-            self._regroup = 1
+            self._provisional += len(ids)
         else:
             self._tree.insert(chunks)
         return len(ids)
@@ -148,7 +152,7 @@ class NamespaceWriter:
     def regroup(self) -> None:
         """Groups the whole tree anew and lists rare terms again."""
         self._tree.regroup()
-        self._regroup = 0
+        self._provisional = 0
 
     def relist_rare_terms(self) -> int:
         """Restores posting lists of terms that have become rare; returns how many."""
@@ -159,9 +163,9 @@ class NamespaceWriter:
         """Restores the tree and writes the namespace's row; an empty namespace leaves no row."""
         root_id = self._tree.finish()
         self._tx.execute(
-            "UPDATE namespaces SET root_id = ?, version = ?, live_chunks = ?, live_terms = ?, regroup = ? "
+            "UPDATE namespaces SET root_id = ?, version = ?, live_chunks = ?, live_terms = ?, provisional = ? "
             "WHERE namespace_id = ?",
-            (root_id, self._version, self._live_chunks, self._live_terms, self._regroup, self._id),
+            (root_id, self._version, self._live_chunks, self._live_terms, self._provisional, self._id),
         )
         self._tx.execute(
             "DELETE FROM namespaces WHERE namespace_id = ?1 "

@@ -269,9 +269,8 @@ BAD_SELECTIONS = {
 @pytest.mark.parametrize(("options", "error", "message"), BAD_SELECTIONS.values(), ids=BAD_SELECTIONS)
 @pytest.mark.parametrize("call", SELECTING)
 def test_malformed_selection(stocked, call, options, error, message):
-    with unharmed(stocked):
-        with pytest.raises(error, match=message):
-            getattr(stocked, call)(**options)
+    with unharmed(stocked), pytest.raises(error, match=message):
+        getattr(stocked, call)(**options)
 
 
 def test_an_id_that_cannot_exist_is_missing(stocked):

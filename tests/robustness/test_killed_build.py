@@ -18,7 +18,7 @@ DOCUMENTS = [
 QUERIES = ["d17", "late3", "long200 text", "w3 w5 w8"]
 KILLED_BUILD = """
 import os, signal, sys
-from mllm_plugin import IndexBuilder, MemoryIndex
+from mllm_plugin import IndexBuilder, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.store.writer import NamespaceWriter
 from test_killed_build import DOCUMENTS
 from toy import ToyEncoder
@@ -39,7 +39,7 @@ def kill_at(owner, name, after):
         return result
     setattr(owner, name, counted)
 
-memory = MemoryIndex.open(folder, encoder=ToyEncoder())
+memory = MemoryIndex.open(folder, encoder=ToyEncoder(), config=MemoryConfig(tree=TreeConfig(fan_out=8)))
 if moment == "while-encoding":
     kill_at(ToyEncoder, "encode_documents", after=False)
 elif moment == "between-cache-and-write":

@@ -55,6 +55,14 @@ def through_json(records):
     return [json.loads(json.dumps(record)) for record in records]
 
 
+def without_empty_windows(records):
+    """A chunk without windows may have none or an empty string of them."""
+    plain = through_json(records)
+    for chunk in (chunk for record in plain for chunk in record["chunks"]):
+        chunk["windows"] = chunk["windows"] or None
+    return plain
+
+
 def all_answers(memory: MemoryIndex) -> list:
     found = [answers(memory, QUERIES, mode=mode, k=8) for mode in ("flat", "exact")]
     below = memory.search_batch(QUERIES, namespace=("users",), prefix=True, mode="exact")
@@ -87,7 +95,7 @@ def test_a_second_import_changes_nothing(source, target):
 def test_an_import_keeps_every_bit_of_the_vectors(source, target):
     records = through_json(source.export())
     target.import_records(records)
-    assert through_json(target.export()) == records
+    assert without_empty_windows(target.export()) == without_empty_windows(records)
 
 
 def test_round_trip_without_vectors(source, target):
