@@ -31,7 +31,12 @@ from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.terms import frequencies
 
 _CANDIDATES = 500
-_GRID = list(product((1.0, 2.0), ((1.2, 0.75), (0.6, 0.3), (0.3, 0.3)), (0.5, 1.0), (1.0, 1.5, 2.0)))
+_GRID = [
+    (power, k1, b, window, lexical)
+    for power, (k1, b), window, lexical in product(
+        (1.0, 2.0), ((1.2, 0.75), (0.6, 0.3), (0.3, 0.3)), (0.5, 1.0), (1.0, 1.5, 2.0)
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def _evidence(tx, row, query, candidates, relevant, dim) -> Evidence:  # noqa: A
 def calibrate(
     scores: NDArray[np.float64], labels: NDArray[np.float64], steps: int = 50
 ) -> tuple[float, float]:
-    """Slope and offset of the logistic fit of labels on scores, by Newton's method."""
+    """Slope and offset of the logistic fit of labels on scores at even odds, by Newton's method."""
     inputs = np.stack([scores, np.ones_like(scores)], axis=1)
     weights = np.zeros(2)
     for _ in range(steps):
@@ -133,6 +138,20 @@ def calibrate(
         weights += np.linalg.solve(curvature, inputs.T @ (labels - chance))
     prior = float(np.log(labels.mean() / (1 - labels.mean())))
     return float(weights[0]), float(weights[1]) - prior
+
+
+def quality(
+    natural: list[Evidence], identifiers: list[Evidence], mean_length: float, formula: tuple[float, ...]
+) -> tuple[float, float]:
+    """nDCG@10 of natural questions and the share of identifier questions answered among the first ten."""
+    power, k1, b, window, lexical = formula
+
+    def score(one: Evidence) -> NDArray[np.float64]:
+        return one.cosine + window * one.window + lexical * one.lexical(power, k1, b, mean_length)
+
+    ndcg = [one.ndcg(score(one)) for one in natural]
+    found = [bool(set(one.ranking(score(one))) & set(one.relevant)) for one in identifiers]
+    return float(np.mean(ndcg)), float(np.mean(found))
 
 
 def main() -> None:
@@ -153,18 +172,9 @@ def main() -> None:
         identifiers, _ = collect(memory, *identifier_questions(read_chunks(memory), 100, seed=5))
         evidence[name] = natural, identifiers, mean_length
     rows = []
-    for power, (k1, b), window, lexical in _GRID:
-        cells = []
-        for natural, identifiers, mean_length in evidence.values():
-
-            def score(one: Evidence, mean_length: float = mean_length) -> NDArray[np.float64]:
-                return one.cosine + window * one.window + lexical * one.lexical(power, k1, b, mean_length)
-
-            cells.append(np.mean([one.ndcg(score(one)) for one in natural]))
-            cells.append(
-                np.mean([bool(set(one.ranking(score(one))) & set(one.relevant)) for one in identifiers])
-            )
-        rows.append([power, k1, b, window, lexical, *cells, np.mean(cells[::2])])
+    for formula in _GRID:
+        cells = [value for found in evidence.values() for value in quality(*found, formula)]
+        rows.append([*formula, *cells, float(np.mean(cells[::2]))])
     header = [f"{name} {kind}" for name in options.sets for kind in ("nDCG@10", "identifiers R@10")]
     print_table(
         ["idf power", "k1", "b", "window weight", "lexical weight", *header, "mean nDCG@10"],

@@ -238,7 +238,7 @@ class Ingest:
         array = np.asarray(windows, dtype=np.float32)
         if array.ndim != 2 or array.shape[1] != self._encoder.dim or not np.isfinite(array).all():
             raise InvalidInputError(
-                f"the encoder returned windows of shape {array.shape}, expected finite [w, {self._encoder.dim}]"
+                f"the encoder returned windows {array.shape}, expected finite ones [w, {self._encoder.dim}]"
             )
         return array
 
@@ -296,8 +296,8 @@ def _check_document(document: Any, place: int) -> None:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidDocumentError(
-                f"document {document.id!r}: its {name} holds a lone surrogate at character {error.start}, which "
-                f"is no valid Unicode; decode the source with errors='replace'"
+                f"document {document.id!r}: its {name} holds a lone surrogate at {error.start}, which is no "
+                f"valid Unicode; decode the source with errors='replace'"
             ) from None
     if not isinstance(document.metadata, Mapping):
         raise InvalidDocumentError(

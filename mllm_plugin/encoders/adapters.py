@@ -118,7 +118,7 @@ def _methods(model: Any) -> tuple[Any, Any]:
             return getattr(model, documents), getattr(model, query)
     raise InvalidTypeError(
         f"{type(model).__name__} is no encoder: expected a model name or path, a TextEncoder (dim, "
-        f"fingerprint, encode_documents, encode_queries), a LangChain Embeddings or a LlamaIndex BaseEmbedding"
+        f"fingerprint, encode_documents, encode_queries), a LangChain Embeddings, a LlamaIndex BaseEmbedding"
     )
 
 

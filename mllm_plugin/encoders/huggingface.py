@@ -140,7 +140,7 @@ class HuggingFaceEncoder:
     def _fingerprint(self) -> str:
         """Changes whenever an embedding would: weights, tokenizer, pooling, prefixes, lengths."""
         digest = hashlib.sha256()
-        for path in sorted(self.folder.glob("*.safetensors")) + [self.folder / "tokenizer.json"]:
+        for path in [*sorted(self.folder.glob("*.safetensors")), self.folder / "tokenizer.json"]:
             if path.is_file():
                 digest.update(file_sha256(path).encode())
         settings = [self.pooling, self.query_prefix, self.document_prefix, self._length, self.window_tokens]

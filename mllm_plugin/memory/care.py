@@ -71,7 +71,7 @@ class Care(MemoryParts):
 
         Args:
             namespace: Whose tree.
-            min_share: Only where bulk builds have placed at least this share of the chunks since the last time.
+            min_share: Only where bulk builds have placed at least this share of the chunks since then.
         """
         with self._database.write() as tx:
             row = find_namespace(tx, check_namespace(namespace))

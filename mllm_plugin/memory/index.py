@@ -95,6 +95,6 @@ def _hierarchy(hierarchy: Any) -> Hierarchy:
 def _check_encoder(encoder: TextEncoder | None, stored: str, folder: Path) -> None:
     if encoder is not None and encoder.fingerprint != stored:
         raise EncoderMismatchError(
-            f"the memory at {folder} was written with encoder {stored!r}, got {encoder.fingerprint!r}. Vectors of "
-            f"two encoders do not compare: open it with the first, or build a new memory with the second"
+            f"the memory at {folder} was written with encoder {stored!r}, got {encoder.fingerprint!r}. "
+            f"Vectors of two encoders do not compare: open it with the first, or build a new memory"
         )

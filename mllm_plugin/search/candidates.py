@@ -153,7 +153,7 @@ def chosen(
     ]
 
 
-def best_rows(scores: NDArray[np.float64], ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def best_rows(scores: NDArray[np.floating], ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Rows of the `most` highest scores, best first, lower ids first on ties."""
     rows = np.arange(len(scores))
     if most < len(scores):

@@ -105,7 +105,7 @@ class EmbeddingCache:
 
     @_forgiving
     def erase(self, wait: float) -> bool | None:
-        """Forgets everything and rewrites its files; None when another process held them for `wait` seconds."""
+        """Forgets everything and rewrites its files; None when another process held them for `wait` s."""
         if not (self._folder / DBNAME).exists():
             return True
         with closing(sqlite3.connect(self._folder / DBNAME, wait, isolation_level=None)) as connection:

@@ -124,7 +124,7 @@ class Database:
             self._writing.release()
 
     def truncate_log(self, wait: float) -> bool:
-        """Moves the write-ahead log into the file and empties it; False when a reader held it for `wait` s."""
+        """Moves the write-ahead log into the file and empties it; False when a reader held it too long."""
 
         def checkpoint(connection: apsw.Connection) -> bool:
             connection.set_busy_timeout(int(wait * 1000))
@@ -167,7 +167,7 @@ class Database:
                 self._writer = None
 
     def _fold_log(self) -> None:
-        """Leaves one file where nobody else is using the memory; readers never do, since they do not scrub."""
+        """Leaves one file where nobody else uses the memory; readers never do, since they do not scrub."""
         log = self.path.with_name(f"{FILE_NAME}-wal")
         with suppress(StoreError, OSError):
             if log.exists() and log.stat().st_size:
@@ -218,7 +218,7 @@ class Database:
             log = self.path.with_name(f"{FILE_NAME}-wal")
             if log.exists() and log.stat().st_size:
                 raise StoreError(
-                    f"{self.folder} holds writes that are not in {FILE_NAME} yet; open it once where it is writable"
+                    f"{self.folder} holds writes that are not in {FILE_NAME} yet; open it once for writing"
                 ) from None
             uri = f"{self.path.resolve().as_uri()}?immutable=1"
             return self._connect(uri, flags | apsw.SQLITE_OPEN_URI)
@@ -315,8 +315,8 @@ class Database:
 
     def _busy(self) -> StoreBusyError:
         return StoreBusyError(
-            f"another writer held {self.path} for more than {self.timeout:g} s; nothing was written. Try again, "
-            f"or open with a longer timeout="
+            f"another writer held {self.path} for more than {self.timeout:g} s; nothing was written. Try "
+            f"again, or open with a longer timeout="
         )
 
     @contextmanager

@@ -92,7 +92,8 @@ def read_documents(
     for rowid in rowids:
         row = tx.execute(
             "SELECT id, text, metadata, "
-            "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) FROM documents d WHERE d.document_rowid = ? AND d.namespace_id = ?",
+            "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) "
+            "FROM documents d WHERE d.document_rowid = ? AND d.namespace_id = ?",
             (rowid, namespace_id),
         ).get
         if row:
@@ -135,7 +136,8 @@ def masked_documents(tx: apsw.Connection, namespace_id: int, label: str | None) 
     """Row ids of documents under a mask, or under any."""
     rows = tx.execute(
         "SELECT d.document_rowid FROM documents d WHERE d.namespace_id = ?1 AND d.masked = 1 AND "
-        "(?2 IS NULL OR EXISTS (SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid AND m.label = ?2))",
+        "(?2 IS NULL OR EXISTS "
+        "(SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid AND m.label = ?2))",
         (namespace_id, label),
     )
     return [rowid for (rowid,) in rows]

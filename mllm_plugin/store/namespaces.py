@@ -10,7 +10,8 @@ from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.types import Namespace
 
 _SEPARATOR = "\x1f"
-_COLUMNS = """n.namespace_id, n.path, n.root_id, r.version, n.version, n.live_chunks, n.live_terms, n.provisional
+_COLUMNS = """
+    n.namespace_id, n.path, n.root_id, r.version, n.version, n.live_chunks, n.live_terms, n.provisional
     FROM namespaces n LEFT JOIN nodes r ON r.node_id = n.root_id"""
 
 

@@ -1,8 +1,8 @@
 """Zeroes the free space inside of pages on their way into the file.
 
-`secure_delete` overwrites what is deleted, but when SQLite rebuilds a page it leaves copies of moved cells in the
-page's gap, and these outlive their originals. The writer's connection, the only one that moves pages from the log
-into the file, goes through this VFS, which zeroes the gap and the free blocks of every b-tree page.
+`secure_delete` overwrites what is deleted, but when SQLite rebuilds a page it leaves copies of moved cells in
+the page's gap, and these outlive their originals. The writer's connection, the only one that moves pages from
+the log into the file, goes through this VFS, which zeroes the gap and the free blocks of every b-tree page.
 
 Source: SQLite file format, sections 1.6 (b-tree pages) and 1.8 (pointer map pages).
 """
@@ -23,7 +23,7 @@ _POINTER_MAP_STEP = _USABLE // 5 + 1  # every so many pages one is a pointer map
 
 
 def scrub_page(data: bytes, number: int) -> bytes:
-    """A page of the file, numbered from 1, with its free space zeroed; pages of other kinds come back as they are."""
+    """A page of the file, numbered from 1, with its free space zeroed; other kinds of pages as they are."""
     base = 100 if number == 1 else 0
     header = _HEADER.get(data[base])
     if header is None or (number - 2) % _POINTER_MAP_STEP == 0:

@@ -34,8 +34,8 @@ class Settings(NamedTuple):
             stored, given = getattr(self.config, name), getattr(config, name)
             if stored != given:
                 raise InvalidInputError(
-                    f"this memory was made with {name}={stored!r}, got {given!r}; that cannot change later. Leave "
-                    f"it as it was, or build a new memory"
+                    f"this memory was made with {name}={stored!r}, got {given!r}; that cannot change later. "
+                    f"Leave it as it was, or build a new memory"
                 )
         return config
 

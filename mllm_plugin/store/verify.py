@@ -39,7 +39,7 @@ def _orphans(tx: apsw.Connection) -> Iterator[str]:
         "nodes": "SELECT 1 FROM nodes WHERE namespace_id NOT IN (SELECT namespace_id FROM namespaces)",
         "blocks": "SELECT 1 FROM nodes LEFT JOIN blocks b USING (node_id) WHERE b.node_id IS NULL",
         "postings": "SELECT 1 FROM postings WHERE chunk_id NOT IN (SELECT chunk_id FROM chunks)",
-        "metadata": "SELECT 1 FROM metadata m LEFT JOIN documents d USING (document_rowid) WHERE d.id IS NULL",
+        "metadata": "SELECT 1 FROM metadata LEFT JOIN documents d USING (document_rowid) WHERE d.id IS NULL",
         "terms": "SELECT 1 FROM terms WHERE namespace_id NOT IN (SELECT namespace_id FROM namespaces)",
     }
     for table, query in queries.items():

@@ -163,8 +163,8 @@ class NamespaceWriter:
         """Restores the tree and writes the namespace's row; an empty namespace leaves no row."""
         root_id = self._tree.finish()
         self._tx.execute(
-            "UPDATE namespaces SET root_id = ?, version = ?, live_chunks = ?, live_terms = ?, provisional = ? "
-            "WHERE namespace_id = ?",
+            "UPDATE namespaces SET root_id = ?, version = ?, live_chunks = ?, live_terms = ?, "
+            "provisional = ? WHERE namespace_id = ?",
             (root_id, self._version, self._live_chunks, self._live_terms, self._provisional, self._id),
         )
         self._tx.execute(

@@ -40,7 +40,7 @@ def test_random_histories(tmp_path, seed):
                 connection.execute("DELETE FROM words WHERE k = ?", (name,))
                 connection.execute("DELETE FROM rows WHERE b = ?", (live.pop(name)[:300],))
         if step % 5 == 4:
-            connection.execute("PRAGMA incremental_vacuum").get
+            list(connection.execute("PRAGMA incremental_vacuum"))
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     connection.close()
 
