@@ -162,7 +162,7 @@ class Searcher:
         """Candidates with all their evidence, best first, lower chunk ids first on ties."""
         leaf = self._hierarchy.leaf_ranker
         cosine = finalists.cosines(query, found.vectors)
-        windows = finalists.read_windows(view.tx, found.ids, self._dim) if self._config.level0 else []
+        windows = finalists.read_windows(view.tx, found.ids, self._dim)
         window = finalists.best_windows(query, windows, cosine)
         scores = leaf.score(cosine, window, found.lexical)
         order = np.lexsort((found.ids, -scores))

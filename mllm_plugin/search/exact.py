@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.candidates import Candidates, View, best_rows, chosen, evidence
 from mllm_plugin.search.query import Query
-from mllm_plugin.store.codec import unpack_windows
+from mllm_plugin.store.codec import Windows, unpack_all
 from mllm_plugin.store.image import Image
 
 _BLOCK_CHUNKS = 1024
@@ -40,8 +40,8 @@ def _best_windows(
     best = [np.full(len(ids), np.nan) for _ in queries]
     vectors = np.concatenate([query.vectors for query in queries])
     firsts = np.cumsum([0, *(len(query.vectors) for query in queries)])
-    for rows, stacked, starts in _window_blocks(tx, ids, vectors.shape[1]):
-        scores = np.maximum.reduceat(stacked @ vectors.T, starts, axis=0)
+    for rows, windows in _window_blocks(tx, ids, vectors.shape[1]):
+        scores = np.maximum.reduceat(windows.vectors @ vectors.T, windows.starts, axis=0)
         for place, (first, last) in enumerate(pairwise(firsts)):
             best[place][rows] = scores[:, first:last].max(axis=1)
     return best
@@ -49,25 +49,23 @@ def _best_windows(
 
 def _window_blocks(
     tx: apsw.Connection, ids: NDArray[np.int64], dim: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
-    """Blocks of windows [w, d] with the rows they belong to and where each row's windows start."""
+) -> Iterator[tuple[NDArray[np.int64], Windows]]:
+    """Blocks of windows with the rows of `ids` that they belong to; rows without windows are left out."""
     for first in range(0, len(ids), _BLOCK_CHUNKS):
-        block = ids[first : first + _BLOCK_CHUNKS]
+        block = ids[first : first + _BLOCK_CHUNKS].tolist()
         stored = _stored_windows(tx, block)
-        rows = np.array([row for row, chunk in enumerate(block.tolist()) if chunk in stored], dtype=np.int64)
-        if not len(rows):
-            continue
-        windows = [unpack_windows(stored[chunk], dim) for chunk in block[rows].tolist()]
-        sizes = np.array([len(one) for one in windows])
-        yield first + rows, np.concatenate(windows), np.cumsum(sizes) - sizes
+        rows = [row for row, chunk in enumerate(block) if chunk in stored]
+        if rows:
+            yield first + np.array(rows), unpack_all([stored[block[row]] for row in rows], dim)
 
 
-def _stored_windows(tx: apsw.Connection, ids: NDArray[np.int64]) -> dict[int, bytes]:
+def _stored_windows(tx: apsw.Connection, ids: list[int]) -> dict[int, bytes]:
     """Packed windows by chunk id: one range where the ids lie close together, else one by one."""
-    first, last = int(ids[0]), int(ids[-1])
-    if last - first < 4 * len(ids):
-        rows = tx.execute("SELECT chunk_id, data FROM windows WHERE chunk_id BETWEEN ? AND ?", (first, last))
+    if ids[-1] - ids[0] < 4 * len(ids):
+        rows = tx.execute(
+            "SELECT chunk_id, data FROM windows WHERE chunk_id BETWEEN ? AND ?", (ids[0], ids[-1])
+        )
         return {chunk: data for chunk, data in rows if data}
     query = "SELECT data FROM windows WHERE chunk_id = ?"
-    found = ((chunk, tx.execute(query, (chunk,)).get) for chunk in ids.tolist())
+    found = ((chunk, tx.execute(query, (chunk,)).get) for chunk in ids)
     return {chunk: data for chunk, data in found if data}

@@ -5,14 +5,12 @@ Shapes: m query vectors, n chunks, w windows of all chunks, d dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import apsw
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.search.query import Query
-from mllm_plugin.store.codec import unpack_windows
+from mllm_plugin.store.codec import Windows, unpack_all
 
 
 def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -20,30 +18,21 @@ def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.max([_dot(vectors, vector) for vector in query.vectors], axis=0, initial=-2.0)
 
 
-def best_windows(
-    query: Query, windows: Sequence[NDArray[np.float32]], fallback: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) -> NDArray[np.float64]:
     """Best window cosine [n] of each chunk; `fallback` where a chunk has none."""
-    sizes = np.array([len(found) for found in windows], dtype=np.int64)
-    has = np.flatnonzero(sizes)
+    has = np.flatnonzero(windows.sizes)
     if not len(has):
         return fallback
-    stacked = np.concatenate([windows[row] for row in has.tolist()])
-    scores = np.max([_dot(stacked, vector) for vector in query.vectors], axis=0)
-    starts = np.cumsum(sizes[has]) - sizes[has]
+    scores = np.max([_dot(windows.vectors, vector) for vector in query.vectors], axis=0)
     best = fallback.copy()
-    best[has] = np.maximum.reduceat(scores, starts)
+    best[has] = np.maximum.reduceat(scores, windows.starts[has])
     return best
 
 
-def read_windows(tx: apsw.Connection, ids: NDArray[np.int64], dim: int) -> list[NDArray[np.float32]]:
-    """Windows [w, d] of each chunk; empty where none are stored."""
-    none = np.zeros((0, dim), dtype=np.float32)
-    found = []
-    for chunk_id in ids.tolist():
-        data = tx.execute("SELECT data FROM windows WHERE chunk_id = ?", (chunk_id,)).get
-        found.append(none if data is None else unpack_windows(data, dim))
-    return found
+def read_windows(tx: apsw.Connection, ids: NDArray[np.int64], dim: int) -> Windows:
+    """Windows of chunks by id; none where none are stored."""
+    query = "SELECT data FROM windows WHERE chunk_id = ?"
+    return unpack_all([tx.execute(query, (chunk_id,)).get or b"" for chunk_id in ids.tolist()], dim)
 
 
 def _dot(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,3 +35,31 @@ def unpack_windows(data: bytes, dim: int) -> NDArray[np.float32]:
     scales = np.frombuffer(data, dtype="<f4", count=count)
     codes = np.frombuffer(data, dtype=np.int8, offset=_SCALE_BYTES * count).reshape(count, dim)
     return codes.astype(np.float32) * scales[:, None]
+
+
+class Windows(NamedTuple):
+    """Windows of n chunks, one chunk after another: vectors [sum of sizes, d] and how many each has [n]."""
+
+    vectors: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First window of each chunk [n]."""
+        return np.cumsum(self.sizes) - self.sizes
+
+
+def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
+    """Windows of many chunks at once; an empty entry has none."""
+    width = _SCALE_BYTES + dim
+    sizes = np.array([len(data) // width for data in packed], dtype=np.int64)
+    windows = Windows(np.empty((int(sizes.sum()), dim), dtype=np.float32), sizes)
+    for size in np.unique(sizes[sizes > 0]).tolist():
+        rows = np.flatnonzero(sizes == size)
+        joined = b"".join(packed[row] for row in rows.tolist())
+        table = np.frombuffer(joined, dtype=np.int8).reshape(len(rows), size * width)
+        scales = np.ascontiguousarray(table[:, : _SCALE_BYTES * size]).view("<f4")
+        codes = table[:, _SCALE_BYTES * size :].reshape(len(rows), size, dim)
+        places = windows.starts[rows][:, None] + np.arange(size)
+        windows.vectors[places] = codes.astype(np.float32) * scales[:, :, None]
+    return windows
