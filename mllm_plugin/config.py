@@ -78,9 +78,9 @@ class SearchConfig(_Config):
         cache_bytes: Memory for decoded embedding chunks, shared by all namespaces.
     """
 
-    beam_width: int = Field(default=32, ge=1)
+    beam_width: int = Field(default=64, ge=1)
     rescore: int = Field(default=200, ge=1)
-    flat_below: int = Field(default=20_000, ge=0)
+    flat_below: int = Field(default=50_000, ge=0)
     cache_bytes: int = Field(default=1 << 30, ge=0)
 
 

@@ -51,7 +51,7 @@ def blocks_of(page: Path) -> list[Block]:
             end = lines.index("```", number + 1)
             reason = _NOT_RUN.match(above)
             shows = fence[1] == "text" and above == "```" and bool(blocks)
-            text = "\n".join(lines[number + 1 : end]) + "\n"
+            text = "".join(f"{line}\n" for line in lines[number + 1 : end])
             blocks.append(
                 Block(
                     fence[1],

@@ -118,8 +118,18 @@ def _check_output(page: Path, block: Block, printed: str) -> None:
         return
     if not _UPDATE:
         pytest.fail(f"{_name(page)}:{block.line} shows\n{block.text}\nbut what is printed is\n{printed}")
-    text = page.read_text(encoding="utf-8")
-    page.write_text(text.replace(f"```text\n{block.text}", f"```text\n{printed.strip()}\n", 1), "utf-8")
+    _replace(page, block, printed)
+
+
+def _replace(page: Path, block: Block, printed: str) -> None:
+    """Writes what was printed below the block that printed it."""
+    source = block.output_of
+    assert source is not None
+    old, new = (
+        f"```{source.language}\n{source.text}```\n\n```text\n{text}```"
+        for text in (block.text, f"{printed.strip()}\n")
+    )
+    page.write_text(page.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
 
 
 def _run_python(page: Path, block: Block, names: dict[str, Any]) -> str:
