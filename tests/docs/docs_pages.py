@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,13 +114,13 @@ def same_output(shown: str, printed: str) -> bool:
 
 
 def _stripped(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
 
 
 def sections(text: str, level: int) -> dict[str, str]:
     """Text below each heading of a level, by the first name in backticks of the heading."""
     parts = re.split(rf"^{'#' * level} (?=[^#])", text, flags=re.MULTILINE)[1:]
-    named = ((re.search(r"`(\w+)", part.splitlines()[0]), part) for part in parts)
+    named = ((re.search(r"`(?:mllm )?(\w+)", part.splitlines()[0]), part) for part in parts)
     return {name[1]: part for name, part in named if name}
 
 
@@ -129,42 +130,51 @@ def normalised(text: str) -> str:
 
 
 def entries_of(thing: Any, package: str) -> Iterator[str]:
-    """What docs/api.md has to say of a class or function: signatures, properties, fields."""
+    """What docs/api.md has to say of a class or function: signatures, properties, fields with defaults."""
     if inspect.isfunction(thing):
         yield signature(thing.__name__, thing)
         return
-    fields = set(_fields(thing))
-    yield from (f"`{name}`" for name in sorted(fields))
-    for name, member in _members(thing, package):
-        if isinstance(member, property) or not callable(member):
-            if name not in fields:
-                yield f"`{name}`"
-        else:
-            yield signature(name, member)
-    if not fields and "__init__" in vars(thing):
+    own_start = "__init__" in vars(thing) and not is_dataclass(thing) and not is_protocol(thing)
+    if own_start:
         yield signature(thing.__name__, thing.__init__).removesuffix(" -> None")
+    known = _fields(thing)
+    if not own_start:
+        yield from known.values()
+    for name, member in _members(thing, package):
+        if inspect.isfunction(member):
+            yield signature(name, member)
+        elif name not in known:
+            yield f"`{name}`"
 
 
-def _fields(thing: type) -> list[str]:
-    if is_dataclass(thing) or (isinstance(thing, type) and issubclass(thing, BaseModel)):
-        return [name for name in inspect.get_annotations(thing) if name[0] != "_" and name != "model_config"]
-    if hasattr(thing, "_fields"):
-        return list(thing._fields)
-    return []
+def is_protocol(thing: type) -> bool:
+    """Whether a class is a protocol, whose `__init__` says nothing."""
+    return getattr(thing, "_is_protocol", False)
+
+
+def _fields(thing: type) -> dict[str, str]:
+    """What is said of each field: its name, and for settings its default too."""
+    if issubclass(thing, BaseModel):
+        own = [name for name in inspect.get_annotations(thing) if name in thing.model_fields]
+        return {name: f"| `{name}` | {_field_default(thing.model_fields[name])} |" for name in own}
+    names = [field.name for field in fields(thing)] if is_dataclass(thing) else getattr(thing, "_fields", ())
+    return {name: f"`{name}`" for name in names}
+
+
+def _field_default(field: FieldInfo) -> str:
+    return "required" if field.is_required() else f"`{_default(field.default)}`"
 
 
 def _members(thing: type, package: str) -> Iterator[tuple[str, Any]]:
     """Public members that the package itself defines."""
-    own = [base for base in thing.__mro__ if base.__module__.split(".")[0] == package]
-    seen: set[str] = set()
-    for base in own:
+    seen = {"class_name", "model_config", "model_post_init"}
+    for base in thing.__mro__:
+        if base.__module__.split(".")[0] != package or base.__name__.startswith("_"):
+            continue
         for name, member in vars(base).items():
-            if name.startswith("_") or name in seen or name in ("model_config", "model_post_init"):
-                continue
-            seen.add(name)
-            if isinstance(member, classmethod | staticmethod):
-                member = member.__func__
-            yield name, member
+            if not name.startswith("_") and name not in seen:
+                seen.add(name)
+                yield name, member.__func__ if isinstance(member, classmethod | staticmethod) else member
 
 
 def signature(name: str, function: Callable[..., Any]) -> str:

@@ -35,6 +35,7 @@ from docs_pages import (
     sections,
 )
 
+import mllm_plugin
 from mllm_plugin import MemoryIndex
 from mllm_plugin.cli import main
 from mllm_plugin.cli.settings import Settings
@@ -127,7 +128,7 @@ def _replace(page: Path, block: Block, printed: str) -> None:
     assert source is not None
     old, new = (
         f"```{source.language}\n{source.text}```\n\n```text\n{text}```"
-        for text in (block.text, f"{printed.strip()}\n")
+        for text in (block.text, f"{printed.rstrip()}\n")
     )
     page.write_text(page.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
 
@@ -187,7 +188,7 @@ def _problems(words: list[str]) -> Iterator[str]:
 
 def _mllm_problems(words: list[str]) -> Iterator[str]:
     command = next((main.commands[word] for word in words if word in main.commands), None)
-    if command is None and words and not words[0].startswith("-"):
+    if command is None and not (words[0].startswith("-") or words[0].isupper()):
         yield f"no command {words[0]}"
     known = _options(main) | (_options(command) if command else set())
     used = {re.split("=", word)[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
@@ -209,6 +210,14 @@ def test_every_command_and_option_is_in_cli_md(name: str) -> None:
         assert f"`{option}" in CLI.read_text(encoding="utf-8"), f"docs/cli.md does not describe {option}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_defaults_named_in_running_text(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for config, name, shown in re.findall(r"`(\w+Config)\.(\w+)` \(([\d,.]+)\)", text):
+        default = getattr(getattr(mllm_plugin, config)(), name)
+        assert shown.replace(",", "") == str(default), f"{_name(page)}: {config}.{name} is {default}"
+
+
 # -- docs/api.md is complete and exact
 
 
@@ -224,10 +233,10 @@ def test_signatures_in_api_md_are_exact(module: str) -> None:
     package = module.split(".")[0]
     parts = sections(_api_section(module), 3)
     for name, thing in _public(module).items():
-        if not isinstance(thing, type) and not callable(thing):
+        if _is_described_in_words(thing, package):
             continue
         section = normalised(parts.get(name, _api_section(module)))
-        for entry in [] if _is_error(thing) else entries_of(thing, package):
+        for entry in entries_of(thing, package):
             assert entry in section, f"docs/api.md: {module}.{name} should have\n{entry}"
 
 
@@ -237,13 +246,17 @@ def _api_section(module: str) -> str:
 
 
 def _public(module: str) -> dict[str, Any]:
-    """Exported names; where there is no list of them, the classes that the module itself defines."""
+    """Exported names; where no list of them is, what the module defines and the package does not list."""
     found = importlib.import_module(module)
     names = getattr(found, "__all__", None) or [
-        name for name, value in vars(found).items() if getattr(value, "__module__", "") == module
+        name
+        for name, value in vars(found).items()
+        if getattr(value, "__module__", "") == module and name not in mllm_plugin.__all__
     ]
     return {name: getattr(found, name) for name in names if name[0] != "_"}
 
 
-def _is_error(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, Exception)
+def _is_described_in_words(thing: Any, package: str) -> bool:
+    """Errors, constants and names for types have no signature."""
+    is_error = isinstance(thing, type) and issubclass(thing, Exception)
+    return is_error or not callable(thing) or not getattr(thing, "__module__", "").startswith(package)
