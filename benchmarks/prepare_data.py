@@ -20,100 +20,20 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import json
-import re
 import sys
 import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPException
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
+from distractors import distractors
+from originals import DataError, DataSet, convert_medquad, convert_scifact, convert_squad
 from tqdm import tqdm
-
-SQUAD_DEV = frozenset(
-    [
-        "American_Broadcasting_Company",
-        "Black_Death",
-        "Geology",
-        "Packet_switching",
-        "Scottish_Parliament",
-        "Teacher",
-    ]
-)
-SQUAD_TRAIN = frozenset(
-    [
-        "Apollo_program",
-        "Chloroplast",
-        "Civil_disobedience",
-        "Computational_complexity_theory",
-        "Construction",
-        "Doctor_Who",
-        "Economic_inequality",
-        "European_Union_law",
-        "Force",
-        "Genghis_Khan",
-        "Harvard_University",
-        "Huguenot",
-        "Immune_system",
-        "Imperialism",
-        "Intergovernmental_Panel_on_Climate_Change",
-        "Islamism",
-        "Kenya",
-        "Martin_Luther",
-        "Nikola_Tesla",
-        "Normans",
-        "Oxygen",
-        "Pharmacy",
-        "Rhine",
-        "Southern_California",
-        "Steam_engine",
-        "Super_Bowl_50",
-        "United_Methodist_Church",
-        "University_of_Chicago",
-        "Victoria_and_Albert_Museum",
-        "Yuan_dynasty",
-    ]
-)
-PIECE = 1200  # characters of a distractor, unless one paragraph is longer
-
-_MEDQUAD_PAGE = re.compile(r"(?:^|/)((\d+)_[^/]+)/[^/]+\.xml$")
-_QUESTION_END = re.compile(r"(?:\s*\?)+$")
-_HEADING = re.compile(r"(#{1,6})\s+(.+?)[\s#]*$")
-_FENCE = re.compile(r"\s*(?:```|~~~)[^`]*$")
-_MARKDOWN_HEADER = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
-_RST_HEADER = re.compile(r"\A((?::?[A-Z][\w-]*:.*\n(?:[ \t]+\S.*\n)*)+)")
-_RST_HEADING = re.compile(r"^(\S.*)\n(([^\w\s])\3{2,})[ \t]*$", re.MULTILINE)
-_HEADER_TITLE = re.compile(r"""^:?title:\s*["']?(.+?)["']?\s*$""", re.MULTILINE | re.IGNORECASE)
-
-
-class DataError(ValueError):
-    """An original that is missing, out of reach or not what it should be."""
-
-
-@dataclass
-class DataSet:
-    """Documents, questions, and (question, document, grade) judgements."""
-
-    corpus: list[dict[str, Any]] = field(default_factory=list)
-    queries: list[dict[str, Any]] = field(default_factory=list)
-    qrels: list[tuple[str, str, int]] = field(default_factory=list)
-
-    def files(self) -> dict[str, bytes]:
-        """The set's files by name, before compression."""
-        header = "query_id\tdoc_id\tscore\n"
-        judgements = "".join(f"{query}\t{document}\t{grade}\n" for query, document, grade in self.qrels)
-        return {
-            "corpus.jsonl": _lines(self.corpus),
-            "queries.jsonl": _lines(self.queries),
-            "qrels.tsv": (header + judgements).encode(),
-        }
 
 
 @dataclass(frozen=True)
@@ -135,106 +55,6 @@ class Source:
     licence: str
     convert: Callable[[Path], DataSet]
     measured: str
-
-
-def convert_squad(original: Path) -> DataSet:
-    """Paragraphs of SQuAD's articles as documents; the number in an id is the article's rank by title."""
-    result = DataSet()
-    articles = json.loads(original.read_text(encoding="utf-8"))["data"]
-    for number, article in enumerate(sorted(articles, key=lambda one: one["title"])):
-        title = article["title"]
-        if title not in SQUAD_DEV | SQUAD_TRAIN:
-            continue
-        split = "dev" if title in SQUAD_DEV else "train"
-        for order, paragraph in enumerate(article["paragraphs"]):
-            document = f"s{number:02d}-{order:03d}"
-            row = {"id": document, "title": title, "text": paragraph["context"], "order": order}
-            result.corpus.append(row | {"split": split})
-            for asked in paragraph["qas"]:
-                result.queries.append(_squad_query(asked) | {"doc": document, "title": title, "split": split})
-                result.qrels.append((asked["id"], document, 1))
-    return result
-
-
-def convert_scifact(original: Path) -> DataSet:
-    """Abstracts, and the claims of BEIR's train part, every fifth for dev. Its test part is left out."""
-    documents = _json_lines(_read_file(original, "corpus.jsonl"))
-    claims = {row["_id"]: _spaced(row["text"]) for row in _json_lines(_read_file(original, "queries.jsonl"))}
-    judged = [line.split("\t") for line in _read_file(original, "qrels/train.tsv").splitlines()[1:]]
-    judged.sort(key=lambda judgement: int(judgement[0]))
-    result = DataSet(qrels=[(query, document, int(grade)) for query, document, grade in judged])
-    for row in sorted(documents, key=lambda row: int(row["_id"])):
-        result.corpus.append({"id": row["_id"], "title": _spaced(row["title"]), "text": _spaced(row["text"])})
-    for rank, query in enumerate(dict.fromkeys(query for query, _, _ in judged)):
-        result.queries.append({"id": query, "text": claims[query], "split": "train" if rank % 5 else "dev"})
-    return result
-
-
-def convert_medquad(original: Path) -> DataSet:
-    """Answers as documents. A question on several pages is one query, and all its answers are relevant."""
-    result = DataSet()
-    asked: dict[str, str] = {}
-    for question, row in _medquad_answers(original):
-        result.corpus.append(row)
-        split = medquad_split(row["title"])
-        if split == "test":
-            continue
-        own = f"q{row['id']}"
-        query = asked.setdefault(question.lower(), own)
-        if query == own:
-            result.queries.append({"id": own, "text": question, "split": split, "qtype": row["qtype"]})
-        result.qrels.append((query, row["id"], 1))
-    return result
-
-
-def medquad_split(title: str) -> str:
-    """The split of all questions on one disease: a tenth is test and held back, a tenth is dev."""
-    hundredth = int(hashlib.md5(title.lower().encode(), usedforsecurity=False).hexdigest(), 16) % 100
-    return "test" if hundredth < 10 else "dev" if hundredth < 20 else "train"
-
-
-def distractors(folder: Path) -> DataSet:
-    """Pieces of all Markdown and reStructuredText pages below a folder: a section's paragraphs, packed.
-
-    Args:
-        folder: Searched with its subfolders, but for hidden ones.
-
-    Returns:
-        A set without questions; ids are `dPAGE-ORDER`.
-
-    Raises:
-        DataError: If there is no such page.
-    """
-    result = DataSet()
-    page = 0
-    for path in tqdm(_pages(folder), desc="distractors", unit="page"):
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        title, pieces = split_page(text, path)
-        name = path.relative_to(folder).as_posix()
-        for order, (section, piece) in enumerate(pieces):
-            heading = title if section == title else f"{title} - {section}"
-            row = {"id": f"d{page:05d}-{order}", "title": heading, "text": piece, "group": f"d{page:05d}"}
-            result.corpus.append(row | {"path": name, "section": section, "order": order})
-        page += bool(pieces)
-    if not result.corpus:
-        raise DataError(f"{folder}: no text in .md or .rst files there; --distractors takes a folder of them")
-    return result
-
-
-def split_page(text: str, path: Path) -> tuple[str, list[tuple[str, str]]]:
-    """A page's title and its (section, text) pieces of at most `PIECE` characters or one paragraph."""
-    rst = path.suffix == ".rst"
-    header = (_RST_HEADER if rst else _MARKDOWN_HEADER).match(text)
-    named = _HEADER_TITLE.search(header[1]) if header else None
-    body = text[header.end() :] if header else text
-    paragraphs = list(_paragraphs(_rst_as_markdown(body) if rst else body))
-    first = next((headings[0] for headings, _ in paragraphs if headings), path.stem)
-    title = named[1] if named and (rst or first == path.stem) else first
-    pieces = []
-    for headings, group in groupby(paragraphs, key=lambda one: one[0]):
-        section = " - ".join(headings[1:] if headings[:1] == (title,) else headings) or title
-        pieces += [(section, piece) for piece in _packed(paragraph for _, paragraph in group)]
-    return title, pieces
 
 
 SOURCES = {
@@ -362,126 +182,6 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
-
-
-def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def _json_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.split("\n") if line]
-
-
-def _spaced(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
-def _read_files(original: Path, wanted: re.Pattern[str]) -> Iterator[tuple[re.Match[str], bytes]]:
-    """Files of a folder or of an archive by match of their paths, sorted."""
-    if original.is_dir():
-        paths = {path.relative_to(original.parent).as_posix(): path for path in original.rglob("*")}
-        yield from ((match, paths[match.string].read_bytes()) for match in _matches(paths, wanted))
-        return
-    with zipfile.ZipFile(original) as archive:
-        yield from ((match, archive.read(match.string)) for match in _matches(archive.namelist(), wanted))
-
-
-def _matches(names: Iterable[str], wanted: re.Pattern[str]) -> list[re.Match[str]]:
-    return [match for name in sorted(names) if (match := wanted.search(name))]
-
-
-def _read_file(original: Path, name: str) -> str:
-    found = list(_read_files(original, re.compile(rf"(?:^|/){re.escape(name)}$")))
-    if len(found) != 1:
-        raise DataError(f"{original}: expected one file {name} in it, found {len(found)}")
-    return found[0][1].decode()
-
-
-def _squad_query(asked: dict[str, Any]) -> dict[str, Any]:
-    answers = dict.fromkeys(answer["text"].strip() for answer in asked["answers"])
-    return {"id": asked["id"], "text": asked["question"].strip(), "answers": list(answers)}
-
-
-def _medquad_answers(original: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each question that has an answer, with the answer's row."""
-    taken: set[str] = set()
-    for name, content in _read_files(original, _MEDQUAD_PAGE):
-        page = ElementTree.fromstring(content)
-        title, url = _spaced(page.findtext("Focus")), page.attrib["url"]
-        document = f"{name[2]}_{page.get('id')}"  # one page of the original has no id and becomes None
-        for pair in page.iter("QAPair"):
-            question, text = pair.find("Question"), _spaced(pair.findtext("Answer"))
-            if question is None or not text:
-                continue
-            identifier = _untaken(f"{document}-{pair.attrib['pid']}", taken)
-            row = {"id": identifier, "title": title, "text": text, "source": name[1], "url": url}
-            row |= {"doc": document, "qtype": question.attrib["qtype"]}
-            yield _QUESTION_END.sub("?", _spaced(question.text)), row
-    if not taken:
-        raise DataError(f"{original}: expected MedQuAD's pages in it, such as 1_CancerGov_QA/0000001_1.xml")
-
-
-def _untaken(identifier: str, taken: set[str]) -> str:
-    while identifier in taken:  # a few pages of the original share theirs
-        identifier += "x"
-    taken.add(identifier)
-    return identifier
-
-
-def _pages(folder: Path) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.suffix in (".md", ".rst") and path.is_file())
-    return sorted(
-        path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def _paragraphs(markdown: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Paragraphs with words, each with the headings above it; a fenced block is never cut."""
-    headings: tuple[str, ...] = ()
-    lines: list[str] = []
-    fenced = False
-    for line in [*markdown.splitlines(), ""]:
-        heading = None if fenced else _HEADING.match(line)
-        if line.strip() and not heading:
-            lines.append(line)
-        elif not fenced:
-            yield from _paragraph(headings, lines)
-            lines = []
-        if heading:
-            headings = (*headings[: len(heading[1]) - 1], heading[2])
-        fenced ^= bool(_FENCE.match(line))
-    yield from _paragraph(headings, lines)
-
-
-def _paragraph(headings: tuple[str, ...], lines: list[str]) -> Iterator[tuple[tuple[str, ...], str]]:
-    text = _spaced(" ".join(lines))
-    if re.search(r"\w", text):
-        yield headings, text
-
-
-def _packed(paragraphs: Iterable[str]) -> Iterator[str]:
-    piece = ""
-    for paragraph in paragraphs:
-        if piece and len(piece) + 1 + len(paragraph) > PIECE:
-            yield piece
-            piece = ""
-        piece = f"{piece} {paragraph}".strip()
-    yield piece
-
-
-def _rst_as_markdown(text: str) -> str:
-    """Underlined headings as Markdown's; their order of appearance tells the levels."""
-    levels: list[str] = []
-
-    def heading(match: re.Match[str]) -> str:
-        title, line, character = match.groups()
-        if len(line) < len(title.rstrip()):
-            return match[0]
-        if character not in levels:
-            levels.append(character)
-        return f"{'#' * min(levels.index(character) + 1, 6)} {title}"
-
-    return _RST_HEADING.sub(heading, text)
 
 
 def _say(text: str) -> None:

@@ -64,8 +64,8 @@ class LeafConfig(_Config):
     cosine: float = 1.0
     window: float = 1.0
     lexical: float = 1.5
-    relevance_slope: float = 3.15
-    relevance_offset: float = -5.87
+    relevance_slope: float = 2.87
+    relevance_offset: float = -5.37
 
 
 class SearchConfig(_Config):
@@ -75,7 +75,7 @@ class SearchConfig(_Config):
         beam_width: Nodes kept per level (the paper's t).
         rescore: Candidates, best by cosine and lexical evidence, whose windows are read.
         flat_below: Up to this many live chunks, `auto` scans all pooled cosines; above, it walks.
-        cache_bytes: Memory for decoded embedding chunks, shared by all namespaces.
+        cache_bytes: Memory for decoded embedding chunks, and as much again for scans, shared by namespaces.
     """
 
     beam_width: int = Field(default=64, ge=1)

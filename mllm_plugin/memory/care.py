@@ -56,14 +56,13 @@ class Care(MemoryParts):
                 anyway.
             wait: Seconds to wait for readers that still hold old pages.
         """
-        before = self._file_bytes()
-        rebuilt = 0
+        wait, before, rebuilt = seconds("wait", wait), self._file_bytes(), 0
         with self._database.read() as tx:
             rows = namespaces_below(tx, ())
         for row in rows:
             rebuilt += self.regroup(row.namespace, min_share=0.0 if regroup else 1e-9)
         self._database.exclusive(lambda connection: connection.execute("PRAGMA incremental_vacuum").get)
-        erased, reason = self._erase(seconds("wait", wait))
+        erased, reason = self._erase(wait)
         return CompactReport(before, self._file_bytes(), rebuilt, erased, reason)
 
     def regroup(self, namespace: Namespace | str = (), *, min_share: float = 0.0) -> bool:
@@ -110,4 +109,7 @@ class Care(MemoryParts):
     def import_records(self, records: Iterable[Mapping[str, Any]]) -> AddReport:
         """Adds records of `export`; encodes only those without vectors of this encoder."""
         self._database.check_writable()
-        return import_records(self._ingest, self.encoder.fingerprint, self.dim, records)
+        report = import_records(self._ingest, self.encoder.fingerprint, self.dim, records)
+        if report.updated:
+            self._erase(wait=0.0)
+        return report

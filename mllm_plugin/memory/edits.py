@@ -30,7 +30,7 @@ class Edits(MemoryParts):
         embeddings: Sequence[Any] | None = None,
         split: bool = True,
     ) -> AddReport:
-        """Adds documents, or replaces those whose id is there; unchanged ones cost nothing.
+        """Adds documents, or replaces those whose id is there; unchanged text is not encoded again.
 
         Args:
             documents: Their ids must differ from each other.
@@ -42,18 +42,19 @@ class Edits(MemoryParts):
             InvalidDocumentError: A document cannot be stored; nothing was added.
             DimensionMismatchError: An embedding has another width than the memory.
         """
-        self._database.check_open()
-        report = self._ingest.add(documents, check_namespace(namespace), embeddings=embeddings, split=split)
-        if report.updated:
-            self._erase(wait=0.0)  # the old text; what a reader holds goes with the next call that erases
-        return report
+        return self._add(documents, namespace, embeddings=embeddings, split=split)
 
     def add_provisionally(
         self, documents: Iterable[Document], *, namespace: Namespace | str = (), split: bool = True
     ) -> AddReport:
         """`add` for bulk builds: places whole groups quickly; `regroup` should follow."""
-        self._database.check_open()
-        return self._ingest.add(documents, check_namespace(namespace), split=split, provisional=True)
+        return self._add(documents, namespace, split=split, provisional=True)
+
+    def _add(self, documents: Iterable[Document], namespace: Namespace | str, **options: Any) -> AddReport:
+        report = self._ingest.add(documents, check_namespace(namespace), **options)
+        if report.updated:
+            self._erase(wait=0.0)  # the old text; what a reader holds goes with the next call that erases
+        return report
 
     def remove(
         self,

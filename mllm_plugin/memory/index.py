@@ -62,13 +62,19 @@ class MemoryIndex(AsyncTwins, Care):
                 f"no memory at {folder}; a new one needs an encoder"
             )
         given = None if encoder is None else as_encoder(encoder)
-        hierarchy = _hierarchy(hierarchy)
         database = Database(folder, create=create, read_only=read_only, timeout=timeout)
         try:
-            settings = load_settings(database) or save_settings(database, config or MemoryConfig(), given)
+            settings = load_settings(database) or save_settings(
+                database, config or MemoryConfig(), given, _fingerprint(hierarchy)
+            )
             _check_encoder(given, settings.fingerprint, folder)
+            _check_hierarchy(hierarchy, settings.hierarchy, folder)
             chosen = settings.resolve(config)
-            hierarchy.leaf_ranker = LeafRanker(chosen.leaf)
+            hierarchy = (
+                hierarchy
+                if isinstance(hierarchy, Hierarchy)
+                else Hierarchy(leaf_ranker=LeafRanker(chosen.leaf))
+            )
             return cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, hierarchy)
         except BaseException:
             database.close()
@@ -84,12 +90,20 @@ class MemoryIndex(AsyncTwins, Care):
         return f"MemoryIndex({str(self.path)!r}, encoder={self.encoder.fingerprint!r})"
 
 
-def _hierarchy(hierarchy: Any) -> Hierarchy:
+def _fingerprint(hierarchy: Any) -> str:
     if isinstance(hierarchy, Hierarchy):
-        return hierarchy
+        return hierarchy.fingerprint
     if hierarchy != IDENTITY:
         raise InvalidInputError(f"unknown hierarchy {hierarchy!r}; expected 'identity' or a Hierarchy")
-    return Hierarchy()
+    return IDENTITY
+
+
+def _check_hierarchy(hierarchy: Any, stored: str, folder: Path) -> None:
+    if _fingerprint(hierarchy) != stored:
+        raise InvalidInputError(
+            f"the nodes of {folder} were folded by hierarchy {stored!r}, got {_fingerprint(hierarchy)!r}; "
+            f"open it with the first, or build a new memory"
+        )
 
 
 def _check_encoder(encoder: TextEncoder | None, stored: str, folder: Path) -> None:

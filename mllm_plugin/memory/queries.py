@@ -42,7 +42,8 @@ class Queries(MemoryParts):
             embedding: Vector to use for a text query instead of encoding it.
             beam_width: Nodes kept per level on the walk; wider is slower and nearer to exact.
             exact: Score every live chunk.
-            mode: "beam", "flat" or "exact"; "auto" takes the cheapest that loses nothing.
+            mode: "beam" walks the tree, "flat" compares every chunk's embedding and words, "exact" every
+                chunk's windows too; "auto" is flat in a small namespace and beam in a large one.
             namespace: Where to look.
             prefix: Look in every namespace below `namespace` too.
             filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.

@@ -20,6 +20,7 @@ class Settings(NamedTuple):
 
     fingerprint: str
     dim: int
+    hierarchy: str
     config: MemoryConfig
 
     def resolve(self, config: MemoryConfig | None) -> MemoryConfig:
@@ -43,7 +44,7 @@ class Settings(NamedTuple):
 def load_settings(database: Database) -> Settings | None:
     """Reads the settings; None in a memory that was never opened with an encoder."""
     with database.read() as tx:
-        rows = dict(tx.execute("SELECT key, value FROM meta WHERE key IN ('encoder', 'dim', 'config')"))
+        rows = dict(tx.execute("SELECT key, value FROM meta WHERE key <> 'version'"))
     if not rows:
         return None
     try:
@@ -52,15 +53,22 @@ def load_settings(database: Database) -> Settings | None:
         raise FormatVersionError(
             f"another release wrote the settings of {database.folder}; upgrade mllm-plugin ({error})"
         ) from error
-    return Settings(rows["encoder"], rows["dim"], config)
+    return Settings(rows["encoder"], rows["dim"], rows["hierarchy"], config)
 
 
-def save_settings(database: Database, config: MemoryConfig, encoder: TextEncoder | None) -> Settings:
+def save_settings(
+    database: Database, config: MemoryConfig, encoder: TextEncoder | None, hierarchy: str
+) -> Settings:
     """Writes the settings of a new memory; returns those that another process wrote first, if one did."""
     if encoder is None:
         raise InvalidInputError(f"the memory at {database.folder} is new; open it with an encoder first")
     with database.write() as tx:
-        rows = [("encoder", encoder.fingerprint), ("dim", encoder.dim), ("config", _chosen(config))]
+        rows = [
+            ("encoder", encoder.fingerprint),
+            ("dim", encoder.dim),
+            ("hierarchy", hierarchy),
+            ("config", _chosen(config)),
+        ]
         tx.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", rows)
     found = load_settings(database)
     assert found is not None

@@ -1,6 +1,6 @@
 """Groups unit vectors by similarity into groups of about a target size, sizes as they fall up to a cap.
 
-Free sizes matter: forcing equal ones costs 15 points of routing recall (docs/architecture.md).
+Free sizes matter: equal ones put chunks where a walk does not look for them.
 Shapes: n vectors, k groups, d dimensions.
 """
 

@@ -13,7 +13,9 @@ from threading import Thread
 import prepare_data
 import pytest
 from beir import read_corpus, read_qrels, read_queries
-from prepare_data import main, medquad_split
+from distractors import PIECE
+from originals import convert_scifact, medquad_split
+from prepare_data import main
 
 NAMES = ("squad", "scifact", "medquad")
 
@@ -195,7 +197,7 @@ def test_says_whether_the_set_is_that_of_the_figures(
 ) -> None:
     run(tmp_path, "scifact", originals["scifact"])
     assert "NOT equal to the data of the published figures" in capsys.readouterr().err
-    files = prepare_data.convert_scifact(originals["scifact"]).files()
+    files = convert_scifact(originals["scifact"]).files()
     expected = hashlib.sha256(b"".join(files.values())).hexdigest()
     expect(monkeypatch, "scifact", originals["scifact"], measured=expected)
     run(tmp_path, "scifact", originals["scifact"])
@@ -390,8 +392,8 @@ def test_distractors_are_packed_up_to_the_limit(tmp_path: Path) -> None:
     found = pieces(tmp_path, {"page.md": "\n\n".join(words)})
     texts = [piece["text"].partition("\n")[2] for piece in found]
     assert " ".join(texts).split() == " ".join(words).split()
-    assert all(len(text) <= prepare_data.PIECE for text in texts[:-1])
-    assert len(texts[-1]) > prepare_data.PIECE
+    assert all(len(text) <= PIECE for text in texts[:-1])
+    assert len(texts[-1]) > PIECE
     assert len(texts) == 8
 
 
