@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,20 +76,30 @@ class Ingest:
             raise InvalidInputError(
                 f"expected {len(documents)} embeddings, one per document, got {len(embeddings)}"
             )
+        if not documents:
+            return AddReport((), 0, 0, 0, 0, 0)
         if embeddings is not None:
             pairs = zip(documents, embeddings, strict=True)
             prepared = [self._prepared_with(document, vector, split) for document, vector in pairs]
             return self.write(documents, prepared, namespace, encoded=0, provisional=provisional)
-        for _ in range(_MOST_ATTEMPTS):
+
+        def attempt() -> AddReport:
             states = self.states(documents, namespace)
             changed = [doc for doc in documents if not same_text(states.get(doc.id), doc, split)]
             if not changed and all(_same_fields(states[doc.id], doc) for doc in documents):
                 return AddReport(tuple(doc.id for doc in documents), 0, 0, len(documents), 0, 0)
             prepared, encoded = self.prepare(changed, namespace, split)
+            return self.write(
+                documents, prepared, namespace, encoded=encoded, split=split, provisional=provisional
+            )
+
+        return self.retried(attempt)
+
+    def retried(self, attempt: Callable[[], AddReport]) -> AddReport:
+        """Looks, prepares and writes again while other writers change the same documents in between."""
+        for _ in range(_MOST_ATTEMPTS):
             try:
-                return self.write(
-                    documents, prepared, namespace, encoded=encoded, split=split, provisional=provisional
-                )
+                return attempt()
             except _StaleError:
                 continue
         raise StoreBusyError("other writers kept changing these documents; nothing was written, try again")

@@ -34,7 +34,10 @@ _COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
 
 
 class ChunkRecord(BaseModel):
-    """A chunk of a record: character offsets, embedding [dim], packed windows."""
+    """A chunk of a record: character offsets, embedding [dim], packed windows, who made the embedding.
+
+    `given` is True where a caller gave the embedding: it is not what the encoder would make of the text.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,6 +45,7 @@ class ChunkRecord(BaseModel):
     end: int
     embedding: list[float]
     windows: str | None = None
+    given: bool = False
 
 
 class Record(BaseModel):
@@ -119,15 +123,16 @@ def _record(data: Any) -> Record:
 
 def _chunks(tx: apsw.Connection, rowid: int, dim: int) -> Iterator[dict[str, Any]]:
     rows = tx.execute(
-        'SELECT c.chunk_id, c.start, c."end", c.node_id, w.data '
+        'SELECT c.chunk_id, c.start, c."end", c.node_id, w.data, c.text_hash IS NULL '
         "FROM chunks c LEFT JOIN windows w USING (chunk_id) WHERE c.document_rowid = ? ORDER BY c.start",
         (rowid,),
     )
-    for chunk_id, start, end, node_id, windows in list(rows):
+    for chunk_id, start, end, node_id, windows, given in list(rows):
         block = load_children(tx, node_id, dim)
         vector = block.vectors[int(np.searchsorted(block.ids, chunk_id)), 0]
         packed = None if windows is None else base64.b64encode(windows).decode()
-        yield {"start": start, "end": end, "embedding": vector.astype(float).tolist(), "windows": packed}
+        record = {"start": start, "end": end, "embedding": vector.astype(float).tolist(), "windows": packed}
+        yield record | ({"given": True} if given else {})
 
 
 def _import_batch(
@@ -140,14 +145,18 @@ def _import_batch(
         Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
     )
     records = {one.id: one for one in batch}
-    states = ingest.states(documents, namespace)
-    changed = [one for one in documents if not _is_stored(states.get(one.id), one, records[one.id])]
-    if dim is None:
-        prepared, encoded = ingest.prepare(changed, namespace, split)
-    else:
-        prepared, encoded = [_prepared(one, records[one.id], namespace, dim) for one in changed], 0
-    prepared = [item.with_masks(records[item.document.id].masks) for item in prepared]
-    return ingest.write(documents, prepared, namespace, encoded=encoded, split=split)
+
+    def attempt() -> AddReport:
+        states = ingest.states(documents, namespace)
+        changed = [one for one in documents if not _is_stored(states.get(one.id), one, records[one.id])]
+        if dim is None:
+            prepared, encoded = ingest.prepare(changed, namespace, split)
+        else:
+            prepared, encoded = [_prepared(one, records[one.id], namespace, dim) for one in changed], 0
+        prepared = [item.with_masks(records[item.document.id].masks) for item in prepared]
+        return ingest.write(documents, prepared, namespace, encoded=encoded, split=split)
+
+    return ingest.retried(attempt)
 
 
 def _is_stored(state: DocumentState | None, document: Document, record: Record) -> bool:
@@ -170,7 +179,10 @@ def _prepared(document: Document, record: Record, namespace: Namespace, dim: int
         spans=spans,
         pooled=_stored_vectors([chunk.embedding for chunk in chunks], dim),
         windows=windows,
-        chunk_hashes=[hash_text(namespace, document.text[span.start : span.end]) for span in spans],
+        chunk_hashes=[
+            None if chunk.given else hash_text(namespace, document.text[chunk.start : chunk.end])
+            for chunk in chunks
+        ],
     )
 
 

@@ -25,11 +25,10 @@ class MemoryParts:
         self.path, self.dim = database.folder, encoder.dim
         self._database = database
         self._cache = (
-            EmbeddingCache(database.folder, encoder.fingerprint, encoder.dim)
-            if config.embedding_cache and not database.read_only
-            else None
+            None if database.read_only else EmbeddingCache(database.folder, encoder.fingerprint, encoder.dim)
         )
-        self._ingest = Ingest(database, encoder, self._cache, config, hierarchy)
+        used = self._cache if config.embedding_cache else None  # one that is not used is still erased
+        self._ingest = Ingest(database, encoder, used, config, hierarchy)
         self._searcher = Searcher(config, hierarchy, encoder.dim)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.image import Image, build_image
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.types import Hit, Mode, Namespace, PathStep
+
+_MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Searcher:
     def __init__(self, config: MemoryConfig, hierarchy: Hierarchy, dim: int) -> None:
         self._config, self._search, self._hierarchy, self._dim = config, config.search, hierarchy, dim
         self._blocks = BlockCache(config.search.cache_bytes, dim)
-        self._images: dict[int, Image] = {}
+        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._image_bytes = 0
         self._lock = threading.Lock()
         self._allowed = AllowedCache()
         self.profile = threading.local()
@@ -76,7 +80,16 @@ class Searcher:
         self, tx: apsw.Connection, rows: Sequence[NamespaceRow], queries: Sequence[Query], request: Request
     ) -> list[list[Hit]]:
         """Returns the hits of each query, best first, merged over the namespaces."""
-        self.profile.scored = [0] * len(queries)
+        self.profile.scored = []
+        hits: list[list[Hit]] = []
+        for start in range(0, len(queries), _MOST_QUERIES):
+            hits += self._search_group(tx, rows, queries[start : start + _MOST_QUERIES], request)
+        return hits
+
+    def _search_group(
+        self, tx: apsw.Connection, rows: Sequence[NamespaceRow], queries: Sequence[Query], request: Request
+    ) -> list[list[Hit]]:
+        scored = [0] * len(queries)
         merged: list[list[Hit]] = [[] for _ in queries]
         for row in rows:
             if row.root_id is None or not row.live_chunks:
@@ -88,6 +101,8 @@ class Searcher:
                 continue
             for place, hits in enumerate(self._search_one(view, queries, request, allowed)):
                 merged[place].extend(hits)
+                scored[place] += self.profile.last[place]
+        self.profile.scored += scored
         return [sorted(hits, key=_order)[: request.k] for hits in merged]
 
     @contextmanager
@@ -104,24 +119,43 @@ class Searcher:
     def _search_one(
         self, view: View, queries: Sequence[Query], request: Request, allowed: Allowed | None
     ) -> list[list[Hit]]:
-        most, width = max(self._search.rescore, 2 * request.k), request.beam_width
-        while True:
-            with self.stage("walk"):
-                found = self._candidates(view, queries, request, allowed, width, most)
-            with self.stage("score"):
-                ranked = [self._rank(view, query, one) for query, one in zip(queries, found, strict=True)]
-            with self.stage("fetch"):
-                hits = [
-                    self._hits(view, query, scored, request)
-                    for query, scored in zip(queries, ranked, strict=True)
-                ]
-            short = any(len(h) < request.k and not one.complete for h, one in zip(hits, found, strict=True))
-            if not (request.unique_documents and short):
-                self.profile.scored = [
-                    a + one.scored for a, one in zip(self.profile.scored, found, strict=True)
-                ]
-                return hits
-            most, width = most * 4, width * 4
+        most = max(self._search.rescore, 2 * request.k)
+        return self._search_wide(view, queries, request, allowed, request.beam_width, most)
+
+    def _search_wide(
+        self,
+        view: View,
+        queries: Sequence[Query],
+        request: Request,
+        allowed: Allowed | None,
+        width: int,
+        most: int,
+    ) -> list[list[Hit]]:
+        """Searches with a width; queries that found too few documents are searched again, wider."""
+        with self.stage("walk"):
+            found = self._candidates(view, queries, request, allowed, width, most)
+        with self.stage("score"):
+            ranked = [self._rank(view, query, one) for query, one in zip(queries, found, strict=True)]
+        with self.stage("fetch"):
+            hits = [
+                self._hits(view, query, scored, request)
+                for query, scored in zip(queries, ranked, strict=True)
+            ]
+        self.profile.last = [one.scored for one in found]
+        if not request.unique_documents:
+            return hits
+        short = [
+            place for place, one in enumerate(found) if len(hits[place]) < request.k and not one.complete
+        ]
+        if short:
+            scored = self.profile.last
+            wider = self._search_wide(
+                view, [queries[place] for place in short], request, allowed, 4 * width, 4 * most
+            )
+            for place, more, count in zip(short, wider, self.profile.last, strict=True):
+                hits[place], scored[place] = more, count
+            self.profile.last = scored
+        return hits
 
     def _candidates(
         self,
@@ -144,19 +178,19 @@ class Searcher:
 
     def _image(self, view: View) -> Image:
         row = view.row
-        previous = self._images.get(row.namespace_id)
-        if previous is not None and previous.version == row.version:
-            return previous
+        with self._lock:
+            previous = self._images.get(row.namespace_id)
+            if previous is not None and previous.version == row.version:
+                self._images.move_to_end(row.namespace_id)
+                return previous
         image = build_image(view.tx, row.namespace_id, row.version, self._dim, previous)
         with self._lock:
-            self._images.pop(row.namespace_id, None)
-            while self._images and self._image_bytes() + image.nbytes > self._search.cache_bytes:
-                self._images.pop(next(iter(self._images)))
+            replaced = self._images.pop(row.namespace_id, None)
+            self._image_bytes += image.nbytes - (replaced.nbytes if replaced else 0)
             self._images[row.namespace_id] = image
+            while self._image_bytes > self._search.cache_bytes and len(self._images) > 1:
+                self._image_bytes -= self._images.popitem(last=False)[1].nbytes
         return image
-
-    def _image_bytes(self) -> int:
-        return sum(image.nbytes for image in self._images.values())
 
     def _rank(self, view: View, query: Query, found: Candidates) -> list[Ranked]:
         """Candidates with all their evidence, best first, lower chunk ids first on ties."""

@@ -112,10 +112,10 @@ class Database:
         finally:
             self._writing.release()
 
-    def exclusive(self, work: Callable[[apsw.Connection], _T]) -> _T:
+    def exclusive(self, work: Callable[[apsw.Connection], _T], wait: float | None = None) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
         self.check_writable()
-        if not self._writing.acquire(timeout=self.timeout):
+        if not self._writing.acquire(timeout=self.timeout if wait is None else wait):
             raise self._busy()
         try:
             with self._errors():
@@ -136,7 +136,10 @@ class Database:
                 connection.set_busy_timeout(int(self.timeout * 1000))
             return True
 
-        return self.exclusive(checkpoint)
+        try:
+            return self.exclusive(checkpoint, wait)
+        except StoreBusyError:
+            return False
 
     def backup(self, target: Path) -> None:
         """Copies a consistent snapshot into a new file, page by page, while others read and write."""

@@ -99,8 +99,10 @@ def build_image(
         known.update((node, span[2]) for node, span in part.spans.items() if node not in stale)
         kept.append(part.without(stale) if stale else part)
     changed = [node_id for node_id in current if node_id not in known]
-    rows, alive = sum(len(part.ids) for part in kept), sum(_rows(part) for part in kept)
-    if len(kept) >= _MOST_PARTS or rows > 2 * alive:
+    if len(kept) >= _MOST_PARTS:  # the small parts become one; the largest is kept as it is
+        kept = [max(kept, key=_rows)]
+        changed = [node_id for node_id in current if node_id not in kept[0].spans]
+    if sum(len(part.ids) for part in kept) > 2 * sum(map(_rows, kept)):
         kept, changed = [], list(current)
     if changed:
         blocks = [load_children(tx, node_id, dim) for node_id in changed]

@@ -203,9 +203,8 @@ class NamespaceWriter:
             )
             chunk_ids.append(self._tx.last_insert_rowid())
         if item.windows is not None and self._config.level0:
-            self._tx.executemany(
-                "INSERT INTO windows VALUES (?, ?)", zip(chunk_ids, item.windows, strict=True)
-            )
+            rows = ((chunk, data) for chunk, data in zip(chunk_ids, item.windows, strict=True) if data)
+            self._tx.executemany("INSERT INTO windows VALUES (?, ?)", rows)
         return chunk_ids
 
     def _insert_labels(self, table: str, rowid: int, labels: Iterable[str]) -> None:

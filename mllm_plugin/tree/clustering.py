@@ -38,7 +38,10 @@ def group(vectors: NDArray[np.float32], target: int, cap: int, floor: int, seed:
     labels = _cluster(vectors, max(2, -(-count // target)), rng)
     labels = _dissolve_small(vectors, labels, floor)
     labels = _compact(_split_large(vectors, labels, target, cap, floor, rng))
-    return labels if labels.any() else _halves(vectors)
+    sizes = np.bincount(labels)
+    if count > cap and sizes.min() < floor:
+        return _halved(vectors, cap)
+    return labels if len(sizes) > 1 else _halves(vectors)
 
 
 def nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> Labels:
@@ -112,7 +115,8 @@ def _split_large(
             vectors[rows], _cluster(vectors[rows], max(2, len(rows) // target), rng), floor
         )
         parts = _compact(parts)
-        if np.bincount(parts).max() == len(rows):
+        sizes = np.bincount(parts)
+        if len(sizes) == 1 or sizes.min() < floor:  # or the same group would be dissolved and split for ever
             parts = _halves(vectors[rows])
         labels[rows] = used + parts
         pending += [used + part for part in np.flatnonzero(np.bincount(parts) > cap)]
@@ -128,6 +132,17 @@ def _halves(vectors: NDArray[np.float32]) -> Labels:
     labels = np.zeros(len(vectors), dtype=np.int64)
     labels[order[len(order) // 2 :]] = 1
     return labels
+
+
+def _halved(vectors: NDArray[np.float32], cap: int) -> Labels:
+    """Halves of halves until each has at most `cap` members: for groups too small to be grouped well."""
+    if len(vectors) <= cap:
+        return np.zeros(len(vectors), dtype=np.int64)
+    labels = _halves(vectors)
+    for half in (0, 1):
+        rows = np.flatnonzero(labels == half)
+        labels[rows] = 2 * len(vectors) * half + _halved(vectors[rows], cap)
+    return _compact(labels)
 
 
 def _compact(labels: Labels) -> Labels:

@@ -21,6 +21,7 @@ from mllm_plugin.tree.node import Children, Node
 
 LEAF_LEVEL = 2  # the level of nodes whose children are chunks
 _PLACEMENT_WIDTH = 4
+_MOST_PASSES = 16  # small groups may be left over; large ones never are
 
 Fold = Callable[[int, NDArray[np.float16], NDArray[np.bool_]], NDArray[np.float16]]
 
@@ -135,8 +136,9 @@ class TreeEditor:
     def finish(self) -> int | None:
         """Restores the invariants, refolds what changed, saves; returns the root's id."""
         if self._resized:
-            while self._resize():
-                pass
+            for _ in range(_MOST_PASSES):
+                if not self._resize():
+                    break
             self._settle_root()
         self._refold()
         for node_id in sorted(self._dirty & self._nodes.keys()):
