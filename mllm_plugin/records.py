@@ -1,7 +1,8 @@
 """Documents with their vectors as JSON-ready records: how a memory moves without being embedded again.
 
 A record: {id, text, metadata, labels, masks, namespace, split} and, with vectors, `encoder` and `chunks`,
-each {start, end, embedding, windows}: the embedding as a list of numbers, the windows as base64.
+each {start, end, embedding, windows}: the embedding as a list of numbers, the windows as base64; and `given`,
+true where a caller gave the embedding.
 """
 
 from __future__ import annotations
