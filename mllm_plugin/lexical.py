@@ -158,14 +158,24 @@ class QueryTerms:
         norm = config.k1 * (1 - config.b + config.b * lengths / self.mean_length)
         return count / (count + norm)
 
-    def score(self, terms: TermCounts, config: LexicalConfig) -> NDArray[np.float64]:
-        """BM25 over its bound for this query, in [0, 1), one per text [c]."""
-        if not len(self.hashes) or not len(terms.hashes):
-            return np.zeros(len(terms.sizes))
-        place = np.searchsorted(self.hashes, terms.hashes).clip(max=len(self.hashes) - 1)
-        entries = np.flatnonzero(self.hashes[place] == terms.hashes)
-        rows = terms.rows()[entries]
-        parts = self.weights[place[entries]] * self.saturate(
-            terms.counts[entries], terms.lengths[rows], config
-        )
-        return np.bincount(rows, weights=parts, minlength=len(terms.sizes)).astype(np.float64)
+
+def score_terms(
+    terms: TermCounts, queries: Sequence[QueryTerms], config: LexicalConfig
+) -> list[NDArray[np.float64]]:
+    """BM25 over its bound, in [0, 1), one per text [c], for each query; entries are searched once for all."""
+    hashes = (
+        np.unique(np.concatenate([query.hashes for query in queries])) if queries else np.zeros(0, np.uint32)
+    )
+    if not len(hashes) or not len(terms.hashes):
+        return [np.zeros(len(terms.sizes)) for _ in queries]
+    place = np.searchsorted(hashes, terms.hashes).clip(max=len(hashes) - 1)
+    entries = np.flatnonzero(hashes[place] == terms.hashes)
+    place, rows = place[entries], terms.rows()[entries]
+    counts, lengths = terms.counts[entries], terms.lengths[rows]
+    found = []
+    for query in queries:
+        weights = np.zeros(len(hashes))
+        weights[np.searchsorted(hashes, query.hashes)] = query.weights
+        parts = weights[place] * query.saturate(counts, lengths, config)
+        found.append(np.bincount(rows, weights=parts, minlength=len(terms.sizes)).astype(np.float64))
+    return found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.lexical import QueryTerms, TermCounts
+from mllm_plugin.lexical import QueryTerms, TermCounts, score_terms
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.store.blocks import Block, BlockCache
@@ -244,28 +244,6 @@ def _leaves(
             Candidates(ids[best], vectors[best], lexical[place][best], complete, int(scored[place]))
         )
     return results
-
-
-def score_terms(
-    terms: TermCounts, queries: Sequence[QueryTerms], config: LexicalConfig
-) -> list[NDArray[np.float64]]:
-    """Lexical evidence [n] for each query; the entries are searched once for all of them."""
-    hashes = (
-        np.unique(np.concatenate([query.hashes for query in queries])) if queries else np.zeros(0, np.uint32)
-    )
-    if not len(hashes) or not len(terms.hashes):
-        return [np.zeros(len(terms.sizes)) for _ in queries]
-    place = np.searchsorted(hashes, terms.hashes).clip(max=len(hashes) - 1)
-    entries = np.flatnonzero(hashes[place] == terms.hashes)
-    place, rows = place[entries], terms.rows()[entries]
-    counts, lengths = terms.counts[entries], terms.lengths[rows]
-    found = []
-    for query in queries:
-        weights = np.zeros(len(hashes))
-        weights[np.searchsorted(hashes, query.hashes)] = query.weights
-        parts = weights[place] * query.saturate(counts, lengths, config)
-        found.append(np.bincount(rows, weights=parts, minlength=len(terms.sizes)))
-    return found
 
 
 def _scores(

@@ -89,6 +89,7 @@ class Searcher:
     def _search_group(
         self, tx: apsw.Connection, rows: Sequence[NamespaceRow], queries: Sequence[Query], request: Request
     ) -> list[list[Hit]]:
+        most = max(self._search.rescore, 2 * request.k)
         scored = [0] * len(queries)
         merged: list[list[Hit]] = [[] for _ in queries]
         for row in rows:
@@ -99,7 +100,9 @@ class Searcher:
                 allowed = self._allowed.get(tx, row, request.condition, request.exclude_labels)
             if allowed is not None and not len(allowed.chunk_ids):
                 continue
-            for place, hits in enumerate(self._search_one(view, queries, request, allowed)):
+            for place, hits in enumerate(
+                self._search_wide(view, queries, request, allowed, request.beam_width, most)
+            ):
                 merged[place].extend(hits)
                 scored[place] += self.profile.last[place]
         self.profile.scored += scored
@@ -115,12 +118,6 @@ class Searcher:
 
     # -- one namespace
     # -------------------------------------------------------------------------------------------
-
-    def _search_one(
-        self, view: View, queries: Sequence[Query], request: Request, allowed: Allowed | None
-    ) -> list[list[Hit]]:
-        most = max(self._search.rescore, 2 * request.k)
-        return self._search_wide(view, queries, request, allowed, request.beam_width, most)
 
     def _search_wide(
         self,

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.lexical import QueryTerms, TermCounts, term_hash, terms_of
-from mllm_plugin.search.candidates import score_terms
+from mllm_plugin.lexical import QueryTerms, TermCounts, score_terms, term_hash, terms_of
 
 _TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh")).map(" ".join), max_size=8)
 
@@ -59,7 +58,7 @@ def test_score_is_bm25_with_squared_idf_over_its_bound(texts, query):
             bound += idf**2
         return top / bound
 
-    scores = terms.score(TermCounts.of(texts), config) if length else np.zeros(len(texts))
+    (scores,) = score_terms(TermCounts.of(texts), [terms], config)
     assert np.allclose(scores, [reference(row) for row in rows] if length else 0.0)
     assert ((scores >= 0) & (scores < 1)).all()
     if length:
