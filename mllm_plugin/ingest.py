@@ -15,13 +15,13 @@ from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders.text import token_limit, token_offsets
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError, StoreBusyError
-from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors, listed
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import pack_windows
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.documents import DocumentState, document_state
+from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.metadata import metadata_json
 from mllm_plugin.store.namespaces import create_namespace, find_namespace
 from mllm_plugin.store.nodes import load_children
@@ -53,10 +53,10 @@ class Ingest:
         encoder: TextEncoder,
         cache: EmbeddingCache | None,
         config: MemoryConfig,
-        hierarchy: Hierarchy,
+        hierarchies: HierarchyInUse,
     ) -> None:
         self._database, self._encoder, self._cache = database, encoder, cache
-        self._config, self._hierarchy = config, hierarchy
+        self._config, self._hierarchies = config, hierarchies
 
     def add(
         self,
@@ -120,7 +120,7 @@ class Ingest:
         with self._database.write() as tx:
             row = create_namespace(tx, namespace)
             writer = NamespaceWriter(
-                tx, row, config=self._config, fold=self._hierarchy.fold, dim=self._encoder.dim
+                tx, row, config=self._config, fold=self._hierarchies.of(tx).fold, dim=self._encoder.dim
             )
             replaced: list[int] = []
             inserts: list[PreparedDocument] = []

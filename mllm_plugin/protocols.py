@@ -37,7 +37,11 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class LevelEncoder(Protocol):
-    """Encoder k (k >= 2): folds each embedding chunk into one embedding."""
+    """Encoder k (k >= 2): folds each embedding chunk into one embedding.
+
+    Optional members, for saving: `kind`, a name, and `tensors`, arrays by name; `type(module)(tensors)` must
+    give the module back.
+    """
 
     def fold(self, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:
         """Folds one group: children [c, r, d] and live [c] to [r, d]; all zero when nothing is live."""
@@ -46,7 +50,13 @@ class LevelEncoder(Protocol):
 
 @runtime_checkable
 class Ranker(Protocol):
-    """Decoder-ranker of a routing level: one score per embedding of the fetched embedding chunks."""
+    """Decoder-ranker of a routing level: one score per embedding of the fetched embedding chunks.
+
+    Optional members: `kind` and `tensors` as a level encoder's; `path_weight`, by which the score of the
+    parent is added on the walk (0 without); and `slack`, which lets the walk drop nodes: the scores are then
+    estimates of the best cosine below a node, and one that lies more than the slack below the best results
+    seen so far is not visited (None keeps all).
+    """
 
     def score(self, queries: Vectors, embeddings: Vectors) -> Vectors:
         """Scores embeddings [n, r, d] for each query's vectors [b, m, d]: [b, n], higher is better."""

@@ -186,6 +186,16 @@ class CompactReport(_Report):
 
 
 @dataclass(frozen=True, slots=True)
+class InstallReport(_Report):
+    """What `install` did: the hierarchy in place and the one before, nodes folded anew, seconds."""
+
+    fingerprint: str
+    replaced: str
+    nodes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class BuildReport(_Report):
     """What a bulk build did and how long it took, in seconds."""
 

@@ -3,5 +3,22 @@
 from mllm_plugin.hierarchy.hierarchy import IDENTITY, Hierarchy
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
+from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
+from mllm_plugin.hierarchy.shipped import shipped_weights
+from mllm_plugin.hierarchy.weights import Weights, WeightsConfig, document_mark, parse_weights, read_weights
 
-__all__ = ["IDENTITY", "CosineRanker", "Hierarchy", "LeafRanker", "MeanLevelEncoder"]
+__all__ = [
+    "IDENTITY",
+    "AttentionLevelEncoder",
+    "CosineRanker",
+    "Hierarchy",
+    "LeafRanker",
+    "MappedRanker",
+    "MeanLevelEncoder",
+    "Weights",
+    "WeightsConfig",
+    "document_mark",
+    "parse_weights",
+    "read_weights",
+    "shipped_weights",
+]

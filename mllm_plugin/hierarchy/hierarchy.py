@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,11 @@ from numpy.typing import NDArray
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
+from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, weights_of
 from mllm_plugin.protocols import LevelEncoder, Ranker
 
 IDENTITY = "identity"
+_LEARNED_TOLERANCE = 2e-3  # of a vector's component: a few steps of fp16, for another machine's arithmetic
 
 
 class Hierarchy:
@@ -23,6 +27,7 @@ class Hierarchy:
         rankers: Ranker k by the level k of the embeddings it scores.
         leaf_ranker: Scores chunks.
         fingerprint: Names the weights; "identity" when there are none.
+        weights: Where the modules came from, if they can be stored.
     """
 
     def __init__(
@@ -32,20 +37,90 @@ class Hierarchy:
         rankers: Mapping[int, Ranker] | None = None,
         leaf_ranker: LeafRanker | None = None,
         fingerprint: str = IDENTITY,
+        weights: Weights | None = None,
     ) -> None:
-        self._level_encoders = dict(level_encoders or {})
-        self._rankers = dict(rankers or {})
+        self.level_encoders = dict(level_encoders or {})
+        self.rankers = dict(rankers or {})
         self.leaf_ranker = leaf_ranker or LeafRanker(LeafConfig())
         self.fingerprint = fingerprint
+        self.weights = weights
         self._identity_encoder, self._identity_ranker = MeanLevelEncoder(), CosineRanker()
+
+    @classmethod
+    def from_weights(
+        cls, weights: Weights, *, leaf: LeafConfig = LeafConfig(), kinds: Mapping[str, Any] | None = None
+    ) -> Hierarchy:
+        """Builds the modules of stored weights.
+
+        Args:
+            weights: As read from a folder or a memory.
+            leaf: Settings of the leaf ranker that its weights leave open.
+            kinds: Classes of your own by the `kind` that they were saved under; each takes its tensors.
+
+        Raises:
+            InvalidInputError: A kind is unknown.
+        """
+        level_encoders, rankers, leaf_tensors = modules_of(weights, kinds or {})
+        return cls(
+            level_encoders=level_encoders,
+            rankers=rankers,
+            leaf_ranker=LeafRanker(leaf, leaf_tensors),
+            fingerprint=weights.fingerprint,
+            weights=weights,
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, *, kinds: Mapping[str, Any] | None = None) -> Hierarchy:
+        """Reads a folder that `save` wrote: `hierarchy.safetensors` and `hierarchy.json`.
+
+        Raises:
+            NotFoundError: The folder holds no weights.
+            InvalidInputError: It holds damaged ones, or modules of an unknown kind.
+        """
+        return cls.from_weights(read_weights(folder), kinds=kinds)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        encoder: str,
+        about: Mapping[str, Any] | None = None,
+        documents: Sequence[str] = (),
+    ) -> str:
+        """Writes all modules as safetensors and JSON; each needs `kind` and `tensors`.
+
+        Args:
+            folder: Made when it is not there.
+            encoder: Fingerprint of the Encoder 1 that the modules were made for.
+            about: What else to say: data, command, figures.
+            documents: Marks of the user's documents that the training saw, see `document_mark`.
+
+        Returns:
+            The fingerprint of the weights.
+        """
+        weights = weights_of(
+            self.level_encoders,
+            self.rankers,
+            self.leaf_ranker.tensors,
+            encoder=encoder,
+            about=about or {},
+            documents=documents,
+        )
+        weights.write(folder)
+        return weights.fingerprint
 
     def fold(self, level: int, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:
         """Folds an embedding chunk [c, r, d] into the embedding [r, d] of a node of `level`."""
-        return _at_or_below(self._level_encoders, level, self._identity_encoder).fold(children, live)
+        return _at_or_below(self.level_encoders, level, self._identity_encoder).fold(children, live)
 
     def ranker(self, level: int) -> Ranker:
         """The ranker of embeddings of `level` (1 = chunks)."""
-        return _at_or_below(self._rankers, level, self._identity_ranker)
+        return _at_or_below(self.rankers, level, self._identity_ranker)
+
+    @property
+    def tolerance(self) -> float:
+        """Most by which a component of a node may differ from its fold made elsewhere; identity is exact."""
+        return _LEARNED_TOLERANCE if self.level_encoders else 0.0
 
 
 def _at_or_below(modules, level, default):  # noqa: ANN001, ANN202

@@ -26,7 +26,16 @@ class MeanLevelEncoder:
 
 
 class CosineRanker:
-    """Scores an embedding by its best cosine with any of the query's vectors."""
+    """Scores an embedding by its best cosine with any of the query's vectors.
+
+    Attributes:
+        path_weight: Weight of the parent's score; none here.
+        slack: Margin within which a node may still hold a result; unknown without training, so none is
+            dropped.
+    """
+
+    path_weight: float = 0.0
+    slack: float | None = None
 
     def score(self, queries: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores embeddings [n, r, d] for queries [b, m, d]: [b, n], higher is better."""

@@ -10,7 +10,12 @@ from mllm_plugin.errors import InvalidInputError, NotFoundError
 from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.records import export_records, import_records
-from mllm_plugin.store.namespaces import check_namespace, find_namespace, namespaces_below, select_namespaces
+from mllm_plugin.store.namespaces import (
+    check_namespace,
+    find_namespace,
+    namespaces_below,
+    select_namespaces,
+)
 from mllm_plugin.store.statistics import chunk_count, namespace_stats, text_bytes
 from mllm_plugin.store.verify import verify_store
 from mllm_plugin.types import AddReport, CompactReport, Namespace, Stats, VerifyReport
@@ -46,7 +51,10 @@ class Care(MemoryParts):
             DamagedStoreError: A page checksum does not hold, so the file cannot even be read.
         """
         with self._database.read() as tx:
-            return verify_store(tx, config=self.config, fold=self.hierarchy.fold, dim=self.dim)
+            hierarchy = self._hierarchies.of(tx)
+            return verify_store(
+                tx, config=self.config, fold=hierarchy.fold, dim=self.dim, tolerance=hierarchy.tolerance
+            )
 
     def compact(self, *, regroup: bool = False, wait: float = 5.0) -> CompactReport:
         """Gives free space back and lists rare words again.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import NotFoundError
+from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.arguments import filter_of, ids_of, label_of, seconds
+from mllm_plugin.memory.choice import choose_hierarchy
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.store.documents import (
     add_masks,
@@ -15,8 +19,9 @@ from mllm_plugin.store.documents import (
     masked_documents,
     select_documents,
 )
-from mllm_plugin.store.namespaces import NamespaceRow, check_namespace, find_namespace
-from mllm_plugin.types import AddReport, Document, MaskReport, Namespace, RemoveReport
+from mllm_plugin.store.hierarchies import save_hierarchy, stored_fingerprint, weights_that_saw
+from mllm_plugin.store.namespaces import NamespaceRow, check_namespace, find_namespace, namespaces_below
+from mllm_plugin.types import AddReport, Document, InstallReport, MaskReport, Namespace, RemoveReport
 
 
 class Edits(MemoryParts):
@@ -78,6 +83,7 @@ class Edits(MemoryParts):
         selection = {"ids": names, "condition": filter_of(filter), "label": label and label_of(label)}
         check_selection(**selection)
         removed = chunks = 0
+        seen_by: tuple[str, ...] = ()
         missing = tuple(dict.fromkeys(names or ()))
         with self._database.write() as tx:
             row = find_namespace(tx, where)
@@ -85,11 +91,12 @@ class Edits(MemoryParts):
                 rowids, missing = select_documents(tx, row.namespace_id, **selection)
                 removed = len(rowids)
                 if rowids:
+                    seen_by = weights_that_saw(tx, where, rowids)
                     writer = self._writer(tx, row)
                     chunks = writer.remove(rowids)
                     writer.finish()
         erased, reason = self._erase(wait)
-        return RemoveReport(removed, chunks, erased, missing, reason)
+        return RemoveReport(removed, chunks, erased, missing, reason, seen_by)
 
     def mask(
         self,
@@ -149,6 +156,37 @@ class Edits(MemoryParts):
             else:
                 rowids = self._select(tx, row, where, ids=names, condition=condition, label=None)
             return self._turn(tx, row, drop_masks(tx, rowids, label), masked=False)
+
+    def install(self, hierarchy: str | Path | Hierarchy) -> InstallReport:
+        """Puts another hierarchy in place: copies its weights into the memory and folds every node anew.
+
+        All of it is one transaction; searches see the old hierarchy until it is done.
+
+        Args:
+            hierarchy: A folder with trained weights, "default" for the ones that come with the package,
+                "identity" for none, or a `Hierarchy`.
+
+        Raises:
+            EncoderMismatchError: The weights were trained for another encoder.
+            NotFoundError: The folder holds no weights.
+        """
+        self._database.check_writable()
+        chosen = choose_hierarchy(hierarchy, self.encoder.fingerprint, self.config.leaf)
+        started, nodes = time.perf_counter(), 0
+        with self._database.write() as tx:
+            before = stored_fingerprint(tx)
+            if before != chosen.fingerprint:
+                save_hierarchy(tx, chosen)
+                self._hierarchies.announce(chosen)
+                for row in namespaces_below(tx, ()):
+                    nodes += self._refold(tx, row)
+        return InstallReport(chosen.fingerprint, before, nodes, time.perf_counter() - started)
+
+    def _refold(self, tx: Any, row: NamespaceRow) -> int:
+        writer = self._writer(tx, row)
+        nodes = writer.refold()
+        writer.finish()
+        return nodes
 
     def _select(
         self,

@@ -8,13 +8,15 @@ from typing import Any
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, VectorsOnly, as_encoder
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError, InvalidTypeError, NotFoundError
-from mllm_plugin.hierarchy import IDENTITY, Hierarchy, LeafRanker
+from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.care import Care
+from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.twins import AsyncTwins
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME, Database
-from mllm_plugin.store.settings import load_settings, save_settings
+from mllm_plugin.store.hierarchies import load_hierarchy, stored_fingerprint
+from mllm_plugin.store.settings import Settings, load_settings, save_settings
 
 
 class MemoryIndex(AsyncTwins, Care):
@@ -30,7 +32,7 @@ class MemoryIndex(AsyncTwins, Care):
         *,
         encoder: Any = DEFAULT_ENCODER,
         config: MemoryConfig | None = None,
-        hierarchy: str | Hierarchy = IDENTITY,
+        hierarchy: str | Path | Hierarchy = DEFAULT,
         timeout: float = 30.0,
         create: bool = True,
         read_only: bool = False,
@@ -42,7 +44,10 @@ class MemoryIndex(AsyncTwins, Care):
             encoder: A model name or path, a `TextEncoder`, a LangChain `Embeddings`, a LlamaIndex
                 `BaseEmbedding`; None opens an existing memory for everything that needs no text encoding.
             config: Settings; chunking, tree and level 0 are fixed by the first opening, search may differ.
-            hierarchy: "identity" for the untrained one, or a `Hierarchy`.
+            hierarchy: For a new memory "default", the trained weights that come with the package for this
+                encoder (identity when there are none), "identity" for untrained ones, a folder of weights
+                that `mllm train` made, or a `Hierarchy`. A memory keeps a copy; at a later opening "default"
+                means what it has, and `install` changes it.
             timeout: Seconds to wait for another writer.
             create: Make the memory when there is none.
             read_only: Never write; works without write permission.
@@ -64,18 +69,15 @@ class MemoryIndex(AsyncTwins, Care):
         given = None if encoder is None else as_encoder(encoder)
         database = Database(folder, create=create, read_only=read_only, timeout=timeout)
         try:
-            settings = load_settings(database) or save_settings(
-                database, config or MemoryConfig(), given, _fingerprint(hierarchy)
-            )
+            settings = load_settings(database)
+            if settings is None:
+                leaf = (config or MemoryConfig()).leaf
+                first = None if given is None else choose_hierarchy(hierarchy, given.fingerprint, leaf)
+                settings = save_settings(database, config or MemoryConfig(), given, first)
             _check_encoder(given, settings.fingerprint, folder)
-            _check_hierarchy(hierarchy, settings.hierarchy, folder)
             chosen = settings.resolve(config)
-            hierarchy = (
-                hierarchy
-                if isinstance(hierarchy, Hierarchy)
-                else Hierarchy(leaf_ranker=LeafRanker(chosen.leaf))
-            )
-            return cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, hierarchy)
+            used = _hierarchy_of(database, hierarchy, settings, chosen, folder)
+            return cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
         except BaseException:
             database.close()
             raise
@@ -90,20 +92,20 @@ class MemoryIndex(AsyncTwins, Care):
         return f"MemoryIndex({str(self.path)!r}, encoder={self.encoder.fingerprint!r})"
 
 
-def _fingerprint(hierarchy: Any) -> str:
-    if isinstance(hierarchy, Hierarchy):
-        return hierarchy.fingerprint
-    if hierarchy != IDENTITY:
-        raise InvalidInputError(f"unknown hierarchy {hierarchy!r}; expected 'identity' or a Hierarchy")
-    return IDENTITY
-
-
-def _check_hierarchy(hierarchy: Any, stored: str, folder: Path) -> None:
-    if _fingerprint(hierarchy) != stored:
+def _hierarchy_of(
+    database: Database, given: str | Path | Hierarchy, settings: Settings, config: MemoryConfig, folder: Path
+) -> Hierarchy:
+    """The stored hierarchy; one that the caller names must be the same."""
+    if given == DEFAULT:
+        with database.read() as tx:
+            return load_hierarchy(tx, stored_fingerprint(tx), config.leaf)
+    chosen = choose_hierarchy(given, settings.fingerprint, config.leaf)
+    if chosen.fingerprint != settings.hierarchy:
         raise InvalidInputError(
-            f"the nodes of {folder} were folded by hierarchy {stored!r}, got {_fingerprint(hierarchy)!r}; "
-            f"open it with the first, or build a new memory"
+            f"the nodes of {folder} were folded by hierarchy {settings.hierarchy!r}, got "
+            f"{chosen.fingerprint!r}; open the memory without `hierarchy` and call install(…) to change it"
         )
+    return chosen
 
 
 def _check_encoder(encoder: TextEncoder | None, stored: str, folder: Path) -> None:

@@ -11,6 +11,7 @@ from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
 from mllm_plugin.store.database import FILE_NAME, Database
+from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.writer import NamespaceWriter
 
@@ -21,15 +22,21 @@ class MemoryParts:
     def __init__(
         self, database: Database, encoder: TextEncoder, config: MemoryConfig, hierarchy: Hierarchy
     ) -> None:
-        self.encoder, self.config, self.hierarchy = encoder, config, hierarchy
+        self.encoder, self.config = encoder, config
+        self._hierarchies = HierarchyInUse(hierarchy, config.leaf)
         self.path, self.dim = database.folder, encoder.dim
         self._database = database
         self._cache = (
             None if database.read_only else EmbeddingCache(database.folder, encoder.fingerprint, encoder.dim)
         )
         used = self._cache if config.embedding_cache else None  # one that is not used is still erased
-        self._ingest = Ingest(database, encoder, used, config, hierarchy)
-        self._searcher = Searcher(config, hierarchy, encoder.dim)
+        self._ingest = Ingest(database, encoder, used, config, self._hierarchies)
+        self._searcher = Searcher(config, self._hierarchies, encoder.dim)
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The level encoders and rankers in use."""
+        return self._hierarchies.current
 
     def close(self) -> None:
         """Closes the files; further calls raise `ClosedError`."""
@@ -38,7 +45,8 @@ class MemoryParts:
             self._cache.close()
 
     def _writer(self, tx: Any, row: NamespaceRow) -> NamespaceWriter:
-        return NamespaceWriter(tx, row, config=self.config, fold=self.hierarchy.fold, dim=self.dim)
+        fold = self._hierarchies.of(tx).fold
+        return NamespaceWriter(tx, row, config=self.config, fold=fold, dim=self.dim)
 
     def _erase(self, wait: float) -> tuple[bool, str]:
         """Rewrites the cache and empties the log, so that no file holds what was removed; else says why."""

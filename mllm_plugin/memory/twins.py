@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.edits import Edits
 from mllm_plugin.memory.queries import Queries
-from mllm_plugin.types import AddReport, Document, Hit, MaskReport, RemoveReport, StoredDocument
+from mllm_plugin.types import (
+    AddReport,
+    Document,
+    Hit,
+    InstallReport,
+    MaskReport,
+    RemoveReport,
+    StoredDocument,
+)
 
 
 class AsyncTwins(Edits, Queries):
@@ -29,6 +39,10 @@ class AsyncTwins(Edits, Queries):
     async def aunmask(self, ids: Iterable[str] | str | None = None, **options: Any) -> MaskReport:
         """`unmask` without blocking the event loop."""
         return await asyncio.to_thread(self.unmask, ids, **options)
+
+    async def ainstall(self, hierarchy: str | Path | Hierarchy) -> InstallReport:
+        """`install` without blocking the event loop."""
+        return await asyncio.to_thread(self.install, hierarchy)
 
     async def asearch(self, query: Any, **options: Any) -> list[Hit]:
         """`search` without blocking the event loop."""

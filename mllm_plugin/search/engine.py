@@ -15,14 +15,15 @@ import apsw
 import numpy as np
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.search import finalists
 from mllm_plugin.search.allowed import Allowed, AllowedCache
-from mllm_plugin.search.candidates import Candidates, View, scan, walk
+from mllm_plugin.search.candidates import Candidates, View, scan
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.paths import trace_paths
 from mllm_plugin.search.query import Query
+from mllm_plugin.search.walk import walk
 from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.image import Image, build_image
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.types import Hit, Mode, Namespace, PathStep
@@ -67,8 +68,8 @@ class Searcher:
             compared with each query).
     """
 
-    def __init__(self, config: MemoryConfig, hierarchy: Hierarchy, dim: int) -> None:
-        self._config, self._search, self._hierarchy, self._dim = config, config.search, hierarchy, dim
+    def __init__(self, config: MemoryConfig, hierarchies: HierarchyInUse, dim: int) -> None:
+        self._config, self._search, self._hierarchies, self._dim = config, config.search, hierarchies, dim
         self._blocks = BlockCache(config.search.cache_bytes, dim)
         self._images: OrderedDict[int, Image] = OrderedDict()
         self._image_bytes = 0
@@ -90,12 +91,13 @@ class Searcher:
         self, tx: apsw.Connection, rows: Sequence[NamespaceRow], queries: Sequence[Query], request: Request
     ) -> list[list[Hit]]:
         most = max(self._search.rescore, 2 * request.k)
+        hierarchy = self._hierarchies.of(tx)
         scored = [0] * len(queries)
         merged: list[list[Hit]] = [[] for _ in queries]
         for row in rows:
             if row.root_id is None or not row.live_chunks:
                 continue
-            view = View(tx, row, self._blocks, self._hierarchy, self._config.lexical)
+            view = View(tx, row, self._blocks, hierarchy, self._config.lexical)
             with self.stage("filter"):
                 allowed = self._allowed.get(tx, row, request.condition, request.exclude_labels)
             if allowed is not None and not len(allowed.chunk_ids):
@@ -191,7 +193,7 @@ class Searcher:
 
     def _rank(self, view: View, query: Query, found: Candidates) -> list[Ranked]:
         """Candidates with all their evidence, best first, lower chunk ids first on ties."""
-        leaf = self._hierarchy.leaf_ranker
+        leaf = view.hierarchy.leaf_ranker
         cosine = finalists.cosines(query, found.vectors)
         windows = finalists.read_windows(view.tx, found.ids, self._dim)
         window = finalists.best_windows(query, windows, cosine)
@@ -205,7 +207,7 @@ class Searcher:
     def _hits(self, view: View, query: Query, ranked: list[Ranked], request: Request) -> list[Hit]:
         places = self._first_places(view.tx, ranked, request)
         paths = trace_paths(view, query, {place.node_id for _, place in places})
-        return list(_read_hits(view, places, paths, self._hierarchy))
+        return list(_read_hits(view, places, paths))
 
     @staticmethod
     def _first_places(
@@ -236,7 +238,6 @@ def _read_hits(
     view: View,
     places: list[tuple[Ranked, Place]],
     paths: Mapping[int, tuple[PathStep, ...]],
-    hierarchy: Hierarchy,
 ) -> Iterator[Hit]:
     namespace: Namespace = view.row.namespace
     documents: dict[int, tuple[str, str]] = {}
@@ -254,7 +255,7 @@ def _read_hits(
             start=place.start,
             end=place.end,
             score=ranked.score,
-            relevance=hierarchy.leaf_ranker.relevance(ranked.score),
+            relevance=view.hierarchy.leaf_ranker.relevance(ranked.score),
             metadata=json.loads(metadata),
             path=(*paths[place.node_id], PathStep(1, ranked.chunk_id, ranked.score)),
             namespace=namespace,

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import FormatVersionError, InvalidInputError
+from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
+from mllm_plugin.store.hierarchies import save_hierarchy
 
 _FIXED = ("chunking", "tree", "level0")
 
@@ -57,19 +59,20 @@ def load_settings(database: Database) -> Settings | None:
 
 
 def save_settings(
-    database: Database, config: MemoryConfig, encoder: TextEncoder | None, hierarchy: str
+    database: Database, config: MemoryConfig, encoder: TextEncoder | None, hierarchy: Hierarchy | None
 ) -> Settings:
     """Writes the settings of a new memory; returns those that another process wrote first, if one did."""
-    if encoder is None:
+    if encoder is None or hierarchy is None:
         raise InvalidInputError(f"the memory at {database.folder} is new; open it with an encoder first")
     with database.write() as tx:
         rows = [
             ("encoder", encoder.fingerprint),
             ("dim", encoder.dim),
-            ("hierarchy", hierarchy),
             ("config", _chosen(config)),
         ]
-        tx.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", rows)
+        if not tx.execute("SELECT 1 FROM meta WHERE key = 'encoder'").get:
+            tx.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+            save_hierarchy(tx, hierarchy)
     found = load_settings(database)
     assert found is not None
     return found

@@ -19,15 +19,25 @@ from mllm_plugin.tree.node import Children
 from mllm_plugin.types import VerifyReport
 
 
-def verify_store(tx: apsw.Connection, *, config: MemoryConfig, fold: Fold, dim: int) -> VerifyReport:
-    """Reads everything (so that page checksums are checked too) and compares what must agree."""
+def verify_store(
+    tx: apsw.Connection, *, config: MemoryConfig, fold: Fold, dim: int, tolerance: float = 0.0
+) -> VerifyReport:
+    """Reads everything (so that page checksums are checked too) and compares what must agree.
+
+    Args:
+        tx: A read transaction.
+        config: The memory's settings.
+        fold: Encoder of a level.
+        dim: Width of the embeddings.
+        tolerance: Most by which a component of a node may differ from its fold made here.
+    """
     problems = [f"file: {text}" for (text,) in tx.execute("PRAGMA integrity_check") if text != "ok"]
     problems += [
         f"file: foreign key of {row[0]} row {row[1]}" for row in tx.execute("PRAGMA foreign_key_check")
     ]
     checked: Counter[str] = Counter()
     for row in namespaces_below(tx, ()):
-        check = _NamespaceCheck(tx, row, config, fold, dim)
+        check = _NamespaceCheck(tx, row, config, fold, dim, tolerance)
         problems += [f"namespace {row.namespace!r}: {text}" for text in check.run()]
         checked.update(check.checked)
     problems += [f"orphan rows in {table}" for table in _orphans(tx)]
@@ -51,9 +61,16 @@ class _NamespaceCheck:
     """Walks one tree and recounts everything that is derived from documents."""
 
     def __init__(
-        self, tx: apsw.Connection, row: NamespaceRow, config: MemoryConfig, fold: Fold, dim: int
+        self,
+        tx: apsw.Connection,
+        row: NamespaceRow,
+        config: MemoryConfig,
+        fold: Fold,
+        dim: int,
+        tolerance: float,
     ) -> None:
         self._tx, self._row, self._config, self._fold, self._dim = tx, row, config, fold, dim
+        self._tolerance = tolerance
         self._homes: dict[int, int] = {}
         self._live: dict[int, int] = {}
         self._terms: list[TermCounts] = []
@@ -124,7 +141,8 @@ class _NamespaceCheck:
         if int(held.versions[0]) != version:
             yield f"node {node_id}: its parent expects write {int(held.versions[0])}, it is of {version}"
         expected = self._fold(level, children.vectors, children.live > 0)
-        if not np.array_equal(expected, held.vectors[0]):
+        difference = np.abs(expected.astype(np.float32) - held.vectors[0].astype(np.float32))
+        if not difference.max(initial=0.0) <= self._tolerance:
             yield f"node {node_id}: its embedding is not the fold of its live children"
 
     def _chunks(self, node_id: int, children: Children) -> Iterator[str]:

@@ -154,6 +154,10 @@ class NamespaceWriter:
         self._tree.regroup()
         self._provisional = 0
 
+    def refold(self) -> int:
+        """Folds every node anew, for another hierarchy; returns how many."""
+        return self._tree.refold()
+
     def relist_rare_terms(self) -> int:
         """Restores posting lists of terms that have become rare; returns how many."""
         blocks = (load_children(self._tx, node_id, self._dim) for node_id in leaf_nodes(self._tx, self._id))

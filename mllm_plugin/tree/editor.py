@@ -133,6 +133,21 @@ class TreeEditor:
             level += 1
         self.root_id = self._new_node(level, children).node_id
 
+    def refold(self) -> int:
+        """Folds every node but the root anew, chunks' nodes one at a time; returns how many."""
+        if self.root_id is None:
+            return 0
+        above = [node for node in self._walk_above() if node.level > LEAF_LEVEL]
+        folded = 0
+        for node in above:
+            if node.level == LEAF_LEVEL + 1:
+                below = (self._store.load(child) for child in node.children.ids.tolist())
+                vectors = np.stack([self._folded(child) for child in below])
+                node.children = replace(node.children, vectors=vectors)
+                folded += len(vectors)
+            self._dirty.add(node.node_id)
+        return folded + max(0, len(above) - 1)
+
     def finish(self) -> int | None:
         """Restores the invariants, refolds what changed, saves; returns the root's id."""
         if self._resized:
@@ -194,6 +209,15 @@ class TreeEditor:
         while pending:
             node = self._node(pending.pop())
             if node.level > LEAF_LEVEL:
+                pending.extend(node.children.ids.tolist())
+            yield node
+
+    def _walk_above(self) -> Iterator[Node]:
+        """All nodes above the lowest level, parents first."""
+        pending = [self.root_id]
+        while pending:
+            node = self._node(pending.pop())  # type: ignore[arg-type]
+            if node.level > LEAF_LEVEL + 1:
                 pending.extend(node.children.ids.tolist())
             yield node
 

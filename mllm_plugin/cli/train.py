@@ -1,0 +1,153 @@
+"""`mllm train` and `mllm install`: level encoders and rankers of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mllm_plugin.cli.output import emit, plural
+from mllm_plugin.cli.settings import Settings, shared_options
+from mllm_plugin.errors import InvalidInputError
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
+)
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="JSON lines with id and text; without, spans of the documents stand in.",
+)
+@click.option(
+    "--qrels",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Tab-separated query id, document id, grade, with a header line; trains the leaf ranker too.",
+)
+@click.option("--spans", type=click.IntRange(min=0), default=4000, show_default=True, help="Spans to draw.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=400, show_default=True, help="Per pair of levels."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Queries per step.")
+@click.option(
+    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Batches per step."
+)
+@click.option(
+    "--levels", type=click.IntRange(min=2), default=3, show_default=True, help="Highest trained level."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", help="cpu, cuda; CUDA when there is one.")
+@click.option("--install", is_flag=True, help="Put the weights in place when they do better.")
+@shared_options
+def train(
+    settings: Settings,
+    out: Path,
+    queries: Path | None,
+    qrels: Path | None,
+    spans: int,
+    steps: int,
+    batch: int,
+    accumulate: int,
+    levels: int,
+    seed: int,
+    device: str | None,
+    install: bool,
+) -> None:
+    """Train level encoders and rankers on the memory's documents; weights are kept only if they do better.
+
+    Run it again after an interruption and it goes on. Under torchrun several processes share the work.
+    """
+    from mllm_plugin.training import distributed
+    from mllm_plugin.training.config import TrainingConfig
+    from mllm_plugin.training.run import train_memory
+
+    config = TrainingConfig(top_level=levels, steps=steps, batch=batch, accumulate=accumulate, seed=seed)
+    distributed.start()
+    try:
+        with settings.reading(encode=True) as memory, settings.stage("train"):
+            report = train_memory(
+                memory,
+                out,
+                queries=dict(_queries(queries)) if queries else None,
+                qrels=_qrels(qrels) if qrels else None,
+                spans=spans,
+                namespace=settings.namespace,
+                config=config,
+                device=device,
+                progress=not settings.json,
+            )
+        first = distributed.is_first()
+    finally:
+        distributed.stop()
+    if not first:
+        return
+    lines = [line for line in (report.routing, report.leaf) if line]
+    lines.append(f"{plural(report.queries, 'question')}, {report.seconds:.0f} s")
+    if report.folder is None:
+        lines.append("no part does better than the identity start, so nothing is kept")
+    else:
+        lines.append(f"kept: {', '.join(report.kept)}; weights in {report.folder}")
+        if install:
+            with settings.editing() as memory:
+                memory.install(report.folder)
+            lines.append("installed")
+        else:
+            lines.append(f"put them in place with `mllm install {report.folder}`")
+    emit(settings, report.to_dict(), lines)
+
+
+@click.command()
+@click.argument("hierarchy")
+@shared_options
+def install(settings: Settings, hierarchy: str) -> None:
+    """Put a HIERARCHY in place and fold every node anew.
+
+    HIERARCHY is a folder that `mllm train` wrote, "default" for the weights of the package, or "identity" for
+    none.
+    """
+    with settings.editing() as memory, settings.stage("install"):
+        report = memory.install(hierarchy)
+    if report.fingerprint == report.replaced:
+        line = f"{report.fingerprint} is in place already"
+    else:
+        line = (
+            f"{report.fingerprint} in place of {report.replaced}: {plural(report.nodes, 'node')} folded anew"
+        )
+    emit(settings, report.to_dict(), [line])
+
+
+def _queries(path: Path) -> Iterator[tuple[str, str]]:
+    for number, row in _rows(path):
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise InvalidInputError(f"{path}, line {number}: expected an object with id and text")
+        yield str(row.get("id", row.get("_id", number))), row["text"]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InvalidInputError(f"{path}, line {number}: not JSON: {error.msg}") from error
+
+
+def _qrels(path: Path) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], 2):
+        parts = line.split("\t")
+        try:
+            query, document, grade = parts
+            found.setdefault(query, {})[document] = int(grade)
+        except ValueError:
+            raise InvalidInputError(
+                f"{path}, line {number}: expected query id, document id and a whole number, tab-separated"
+            ) from None
+    return found
+
+
+COMMANDS = (train, install)

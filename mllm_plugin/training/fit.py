@@ -1,0 +1,153 @@
+"""One call from samples to a hierarchy: train, calibrate, compare with the identity start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mllm_plugin.config import TreeConfig
+from mllm_plugin.hierarchy import AttentionLevelEncoder, Hierarchy, LeafRanker, MappedRanker
+from mllm_plugin.training.calibration import calibrate, calibrated_walk
+from mllm_plugin.training.config import TrainingConfig
+from mllm_plugin.training.evaluate import Matrix, Trial
+from mllm_plugin.training.hierarchy import (
+    HierarchyModule,
+    History,
+    Loss,
+    node_scores,
+    train_hierarchy,
+)
+from mllm_plugin.training.losses import listwise_loss
+from mllm_plugin.training.samples import Samples
+
+WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Trained and identity walks over the same held-out queries and the same grouping.
+
+    Attributes:
+        identity, trained: Share of the chunks scored and recall, by beam width.
+        width: Beam width at which they are compared.
+        misses_identity: Targets that the identity start misses when it scores as much as the trained walk.
+        misses_trained: Targets that the trained walk misses.
+    """
+
+    identity: dict[int, tuple[float, float]]
+    trained: dict[int, tuple[float, float]]
+    width: int
+    misses_identity: float
+    misses_trained: float
+
+    @property
+    def better(self) -> bool:
+        """Whether training gained anything."""
+        return self.misses_trained < self.misses_identity
+
+    def summary(self) -> str:
+        """What was gained, in words."""
+        scored = self.trained[self.width][0]
+        return (
+            f"held-out questions, {100 * scored:.1f} % of the chunks scored: misses "
+            f"{100 * self.misses_identity:.2f} % untrained, {100 * self.misses_trained:.2f} % trained"
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of a training run.
+
+    Attributes:
+        hierarchy: Trained modules; the leaf ranker is the one given.
+        history: Curves.
+        comparison: With the identity start.
+        seconds: It took.
+    """
+
+    hierarchy: Hierarchy
+    history: History
+    comparison: Comparison
+    seconds: float
+
+
+def fit(
+    samples: Samples,
+    tree: TreeConfig,
+    config: TrainingConfig = TrainingConfig(),
+    *,
+    leaf: LeafRanker | None = None,
+    device: str | None = None,
+    checkpoint: Path | None = None,
+    loss: Loss = listwise_loss,
+    progress: bool = True,
+) -> Fitted:
+    """Trains a hierarchy and measures it; for the arguments see `train_hierarchy`."""
+    started = time.perf_counter()
+    module, history, trial = train_hierarchy(
+        samples, tree, config, device=device, checkpoint=checkpoint, loss=loss, progress=progress
+    )
+    where = next(module.parameters()).device
+    numbers = calibrate(module, trial, config, where)
+    compared = compare(module, numbers, trial, config.beam_width, where)
+    return Fitted(assemble(module, numbers, leaf), history, compared, time.perf_counter() - started)
+
+
+def assemble(
+    module: HierarchyModule, numbers: Mapping[int, Mapping[str, float]], leaf: LeafRanker | None = None
+) -> Hierarchy:
+    """The modules as a memory runs them."""
+    encoders = {level: AttentionLevelEncoder(module.encoder(level).tensors()) for level in numbers}
+    rankers = {level: MappedRanker(module.ranker(level).tensors(row)) for level, row in numbers.items()}
+    return Hierarchy(level_encoders=encoders, rankers=rankers, leaf_ranker=leaf, fingerprint="untitled")
+
+
+def compare(
+    module: HierarchyModule,
+    numbers: dict[int, dict[str, float]],
+    trial: Trial,
+    width: int,
+    device: torch.device,
+) -> Comparison:
+    """Walks with both at many beam widths."""
+    scores = node_scores(module, trial, device)[0]
+    plain = identity_scores(trial)
+    slacks = [None] * len(plain)
+    identity = {one: trial.walk(plain, width=one, slacks=slacks).point for one in WIDTHS}
+    trained = {one: calibrated_walk(scores, numbers, trial, one).point for one in {*WIDTHS, width}}
+    scored, recall = trained[width]
+    return Comparison(identity, trained, width, 1 - recall_at(identity, scored), 1 - recall)
+
+
+def identity_scores(trial: Trial) -> list[Matrix]:
+    """Cosines [m, g] of the queries with the normalised means of every level."""
+    found, embeddings = [], trial.leaves
+    for parent in trial.grouping.parents:
+        sums = np.zeros((int(parent.max()) + 1, embeddings.shape[1]), dtype=np.float32)
+        np.add.at(sums, parent, embeddings)
+        embeddings = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        found.append(trial.queries @ embeddings.T)
+    return found
+
+
+def recall_at(points: Mapping[int, tuple[float, float]], scored: float) -> float:
+    """Recall of a curve where it scores a share, on the line between its points."""
+    curve = sorted(points.values())
+    return float(np.interp(scored, [point[0] for point in curve], [point[1] for point in curve]))
+
+
+def curves(fitted: Fitted) -> dict[str, Any]:
+    """Everything measured, ready for JSON."""
+    return {
+        "history": fitted.history.rows,
+        "identity": {str(width): point for width, point in fitted.comparison.identity.items()},
+        "trained": {str(width): point for width, point in sorted(fitted.comparison.trained.items())},
+        "summary": fitted.comparison.summary(),
+        "seconds": round(fitted.seconds, 1),
+    }

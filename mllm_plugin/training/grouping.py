@@ -1,0 +1,77 @@
+"""Groupings to train on: trees over random parts of the chunks, drawn again and again.
+
+A level encoder that always sees the same groups memorises them; new groups every few steps teach it to fold
+any group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.config import TreeConfig
+from mllm_plugin.tree.clustering import group
+
+_FIRST_LEVEL = 2
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A tree without vectors.
+
+    Attributes:
+        rows: The chunks in it, as rows of the training set [n].
+        parents: For each level from the chunks up, the node of the next level that holds each embedding.
+    """
+
+    rows: NDArray[np.int64]
+    parents: tuple[NDArray[np.int64], ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Nodes per level, from level 2 up."""
+        return tuple(int(parent.max()) + 1 for parent in self.parents)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels that have nodes, from 2 up."""
+        return tuple(range(_FIRST_LEVEL, _FIRST_LEVEL + len(self.parents)))
+
+    def ancestors(self, chunks: NDArray[np.int64], level: int) -> NDArray[np.int64]:
+        """The nodes of `level` above chunks, given as places in `rows`; -1 stays -1."""
+        nodes = chunks
+        for parent in self.parents[: level - 1]:
+            nodes = np.where(nodes >= 0, parent[nodes], -1)
+        return nodes
+
+
+def draw_grouping(
+    leaves: NDArray[np.float32], tree: TreeConfig, *, most: int, rng: np.random.Generator
+) -> Grouping:
+    """Groups a random part of the chunks as a memory would.
+
+    Args:
+        leaves: Chunk embeddings [n, d] of unit length.
+        tree: Group sizes.
+        most: Chunks to take.
+        rng: Chooses the chunks and the first centroids.
+    """
+    rows = np.sort(rng.choice(len(leaves), min(most, len(leaves)), replace=False))
+    embeddings, level, parents = leaves[rows], 1, []
+    while level == 1 or len(embeddings) > tree.target(level):
+        if len(embeddings) <= tree.target(level):
+            parents.append(np.zeros(len(embeddings), dtype=np.int64))
+            break
+        seed = int(rng.integers(2**31))
+        parents.append(group(embeddings, tree.target(level), tree.cap(level), tree.floor(level), seed))
+        embeddings = _means(embeddings, parents[-1])
+        level += 1
+    return Grouping(rows, tuple(parents))
+
+
+def _means(embeddings: NDArray[np.float32], parent: NDArray[np.int64]) -> NDArray[np.float32]:
+    sums = np.zeros((int(parent.max()) + 1, embeddings.shape[1]), dtype=np.float32)
+    np.add.at(sums, parent, embeddings)
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)

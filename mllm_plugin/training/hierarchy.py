@@ -1,0 +1,314 @@
+"""Trains level encoders and rankers, pair by pair of levels, on groups that are drawn again and again.
+
+Stage k trains encoders k and k + 1 with rankers k and k + 1 together: (1, 2), where Encoder 1 stays as it is,
+then (2, 3) and so on; gradients of the upper level reach the encoder below it. At each level a query's
+positives are the nodes above its best chunks, its negatives the other nodes that a beam visits on the way.
+Sources: the beam's own nodes as negatives, Zhuo et al., OTM, 2020; joint training of tree and encoder, Li et
+al., JTR, arXiv:2304.11943.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mllm_plugin.config import TreeConfig
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.training import checkpoints, distributed
+from mllm_plugin.training.config import TrainingConfig
+from mllm_plugin.training.evaluate import Trial
+from mllm_plugin.training.grouping import Grouping, draw_grouping
+from mllm_plugin.training.losses import listwise_loss
+from mllm_plugin.training.modules import LevelEncoderModule, RankerModule
+from mllm_plugin.training.samples import Samples
+
+FIRST_LEVEL = 2
+_MEASURED_WIDTHS = (16, 32, 64)
+_MOST_MEASURED = 500
+_TRIAL_CHUNKS = 65_536
+_WARM_UP = 0.1
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class HierarchyModule(nn.Module):
+    """Trainable encoders and rankers of levels 2 to `top_level`."""
+
+    def __init__(self, dim: int, config: TrainingConfig) -> None:
+        super().__init__()
+        levels = range(FIRST_LEVEL, config.top_level + 1)
+        self.encoders = nn.ModuleDict(
+            {
+                str(level): LevelEncoderModule(
+                    dim, layers=config.layers(level), seeds=config.seeds, hidden=config.hidden
+                )
+                for level in levels
+            }
+        )
+        self.rankers = nn.ModuleDict({str(level): RankerModule(dim) for level in levels})
+        self.top_level = config.top_level
+
+    def encoder(self, level: int) -> LevelEncoderModule:
+        """The encoder of a level; above the top level, the top level's."""
+        return self.encoders[str(min(level, self.top_level))]  # type: ignore[return-value]
+
+    def ranker(self, level: int) -> RankerModule:
+        """The ranker of a level; above the top level, the top level's."""
+        return self.rankers[str(min(level, self.top_level))]  # type: ignore[return-value]
+
+    def fold(self, leaves: Tensor, parents: Sequence[Tensor], trained: Sequence[int] = ()) -> list[Tensor]:
+        """Nodes of every level from 2 up; gradients flow through the encoders of `trained` levels."""
+        nodes, children = [], leaves
+        for level, parent in enumerate(parents, FIRST_LEVEL):
+            with torch.set_grad_enabled(level in trained or children.requires_grad):
+                children = self.encoder(level)(children, parent, int(parent.max()) + 1)
+            nodes.append(children)
+        return nodes
+
+
+@dataclass
+class History:
+    """Curves of a run: per measurement stage, step, loss, and recall by beam width."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+def train_hierarchy(
+    samples: Samples,
+    tree: TreeConfig,
+    config: TrainingConfig = TrainingConfig(),
+    *,
+    device: str | None = None,
+    checkpoint: Path | None = None,
+    loss: Loss = listwise_loss,
+    progress: bool = True,
+) -> tuple[HierarchyModule, History, Trial]:
+    """Trains all stages; with a checkpoint folder an interrupted run goes on where it was.
+
+    Args:
+        samples: Chunks, queries, targets.
+        tree: Group sizes of the memory.
+        config: Settings.
+        device: "cpu", "cuda"; CUDA when there is one.
+        checkpoint: Folder for the state after each measurement.
+        loss: Of node scores [b, g] (-inf where the beam does not visit) and their share of the targets
+            [b, g].
+        progress: Show a progress bar.
+
+    Returns:
+        The best weights on held-out queries, the curves, and the trial that they were measured in.
+
+    Raises:
+        InvalidInputError: There are no held-out queries, or no others.
+    """
+    if samples.held_out.all() or not samples.held_out.any():
+        raise InvalidInputError("training needs queries, and others held out to measure on")
+    run = _Run(samples, tree, config, torch.device(device or _best_device()), checkpoint, loss)
+    for stage in range(FIRST_LEVEL - 1, config.top_level):
+        run.stage(stage, progress)
+    return run.module, run.history, run.trial
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        tree: TreeConfig,
+        config: TrainingConfig,
+        device: torch.device,
+        checkpoint: Path | None,
+        loss: Loss,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.samples, self.tree, self.config, self.device, self.loss = samples, tree, config, device, loss
+        self.checkpoint = checkpoint
+        self.module = HierarchyModule(samples.leaves.shape[1], config).to(device)
+        self.history = History()
+        self.trial = make_trial(samples, tree, config)
+        self.train_rows = np.flatnonzero(~samples.held_out)
+
+    def stage(self, stage: int, progress: bool) -> None:
+        """Trains one pair of levels; keeps the weights that did best on held-out queries."""
+        levels = [level for level in (stage, stage + 1) if level >= FIRST_LEVEL]
+        optimizer, schedule = self._optimizer(levels)
+        state = checkpoints.StageState()
+        if self.checkpoint is not None:
+            state = checkpoints.load(self.checkpoint, stage, self.module, optimizer, self.history)
+        if state.best is None:
+            state.best, state.best_recall = _weights(self.module), self._measure(stage, 0, float("nan"))
+        bar = tqdm(
+            range(state.step, self.config.steps),
+            desc=f"levels {stage}, {stage + 1}",
+            disable=not progress or not distributed.is_first(),
+        )
+        for step in bar:
+            if state.stale >= self.config.patience:
+                break
+            schedule(step)
+            value = self._step(stage, levels, step, optimizer)
+            if (step + 1) % self.config.evaluate_every == 0 or step + 1 == self.config.steps:
+                recall = self._measure(stage, step + 1, value)
+                better = recall > state.best_recall
+                state.stale = 0 if better else state.stale + 1
+                if better:
+                    state.best, state.best_recall = _weights(self.module), recall
+                state.step = step + 1
+                bar.set_postfix(loss=f"{value:.3f}", recall=f"{recall:.4f}")
+                if self.checkpoint is not None and distributed.is_first():
+                    checkpoints.save(self.checkpoint, stage, self.module, optimizer, self.history, state)
+        self.module.load_state_dict(state.best)
+
+    def _optimizer(self, levels: Sequence[int]) -> tuple[torch.optim.Optimizer, Callable[[int], None]]:
+        encoders = [p for level in levels for p in self.module.encoder(level).parameters()]
+        rankers = [p for level in levels for p in self.module.ranker(level).parameters()]
+        rates = (self.config.learning_rate, self.config.learning_rate / 3)
+        optimizer = torch.optim.AdamW(
+            [{"params": encoders, "lr": rates[0]}, {"params": rankers, "lr": rates[1]}],
+            weight_decay=self.config.weight_decay,
+        )
+
+        def schedule(step: int) -> None:
+            """Linear warm-up, then a cosine down to nothing."""
+            share = (step + 1) / self.config.steps
+            factor = share / _WARM_UP if share < _WARM_UP else 0.5 + 0.5 * np.cos(np.pi * share)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+
+        return optimizer, schedule
+
+    def _step(self, stage: int, levels: Sequence[int], step: int, optimizer: torch.optim.Optimizer) -> float:
+        grouping, leaves, parents = self._grouping(stage, step // self.config.redraw)
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for part in range(self.config.accumulate):
+            rng = np.random.default_rng((self.config.seed, stage, step, part, distributed.rank()))
+            rows = rng.choice(self.train_rows, min(self.config.batch, len(self.train_rows)), replace=False)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                nodes = self.module.fold(leaves, parents, levels)
+                loss = self._loss(grouping, parents, nodes, rows, levels)
+            (loss / self.config.accumulate).backward()
+            total += float(loss.detach()) / self.config.accumulate
+        distributed.average_gradients(self.module)
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        optimizer.step()
+        return total
+
+    def _grouping(self, stage: int, draw: int) -> tuple[Grouping, Tensor, list[Tensor]]:
+        key = (stage, draw)
+        if getattr(self, "_drawn", (None,))[0] != key:
+            rng = np.random.default_rng((self.config.seed, stage, draw, distributed.rank()))
+            grouping = draw_grouping(self.samples.leaves, self.tree, most=self.config.chunks, rng=rng)
+            leaves = torch.from_numpy(self.samples.leaves[grouping.rows]).to(self.device)
+            parents = [torch.from_numpy(parent).to(self.device) for parent in grouping.parents]
+            self._drawn = (key, (grouping, leaves, parents))
+        return self._drawn[1]
+
+    def _loss(
+        self,
+        grouping: Grouping,
+        parents: Sequence[Tensor],
+        nodes: Sequence[Tensor],
+        rows: NDArray[np.int64],
+        levels: Sequence[int],
+    ) -> Tensor:
+        """Sum over the stage's levels; only nodes that the beam visits compete."""
+        queries = torch.from_numpy(self.samples.queries[rows]).to(self.device)
+        chunks = _places(grouping.rows, self.samples.targets[rows])
+        total = queries.new_zeros(())
+        above: Tensor | None = None
+        visited = torch.ones(len(rows), len(nodes[-1]), dtype=torch.bool, device=self.device)
+        for level in range(len(nodes) + 1, FIRST_LEVEL - 1, -1):
+            ranker = self.module.ranker(level)
+            scores = ranker(queries, nodes[level - FIRST_LEVEL])
+            if above is not None:
+                parent = parents[level - FIRST_LEVEL + 1]
+                scores = scores + ranker.path * above.detach()[:, parent]
+            wanted = _shares(grouping.ancestors(chunks, level), scores)
+            if level in levels:
+                shown = scores.masked_fill(~(visited | (wanted > 0)), float("-inf"))
+                total = total + self.loss(shown.float() * ranker.log_scale.exp(), wanted)
+            above = scores
+            if level > FIRST_LEVEL:
+                kept = _kept(scores.detach().masked_fill(~visited, float("-inf")), wanted, self.config.beam)
+                visited = kept[:, parents[level - FIRST_LEVEL]]
+        return total
+
+    def _measure(self, stage: int, step: int, loss: float) -> float:
+        """Mean held-out recall over a few beam widths."""
+        scores, paths = node_scores(self.module, self.trial, self.device)
+        slacks = [None] * len(scores)
+        points = {
+            width: self.trial.walk(scores, width=width, slacks=slacks, paths=paths).point
+            for width in _MEASURED_WIDTHS
+        }
+        row = {"stage": stage, "step": step, "loss": loss}
+        for width, (scored, recall) in points.items():
+            row |= {f"recall@{width}": recall, f"scored@{width}": scored}
+        self.history.rows.append(row)
+        return float(np.mean([recall for _, recall in points.values()]))
+
+
+def make_trial(
+    samples: Samples, tree: TreeConfig, config: TrainingConfig, most: int = _MOST_MEASURED
+) -> Trial:
+    """A grouping of its own over (at most 65,536 of) the chunks, with the held-out queries."""
+    rng = np.random.default_rng((config.seed, 2**20))
+    grouping = draw_grouping(samples.leaves, tree, most=_TRIAL_CHUNKS, rng=rng)
+    rows = np.flatnonzero(samples.held_out)
+    rows = rng.permutation(rows)[:most]
+    return Trial(
+        grouping,
+        samples.leaves[grouping.rows],
+        samples.queries[rows],
+        _places(grouping.rows, samples.targets[rows]),
+    )
+
+
+@torch.no_grad()
+def node_scores(
+    module: HierarchyModule, trial: Trial, device: torch.device
+) -> tuple[list[NDArray[np.float32]], list[float]]:
+    """Scores [m, g] of a trial's nodes per level from 2 up, and each level's path weight."""
+    parents = [torch.from_numpy(parent).to(device) for parent in trial.grouping.parents]
+    nodes = module.fold(torch.from_numpy(trial.leaves).to(device), parents)
+    queries = torch.from_numpy(trial.queries).to(device)
+    levels = list(enumerate(nodes, FIRST_LEVEL))
+    scores = [module.ranker(level)(queries, found).float().cpu().numpy() for level, found in levels]
+    return scores, [float(module.ranker(level).path) for level, _ in levels]
+
+
+def _places(rows: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of targets in the sorted `rows`; -1 where they are not in them."""
+    place = np.searchsorted(rows, targets).clip(max=len(rows) - 1)
+    return np.where((targets >= 0) & (rows[place] == targets), place, -1)
+
+
+def _shares(nodes: NDArray[np.int64], scores: Tensor) -> Tensor:
+    """Share of each query's targets below each node [b, g]."""
+    index = torch.from_numpy(nodes).to(scores.device)
+    found = (index >= 0).float()
+    weights = found / found.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.zeros(scores.shape, device=scores.device).scatter_add_(1, index.clamp(min=0), weights)
+
+
+def _kept(scores: Tensor, wanted: Tensor, beam: int) -> Tensor:
+    """The beam's best nodes and the wanted ones [b, g]."""
+    best = scores.topk(min(beam, scores.shape[1]), dim=1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True) | (wanted > 0)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

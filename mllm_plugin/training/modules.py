@@ -1,0 +1,107 @@
+"""Torch twins of the modules in `mllm_plugin.hierarchy.learned`; trained here, run there.
+
+Groups are ragged: children [n, d] with the group [n] that each belongs to, so that thousands of groups of any
+size are folded at once. Shapes: n children, g groups, h seeds, f hidden units, b queries, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mllm_plugin.hierarchy.learned import SPREAD_SCALE
+
+_START_SCALE = 20.0  # of the softmax over nodes; trained
+
+
+class LevelEncoderModule(nn.Module):
+    """See `AttentionLevelEncoder`; starts as the normalised mean.
+
+    Args:
+        dim: Width of the embeddings.
+        layers: Blocks of attention and feed-forward.
+        seeds: Learned queries per block.
+        hidden: Units of the feed-forward layer.
+    """
+
+    def __init__(self, dim: int, *, layers: int = 1, seeds: int = 4, hidden: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Block(dim, seeds, hidden) for _ in range(layers))
+
+    def forward(self, children: Tensor, group: Tensor, groups: int) -> Tensor:
+        """Folds children [n, d] into nodes [g, d] of unit length; `group` [n] in 0 … g - 1."""
+        node = functional.normalize(_sum(children, group, groups), dim=-1)
+        distance = 1.0 - (children * node[group]).sum(dim=-1)
+        for block in self.layers:
+            node = block(children, distance, node, group)
+        return node
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The weights for `AttentionLevelEncoder`."""
+        return {
+            f"{place}.{name}": value.detach().float().cpu().numpy()
+            for place, block in enumerate(self.layers)
+            for name, value in block.named_parameters()
+        }
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int, seeds: int, hidden: int) -> None:
+        super().__init__()
+        self.seeds = nn.Parameter(torch.randn(seeds, dim))
+        self.spread = nn.Parameter(torch.linspace(-0.5, 0.5, seeds))
+        self.query = nn.Parameter(torch.zeros(seeds, dim))
+        self.gates = nn.Parameter(torch.zeros(seeds, dim))
+        self.down = nn.Parameter(torch.randn(hidden, dim) / dim**0.5)
+        self.up = nn.Parameter(torch.zeros(dim, hidden))
+
+    def forward(self, children: Tensor, distance: Tensor, node: Tensor, group: Tensor) -> Tensor:
+        logits = children @ self.seeds.T + SPREAD_SCALE * distance[:, None] * self.spread
+        moved = torch.einsum("nd,hd,nd->nh", children, self.query, node[group])
+        weights = _softmax(logits + moved, group, len(node))
+        for seed, gate in zip(weights.T, self.gates, strict=True):
+            node = node + gate * _sum(seed[:, None] * children, group, len(node))
+        node = functional.normalize(node, dim=-1)
+        return functional.normalize(node + torch.tanh(node @ self.down.T) @ self.up.T, dim=-1)
+
+
+def _sum(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    return values.new_zeros(groups, values.shape[-1]).index_add_(0, group, values)
+
+
+def _softmax(logits: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Softmax of logits [n, h] within each group."""
+    index = group[:, None].expand_as(logits)
+    peak = logits.new_full((groups, logits.shape[1]), float("-inf")).scatter_reduce(
+        0, index, logits.detach(), "amax"
+    )
+    weights = (logits - peak[group]).exp()
+    return weights / _sum(weights, group, groups)[group]
+
+
+class RankerModule(nn.Module):
+    """See `MappedRanker`; starts as the cosine. Its softmax scale is for training only."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.map = nn.Parameter(torch.zeros(dim, dim))
+        self.path = nn.Parameter(torch.zeros(1))
+        self.log_scale = nn.Parameter(torch.tensor(_START_SCALE).log())
+
+    def forward(self, queries: Tensor, nodes: Tensor) -> Tensor:
+        """Scores nodes [g, d] for queries [b, d]: [b, g], higher is better."""
+        return (queries + queries @ self.map) @ nodes.T
+
+    def tensors(self, calibration: Mapping[str, float]) -> dict[str, NDArray[np.float32]]:
+        """The weights for `MappedRanker`.
+
+        Args:
+            calibration: `scale`, `offset`, `path` and `slack`, measured on held-out queries.
+        """
+        numbers = {name: np.array([value], dtype=np.float32) for name, value in calibration.items()}
+        return {"map": self.map.detach().float().cpu().numpy(), **numbers}

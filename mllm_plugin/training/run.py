@@ -1,0 +1,222 @@
+"""`train_memory`: from an open memory to a folder of weights that is kept only if it does better."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.hierarchy import Hierarchy, LeafRanker, document_mark
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.training import distributed
+from mllm_plugin.training.config import TrainingConfig
+from mllm_plugin.training.fit import Fitted, curves, fit
+from mllm_plugin.training.hierarchy import Loss
+from mllm_plugin.training.leaf import LeafFit, collect_evidence, fit_leaf
+from mllm_plugin.training.losses import listwise_loss
+from mllm_plugin.training.plot import plot_curves
+from mllm_plugin.training.samples import Samples, collect_samples, draw_spans
+from mllm_plugin.types import Namespace
+
+CURVES_NAME = "curves.json"
+PLOT_NAME = "curves.png"
+_HELD_OUT = 0.1
+_LEAST_QUERIES = 20
+_LEAF_QUERIES = 2000
+
+Qrels = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What `train_memory` did.
+
+    Attributes:
+        folder: Where the weights are; None when nothing was gained and nothing was written.
+        fingerprint: Of the weights; empty when there are none.
+        routing: What the level encoders and rankers gained, in words.
+        leaf: What the leaf ranker gained, in words; empty without labelled queries.
+        kept: Parts that are kept: "routing", "leaf".
+        queries: Queries trained and measured on, spans included.
+        seconds: It took.
+    """
+
+    folder: Path | None
+    fingerprint: str
+    routing: str
+    leaf: str
+    kept: tuple[str, ...]
+    queries: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-ready dictionary."""
+        return {**self.__dict__, "folder": None if self.folder is None else str(self.folder)}
+
+
+def train_memory(
+    memory: MemoryIndex,
+    out: str | Path,
+    *,
+    queries: Mapping[str, str] | None = None,
+    qrels: Qrels | None = None,
+    spans: int = 4000,
+    namespace: Namespace | str = (),
+    config: TrainingConfig = TrainingConfig(),
+    device: str | None = None,
+    loss: Loss = listwise_loss,
+    progress: bool = True,
+) -> TrainingReport:
+    """Trains level encoders, rankers and, with labels, the leaf ranker on a memory's own documents.
+
+    An interrupted run goes on when it is called again with the same arguments.
+
+    Args:
+        memory: Opened with its encoder.
+        out: Folder for the weights, the curves and the checkpoints.
+        queries: Texts by id, if there are any.
+        qrels: Grades of documents by query id; queries without a relevant document train routing only.
+        spans: Spans of the documents to use as questions; 0 for none.
+        namespace: Whose documents.
+        config: Settings of the routing part.
+        device: "cpu", "cuda"; CUDA when there is one.
+        loss: Objective of the routing part.
+        progress: Show progress bars.
+
+    Raises:
+        InvalidInputError: There is too little to train on.
+    """
+    started, folder = time.perf_counter(), Path(out)
+    texts, held_out = _questions(memory, queries or {}, qrels or {}, spans, namespace, config.seed)
+    samples = collect_samples(memory, texts, held_out, namespace=namespace, progress=progress)
+    fitted = fit(
+        samples,
+        memory.config.tree,
+        config,
+        device=device,
+        checkpoint=folder / "checkpoints" / _run_name(samples, config),
+        loss=loss,
+        progress=progress,
+    )
+    leaf = _fit_leaf(memory, queries or {}, qrels or {}, namespace, config.seed)
+    kept = [
+        name
+        for name, better in (
+            ("routing", fitted.comparison.better),
+            ("leaf", leaf is not None and leaf.better),
+        )
+        if better
+    ]
+    fingerprint = ""
+    if kept and distributed.is_first():
+        fingerprint = _save(folder, memory, namespace, fitted, leaf, kept, config)
+    if distributed.is_first():
+        _write_curves(folder, fitted)
+    return TrainingReport(
+        folder=folder if kept else None,
+        fingerprint=fingerprint,
+        routing=fitted.comparison.summary(),
+        leaf=leaf.summary() if leaf is not None else "",
+        kept=tuple(kept),
+        queries=len(texts),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def held_out_queries(queries: Mapping[str, str], qrels: Qrels) -> dict[str, bool]:
+    """Which queries are for measuring only: a tenth, chosen by relevant document so that none is in both."""
+
+    def share(query: str) -> float:
+        name = min((document for document, grade in qrels.get(query, {}).items() if grade > 0), default=query)
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
+
+    return {query: share(query) < _HELD_OUT for query in queries}
+
+
+def _questions(
+    memory: MemoryIndex,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    spans: int,
+    namespace: Namespace | str,
+    seed: int,
+) -> tuple[list[str], list[bool]]:
+    marks = held_out_queries(queries, qrels)
+    texts, held_out = list(queries.values()), [marks[query] for query in queries]
+    if spans:
+        drawn, measured = draw_spans(memory, spans, namespace=namespace, held_out=_HELD_OUT, seed=seed)
+        texts += drawn
+        held_out += measured if not queries else [False] * len(drawn)  # labelled ones measure better
+    if len(texts) < _LEAST_QUERIES or not any(held_out) or all(held_out):
+        raise InvalidInputError(
+            f"{len(texts)} questions, {sum(held_out)} of them held out, are too few to train on; "
+            f"pass more queries, or spans of the documents"
+        )
+    return texts, held_out
+
+
+def _fit_leaf(
+    memory: MemoryIndex, queries: Mapping[str, str], qrels: Qrels, namespace: Namespace | str, seed: int
+) -> LeafFit | None:
+    labelled = {
+        query: text for query, text in queries.items() if any(g > 0 for g in qrels.get(query, {}).values())
+    }
+    marks = held_out_queries(labelled, qrels)
+    parts = []
+    for measured in (False, True):
+        names = [query for query, mark in marks.items() if mark == measured]
+        names = np.random.default_rng(seed).permutation(names)[:_LEAF_QUERIES].tolist()
+        parts.append({query: labelled[query] for query in names})
+    if any(len(part) < _LEAST_QUERIES for part in parts):
+        return None
+    train, held_out = (collect_evidence(memory, part, qrels, namespace=namespace) for part in parts)
+    return fit_leaf([train], [held_out], seed=seed)
+
+
+def _save(
+    folder: Path,
+    memory: MemoryIndex,
+    namespace: Namespace | str,
+    fitted: Fitted,
+    leaf: LeafFit | None,
+    kept: list[str],
+    config: TrainingConfig,
+) -> str:
+    routing = fitted.hierarchy if "routing" in kept else Hierarchy()
+    tensors = leaf.tensors if leaf is not None and "leaf" in kept else None
+    chosen = Hierarchy(
+        level_encoders=routing.level_encoders,
+        rankers=routing.rankers,
+        leaf_ranker=LeafRanker(memory.config.leaf, tensors),
+    )
+    where = check_namespace(namespace)
+    seen = sorted(document_mark(where, one.id) for one in memory.documents(namespace=where))
+    about = {
+        "config": config.model_dump(),
+        "routing": fitted.comparison.summary(),
+        "leaf": leaf.summary() if leaf is not None else "",
+    }
+    return chosen.save(folder, encoder=memory.encoder.fingerprint, about=about, documents=seen)
+
+
+def _write_curves(folder: Path, fitted: Fitted) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    found = curves(fitted)
+    (folder / CURVES_NAME).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    plot_curves(found, folder / PLOT_NAME)
+
+
+def _run_name(samples: Samples, config: TrainingConfig) -> str:
+    """Tells runs apart, so that a checkpoint is taken up only by the run that wrote it."""
+    digest = hashlib.sha256(config.model_dump_json().encode())
+    for array in (samples.leaves, samples.queries, samples.targets, samples.held_out):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

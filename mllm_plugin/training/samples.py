@@ -1,0 +1,174 @@
+"""What training reads from a memory: chunks, queries, and the chunks that an exact search finds for them.
+
+Queries come from the user (labelled or not) or from the documents themselves: spans of text stand in for
+questions, so that a hierarchy can be trained for any encoder without a label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.search.query import make_queries
+from mllm_plugin.store.image import build_image
+from mllm_plugin.store.namespaces import check_namespace, find_namespace
+from mllm_plugin.types import Namespace
+
+TARGETS = 10
+_BATCH = 32
+_WORD = re.compile(r"\S+")
+_SPAN_WORDS = (5, 24)
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Queries with their best chunks.
+
+    Attributes:
+        leaves: Chunk embeddings [n, d].
+        queries: Query embeddings [m, d]; the first vector of a long query.
+        targets: Rows of each query's best chunks, best first [m, k]; -1 where there are fewer.
+        held_out: Queries that are for measuring only [m].
+    """
+
+    leaves: NDArray[np.float32]
+    queries: NDArray[np.float32]
+    targets: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
+
+    def joined(self, other: Samples) -> Samples:
+        """Both sets of queries over both sets of chunks."""
+        moved = np.where(other.targets >= 0, other.targets + len(self.leaves), -1)
+        return Samples(
+            np.concatenate([self.leaves, other.leaves]),
+            np.concatenate([self.queries, other.queries]),
+            np.concatenate([self.targets, moved]),
+            np.concatenate([self.held_out, other.held_out]),
+        )
+
+
+def collect_samples(
+    memory: MemoryIndex,
+    queries: Sequence[str],
+    held_out: Sequence[bool],
+    *,
+    namespace: Namespace | str = (),
+    progress: bool = True,
+) -> Samples:
+    """Searches a memory for every query, by scanning all its chunks.
+
+    Args:
+        memory: Where the chunks are.
+        queries: Texts.
+        held_out: Which of them are for measuring only.
+        namespace: Whose chunks.
+        progress: Show a progress bar.
+
+    Raises:
+        InvalidInputError: The namespace is empty, or there are no queries.
+    """
+    ids, leaves = read_leaves(memory, namespace)
+    if not len(queries) or len(queries) != len(held_out):
+        raise InvalidInputError(f"expected queries, each marked as held out or not, got {len(queries)}")
+    order = np.argsort(ids)
+    targets = np.full((len(queries), TARGETS), -1, dtype=np.int64)
+    vectors = np.zeros((len(queries), memory.dim), dtype=np.float32)
+    for start in tqdm(range(0, len(queries), _BATCH), desc="exact answers", disable=not progress):
+        texts = list(queries[start : start + _BATCH])
+        prepared = make_queries(texts, None, memory.encoder, memory.config.chunking.chunk_tokens)
+        embeddings = [query.vectors for query in prepared]
+        found = memory.search_batch(texts, embeddings=embeddings, k=TARGETS, mode="flat", namespace=namespace)
+        for place, hits in enumerate(found, start):
+            rows = order[np.searchsorted(ids[order], [hit.chunk_id for hit in hits])]
+            targets[place, : len(rows)] = rows
+            vectors[place] = embeddings[place - start][0]
+    return Samples(leaves, vectors, targets, np.asarray(held_out, dtype=bool))
+
+
+def read_leaves(
+    memory: MemoryIndex, namespace: Namespace | str = ()
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ids [n] and embeddings [n, d] of a namespace's live chunks.
+
+    Raises:
+        InvalidInputError: It has none.
+    """
+    with memory._database.read() as tx:
+        row = find_namespace(tx, check_namespace(namespace))
+        if row is None or not row.live_chunks:
+            raise InvalidInputError(f"namespace {namespace!r} holds no live chunk to train on")
+        image = build_image(tx, row.namespace_id, row.version, memory.dim)
+    ids = np.concatenate([part.ids[part.live] for part in image.parts])
+    return ids, np.concatenate([part.vectors[part.live] for part in image.parts])
+
+
+def draw_spans(
+    memory: MemoryIndex, count: int, *, namespace: Namespace | str = (), held_out: float = 0.1, seed: int = 0
+) -> tuple[list[str], list[bool]]:
+    """Spans of 5 to 24 words from the documents, in place of questions.
+
+    Args:
+        memory: Whose documents.
+        count: Spans wanted.
+        namespace: Where the documents are.
+        held_out: Share of the documents whose spans are for measuring only.
+        seed: Chooses documents and spans.
+
+    Returns:
+        Texts, and which of them are held out.
+    """
+    rng = np.random.default_rng(seed)
+    texts: list[str] = []
+    marks: list[bool] = []
+    for text, measured in _drawn_documents(memory, count, namespace, held_out, rng):
+        span = _span(text, rng)
+        if span is not None:
+            texts.append(span)
+            marks.append(measured)
+    if not texts:
+        raise InvalidInputError(f"namespace {namespace!r} holds no text to draw questions from")
+    return texts, marks
+
+
+def _drawn_documents(
+    memory: MemoryIndex, count: int, namespace: Namespace | str, held_out: float, rng: np.random.Generator
+) -> Iterator[tuple[str, bool]]:
+    """Texts of randomly drawn documents, long ones more often, and whether each is held out."""
+    with memory._database.read() as tx:
+        row = find_namespace(tx, check_namespace(namespace))
+        if row is None:
+            return
+        sizes = np.array(
+            list(
+                tx.execute(
+                    "SELECT document_rowid, length(text) FROM documents "
+                    "WHERE namespace_id = ? AND masked = 0 ORDER BY document_rowid",
+                    (row.namespace_id,),
+                )
+            ),
+            dtype=np.int64,
+        ).reshape(-1, 2)
+        if not len(sizes):
+            return
+        measured = rng.random(len(sizes)) < held_out
+        for place in rng.choice(len(sizes), count, p=sizes[:, 1] / sizes[:, 1].sum()).tolist():
+            rowid = int(sizes[place, 0])
+            text = tx.execute("SELECT text FROM documents WHERE document_rowid = ?", (rowid,)).get
+            yield text.decode("utf-8"), bool(measured[place])
+
+
+def _span(text: str, rng: np.random.Generator) -> str | None:
+    words = [match.span() for match in _WORD.finditer(text)]
+    if len(words) < _SPAN_WORDS[0]:
+        return None
+    size = int(rng.integers(_SPAN_WORDS[0], min(_SPAN_WORDS[1], len(words)) + 1))
+    first = int(rng.integers(0, len(words) - size + 1))
+    return text[words[first][0] : words[first + size - 1][1]]
