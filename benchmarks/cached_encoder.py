@@ -42,6 +42,15 @@ class CachedEncoder:
         pooled = [np.frombuffer(pooled, dtype=np.float16) for pooled, _ in rows]
         return np.array(pooled, dtype=np.float32).reshape(-1, self.dim)
 
+    def encode_query_windows(
+        self, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """As the wrapped encoder's."""
+        rows = self._fetch(texts, "w", self._encoder.encode_query_windows)
+        pooled = [np.frombuffer(pooled, dtype=np.float16) for pooled, _ in rows]
+        windows = [unpack_windows(packed, self.dim) for _, packed in rows]
+        return np.array(pooled, dtype=np.float32).reshape(-1, self.dim), windows
+
     def _fetch(self, texts: Sequence[str], kind: str, encode) -> list[tuple[bytes, bytes]]:  # noqa: ANN001
         keys = [hashlib.sha256(f"{kind}:{text}".encode()).digest() for text in texts]
         found = {key: row for key in set(keys) if (row := self._get(key))}

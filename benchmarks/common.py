@@ -57,9 +57,9 @@ def cached_memory(
     cache: Path,
     **settings: Any,
 ) -> MemoryIndex:
-    """A memory of a data set, built once and reopened afterwards."""
+    """A memory of a data set with the untrained hierarchy, built once and reopened afterwards."""
     config = MemoryConfig(embedding_cache=False, **settings)
-    memory = MemoryIndex.open(cache / "memories" / name, encoder=encoder, config=config)
+    memory = MemoryIndex.open(cache / "memories" / name, encoder=encoder, config=config, hierarchy="identity")
     done = cache / "memories" / name / "complete"
     if not done.exists():
         report = IndexBuilder(memory, batch_size=256).build(documents())

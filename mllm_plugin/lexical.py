@@ -3,6 +3,9 @@
 Words are hashed so that no vocabulary needs to be kept (or erased); two words share a hash once in four
 thousand million pairs, which costs one of them some of its weight and nothing else.
 
+A query's word is also looked for in its other English forms, "restored" for "restore", with the weight that
+all forms together deserve; the index holds words as they are written, so nothing has to be stored for it.
+
 Source: Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond, 2009.
 """
 
@@ -15,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +27,8 @@ from mllm_plugin.config import LexicalConfig
 
 # Scripts written without blanks count character by character, all others word by word.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_ENDINGS = ("ings", "ing", "ies", "ied", "ed", "es", "s", "e", "y")  # longest first
+_STEM_LEAST = 3
 _TERM = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
@@ -37,6 +43,23 @@ def term_hash(term: str) -> int:
     return int.from_bytes(
         hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little"
     )
+
+
+@lru_cache(maxsize=1 << 14)
+def forms_of(term: str) -> tuple[str, ...]:
+    """Other forms that a term may have: its stem alone and with each of the common endings."""
+    stem = _stem(term)
+    if not term.isalpha() or len(stem) < _STEM_LEAST:
+        return ()
+    forms = [stem, *(stem + ending for ending in _ENDINGS)]
+    return tuple(form for form in forms if form != term and _stem(form) == stem)
+
+
+def _stem(term: str) -> str:
+    for ending in _ENDINGS:
+        if term.endswith(ending) and len(term) - len(ending) >= _STEM_LEAST:
+            return term[: -len(ending)]
+    return term
 
 
 @dataclass(frozen=True)
@@ -117,17 +140,20 @@ class TermCounts:
 
 @dataclass(frozen=True)
 class QueryTerms:
-    """A query's terms in one namespace.
+    """A query's terms in one namespace; entries are the terms and their other forms.
 
     Attributes:
-        hashes: Distinct term hashes [q], ascending.
+        hashes: Hash of each entry [e]; ascending over the terms, the forms after their term.
+        terms: Which of the query's terms an entry stands for [e], ascending.
         weights: Squared inverse document frequency times how often the query has the term, over the bound
-            [q]. Squared, since a term is weighed in the query and in the chunk, as in a cosine of tf-idf
+            [e]. Squared, since a term is weighed in the query and in the chunk, as in a cosine of tf-idf
             vectors: it keeps question words from outvoting a name (measured by benchmarks/leaf_weights.py).
+            Other forms have the frequency of all forms together.
         mean_length: Mean number of terms per live chunk of the namespace.
     """
 
     hashes: NDArray[np.uint32]
+    terms: NDArray[np.int64]
     weights: NDArray[np.float64]
     mean_length: float
 
@@ -138,19 +164,53 @@ class QueryTerms:
         Args:
             text: The query.
             frequencies: Live document frequency by term hash; terms that are nowhere may be left out.
-            chunks: Live chunks of the namespace.
+            chunks: Live chunks of the namespace; 0 to learn whose frequencies are needed.
             length: Terms in all of them.
         """
-        asked = Counter(map(term_hash, terms_of(text)))
-        hashes = np.array(sorted(asked), dtype=np.uint32)
-        occurs = np.array([frequencies.get(int(term), 0) for term in hashes], dtype=np.float64)
-        repeats = np.array([asked[int(term)] for term in hashes], dtype=np.float64)
-        idf = np.log1p((chunks - occurs + 0.5) / (occurs + 0.5))
-        weights = idf * idf * repeats
-        bound = float(weights.sum())
-        return cls(hashes, weights / bound if bound > 0 else weights, length / chunks if chunks else 1.0)
+        asked = Counter(terms_of(text))
+        hashes, terms, weights = [], [], []
+        bound = 0.0
+        for place, (term, repeats) in enumerate(sorted(asked.items(), key=lambda pair: term_hash(pair[0]))):
+            forms = [term_hash(form) for form in forms_of(term)]
+            forms = [form for form in forms if frequencies.get(form) or not chunks]
+            occurs = [frequencies.get(one, 0) for one in (term_hash(term), *forms)]
+            weight = _squared_idf(occurs[0], chunks) * repeats
+            shared = _squared_idf(min(chunks, sum(occurs)), chunks) * repeats
+            hashes += [term_hash(term), *forms]
+            terms += [place] * len(occurs)
+            weights += [weight, *[shared] * len(forms)]
+            bound += weight
+        return cls(
+            hashes=np.array(hashes, dtype=np.uint32),
+            terms=np.array(terms, dtype=np.int64),
+            weights=np.array(weights, dtype=np.float64) / (bound if bound > 0 else 1.0),
+            mean_length=length / chunks if chunks else 1.0,
+        )
 
-    def saturate(
+    def score(
+        self,
+        found: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]],
+        lengths: NDArray[np.uint32],
+        config: LexicalConfig,
+    ) -> NDArray[np.float64]:
+        """BM25 over its bound, in [0, 1), of texts with their lengths [c]: a term counts with its best form.
+
+        Args:
+            found: Texts that have each entry, every text once, and how often they have it.
+            lengths: All terms per text.
+            config: Saturation.
+        """
+        total = np.zeros(len(lengths))
+        for term in range(int(self.terms.max(initial=-1)) + 1):
+            best = np.zeros(len(lengths))
+            for entry in np.flatnonzero(self.terms == term):
+                rows, counts = found[entry]
+                part = self.weights[entry] * self._saturate(counts, lengths[rows], config)
+                best[rows] = np.maximum(best[rows], part)
+            total += best
+        return total
+
+    def _saturate(
         self, counts: NDArray[np.uint8], lengths: NDArray[np.uint32], config: LexicalConfig
     ) -> NDArray[np.float64]:
         """The term-frequency part of BM25 over its limit, in [0, 1): counts and text lengths [e]."""
@@ -170,12 +230,15 @@ def score_terms(
         return [np.zeros(len(terms.sizes)) for _ in queries]
     place = np.searchsorted(hashes, terms.hashes).clip(max=len(hashes) - 1)
     entries = np.flatnonzero(hashes[place] == terms.hashes)
-    place, rows = place[entries], terms.rows()[entries]
-    counts, lengths = terms.counts[entries], terms.lengths[rows]
-    found = []
-    for query in queries:
-        weights = np.zeros(len(hashes))
-        weights[np.searchsorted(hashes, query.hashes)] = query.weights
-        parts = weights[place] * query.saturate(counts, lengths, config)
-        found.append(np.bincount(rows, weights=parts, minlength=len(terms.sizes)).astype(np.float64))
-    return found
+    entries = entries[np.argsort(place[entries], kind="stable")]
+    bounds = np.searchsorted(place[entries], np.arange(len(hashes) + 1))
+    rows, counts = terms.rows()[entries], terms.counts[entries]
+    found = [(rows[a:b], counts[a:b]) for a, b in pairwise(bounds)]
+    return [
+        query.score([found[one] for one in np.searchsorted(hashes, query.hashes)], terms.lengths, config)
+        for query in queries
+    ]
+
+
+def _squared_idf(occurs: int, chunks: int) -> float:
+    return float(np.log1p((chunks - occurs + 0.5) / (occurs + 0.5))) ** 2

@@ -20,7 +20,9 @@ class TextEncoder(Protocol):
     """Encoder 1: texts to embeddings.
 
     Optional members: `token_offsets(text) -> int [t, 2]`, the character spans of the text's tokens, and
-    `max_tokens`, the longest input; without them chunks are counted in words.
+    `max_tokens`, the longest input; without them chunks are counted in words. And
+    `encode_query_windows(texts)`, which gives queries as `encode_documents` gives documents; without it the
+    leaf ranker compares windows with the whole query only.
     """
 
     dim: int

@@ -14,32 +14,28 @@ from mllm_plugin.cli.settings import Settings, shared_options
 from mllm_plugin.errors import InvalidInputError
 
 
+def _number(name: str, default: int, text: str, least: int = 1) -> Any:
+    return click.option(name, type=click.IntRange(min=least), default=default, show_default=True, help=text)
+
+
+def _file(name: str, text: str) -> Any:
+    return click.option(name, type=click.Path(path_type=Path, dir_okay=False, exists=True), help=text)
+
+
 @click.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where to write."
 )
-@click.option(
-    "--queries",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="JSON lines with id and text; without, spans of the documents stand in.",
+@_file("--queries", "JSON lines with id and text; without, spans of the documents stand in.")
+@_file(
+    "--qrels", "Lines of query id, tab, document id, tab, grade after a header; trains the leaf ranker too."
 )
-@click.option(
-    "--qrels",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Tab-separated query id, document id, grade, with a header line; trains the leaf ranker too.",
-)
-@click.option("--spans", type=click.IntRange(min=0), default=4000, show_default=True, help="Spans to draw.")
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=400, show_default=True, help="Per pair of levels."
-)
-@click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Queries per step.")
-@click.option(
-    "--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Batches per step."
-)
-@click.option(
-    "--levels", type=click.IntRange(min=2), default=3, show_default=True, help="Highest trained level."
-)
-@click.option("--seed", type=int, default=0, show_default=True)
+@_number("--spans", 4000, "Spans of the documents to use as questions.", least=0)
+@_number("--steps", 400, "Steps per pair of levels.")
+@_number("--batch", 256, "Questions per step.")
+@_number("--accumulate", 1, "Batches per step.")
+@_number("--levels", 3, "Highest level with weights of its own.", least=2)
+@_number("--seed", 0, "Of everything random.", least=0)
 @click.option("--device", help="cpu, cuda; CUDA when there is one.")
 @click.option("--install", is_flag=True, help="Put the weights in place when they do better.")
 @shared_options
@@ -114,9 +110,8 @@ def install(settings: Settings, hierarchy: str) -> None:
     if report.fingerprint == report.replaced:
         line = f"{report.fingerprint} is in place already"
     else:
-        line = (
-            f"{report.fingerprint} in place of {report.replaced}: {plural(report.nodes, 'node')} folded anew"
-        )
+        nodes = plural(report.nodes, "node")
+        line = f"{report.fingerprint} in place of {report.replaced}: {nodes} folded anew"
     emit(settings, report.to_dict(), [line])
 
 

@@ -94,6 +94,12 @@ class HuggingFaceEncoder:
         """Embeds queries [n, d], of unit length."""
         return self._encode(texts, self.query_prefix, windows=False)[0]
 
+    def encode_query_windows(
+        self, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Embeds queries as `encode_queries` does: pooled [n, d], and windows [w, d] per text."""
+        return self._encode(texts, self.query_prefix, windows=True)
+
     @torch.inference_mode()
     def _encode(
         self, texts: Sequence[str], prefix: str, *, windows: bool

@@ -1,38 +1,76 @@
-"""The leaf ranker: one score per chunk from pooled cosine, best window and lexical evidence.
+"""The leaf ranker: one score per chunk from pooled cosine, best windows and lexical evidence.
 
 Its score depends on the query, the chunk and the namespace's statistics alone, so every search mode agrees
-and scores compare across queries.
+and scores compare across queries. It stays a weighted sum when it is trained: benchmarks/leaf_ranker.py
+shows that more does not carry over to other documents.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LeafConfig
+from mllm_plugin.errors import InvalidInputError
 
 Scores = NDArray[np.floating]
+Tensors = Mapping[str, NDArray[np.float32]]
+
+_SHAPES = {"weights": (3,), "relevance": (2,)}
 
 
 class LeafRanker:
-    """Weighted sum of the evidence; weights and calibration measured in docs/benchmarks.md."""
+    """Weighted sum of the evidence, calibrated to a relevance.
 
-    def __init__(self, config: LeafConfig = LeafConfig()) -> None:
+    Args:
+        config: Weights and calibration of the untrained ranker.
+        tensors: Trained ones that take their place: `weights` [3], none negative, of cosine, window and
+            lexical evidence, and `relevance` [2], slope and offset.
+
+    Raises:
+        InvalidInputError: A tensor is missing or unknown, has another shape, or is no finite number; a
+            weight is negative.
+    """
+
+    def __init__(self, config: LeafConfig = LeafConfig(), tensors: Tensors | None = None) -> None:
         self.config = config
+        self._tensors = {name: np.array(value, dtype=np.float32) for name, value in (tensors or {}).items()}
+        if self._tensors:
+            _check(self._tensors)
+        weights = self._tensors.get("weights", (config.cosine, config.window, config.lexical))
+        relevance = self._tensors.get("relevance", (config.relevance_slope, config.relevance_offset))
+        # python floats: a product with them is rounded alike in every row and batch, and float64 stays so
+        self._cosine, self._window, self._lexical = map(float, weights)
+        self._slope, self._offset = map(float, relevance)
+
+    @property
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """What to save by name, to give to `LeafRanker` again; empty when untrained."""
+        return dict(self._tensors)
 
     def partial(self, cosine: Scores, lexical: Scores) -> Scores:
         """What is known before windows are read [n]: it orders the candidates."""
-        return (self.config.cosine + self.config.window) * cosine + self.config.lexical * lexical
+        return (self._cosine + self._window) * cosine + self._lexical * lexical
 
     def bound(self, cosine: Scores, lexical: Scores) -> Scores:
         """The highest score [n] that any window could give."""
-        return self.config.cosine * cosine + self.config.window + self.config.lexical * lexical
+        return self._cosine * cosine + self._window + self._lexical * lexical
 
     def score(self, cosine: Scores, window: Scores, lexical: Scores) -> Scores:
         """Scores chunks [n]; higher is better. `window` is the cosine where a chunk has no windows."""
-        return self.config.cosine * cosine + self.config.window * window + self.config.lexical * lexical
+        return self._cosine * cosine + self._window * window + self._lexical * lexical
 
     def relevance(self, score: float) -> float:
         """The score calibrated to [0, 1]."""
-        margin = self.config.relevance_slope * score + self.config.relevance_offset
+        margin = self._slope * score + self._offset
         return float(1.0 / (1.0 + np.exp(-margin)))
+
+
+def _check(tensors: Tensors) -> None:
+    found = {name: value.shape for name, value in tensors.items()}
+    if found != _SHAPES:
+        raise InvalidInputError(f"the leaf ranker's tensors have shapes {found}, expected {_SHAPES}")
+    if not all(np.isfinite(value).all() for value in tensors.values()) or (tensors["weights"] < 0).any():
+        raise InvalidInputError(f"the leaf ranker's tensors must be finite, weights not negative: {tensors}")

@@ -36,14 +36,16 @@ def exact_candidates(
 def _best_windows(
     tx: apsw.Connection, ids: NDArray[np.int64], queries: Sequence[Query]
 ) -> list[NDArray[np.float64]]:
-    """Best window cosine of every chunk [n] for each query; NaN where a chunk has no windows."""
+    """Window evidence of every chunk [n] for each query; NaN where a chunk has no windows."""
     best = [np.full(len(ids), np.nan) for _ in queries]
-    vectors = np.concatenate([query.vectors for query in queries])
-    firsts = np.cumsum([0, *(len(query.vectors) for query in queries)])
+    probes = [query.vectors if query.windows is None else query.windows for query in queries]
+    firsts = np.cumsum([0, *map(len, probes)])
+    vectors = np.concatenate(probes)
     for rows, windows in _window_blocks(tx, ids, vectors.shape[1]):
         scores = np.maximum.reduceat(windows.vectors @ vectors.T, windows.starts, axis=0)
-        for place, (first, last) in enumerate(pairwise(firsts)):
-            best[place][rows] = scores[:, first:last].max(axis=1)
+        for place, (query, (first, last)) in enumerate(zip(queries, pairwise(firsts), strict=True)):
+            mine = scores[:, first:last]
+            best[place][rows] = mine.max(axis=1) if query.windows is None else mine.mean(axis=1)
     return best
 
 

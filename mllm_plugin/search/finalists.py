@@ -19,13 +19,20 @@ def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Best window cosine [n] of each chunk; `fallback` where a chunk has none."""
+    """Window evidence [n]: for each window of the query the best cosine with one of the chunk's; their mean.
+
+    For a query without windows it is the best cosine of any window with any of the query's vectors.
+    `fallback` where a chunk has none.
+    """
     has = np.flatnonzero(windows.sizes)
     if not len(has):
         return fallback
-    scores = np.max([_dot(windows.vectors, vector) for vector in query.vectors], axis=0)
+    probes = query.vectors if query.windows is None else query.windows
+    starts = windows.starts[has]
+    each = [np.maximum.reduceat(_dot(windows.vectors, probe), starts) for probe in probes]
     best = fallback.copy()
-    best[has] = np.maximum.reduceat(scores, windows.starts[has])
+    # python's sum goes probe by probe; numpy's would depend on how many chunks there are
+    best[has] = np.max(each, axis=0) if query.windows is None else sum(each) / len(each)
     return best
 
 

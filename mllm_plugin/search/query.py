@@ -15,6 +15,8 @@ from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, Invali
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.codec import unit
 
+_MOST_WINDOWS = 8  # of a query: each is compared with every window of the finalists
+
 
 @dataclass(frozen=True)
 class Query:
@@ -23,10 +25,12 @@ class Query:
     Attributes:
         text: The words for lexical evidence; empty for a plain vector.
         vectors: Unit embeddings [m, d], one per chunk of a long query.
+        windows: Unit embeddings [w, d] of the query's token windows; None where the encoder gives none.
     """
 
     text: str
     vectors: NDArray[np.float32]
+    windows: NDArray[np.float32] | None = None
 
 
 def make_queries(
@@ -59,14 +63,36 @@ def make_queries(
         if vector is None
     }
     flat = [piece for parts in pieces.values() for piece in parts]
-    encoded = as_vectors(encoder.encode_queries(flat), encoder.dim) if flat else np.zeros((0, encoder.dim))
-    if len(encoded) != len(flat):
-        raise InvalidInputError(f"the encoder returned {len(encoded)} vectors for {len(flat)} queries")
+    encoded, found = _encode(flat, encoder)
+    windows: list[NDArray[np.float32] | None] = [None] * len(texts)
     place = 0
     for row, parts in pieces.items():
         vectors[row] = encoded[place : place + len(parts)].astype(np.float32)
+        windows[row] = _some(found[place : place + len(parts)]) if found is not None else None
         place += len(parts)
-    return [Query(text, vector) for text, vector in zip(texts, vectors, strict=True)]  # type: ignore[arg-type]
+    return [Query(*one) for one in zip(texts, vectors, windows, strict=True)]  # type: ignore[arg-type]
+
+
+def _encode(
+    texts: list[str], encoder: TextEncoder
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
+    """Pooled embeddings [n, d] of query texts, and windows [w, d] of each where the encoder gives them."""
+    if not texts:
+        return np.zeros((0, encoder.dim), dtype=np.float32), None
+    together = getattr(encoder, "encode_query_windows", None)
+    pooled, windows = together(texts) if together else (encoder.encode_queries(texts), None)
+    encoded = as_vectors(pooled, encoder.dim)
+    if len(encoded) != len(texts):
+        raise InvalidInputError(f"the encoder returned {len(encoded)} vectors for {len(texts)} queries")
+    return encoded, windows
+
+
+def _some(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    """Windows of all parts of a query, evenly thinned to `_MOST_WINDOWS`; None when there are none."""
+    windows = np.concatenate(parts)
+    if len(windows) > _MOST_WINDOWS:
+        windows = windows[np.linspace(0, len(windows) - 1, _MOST_WINDOWS).round().astype(int)]
+    return windows.astype(np.float32) if len(windows) else None
 
 
 def listed(name: str, values: Any) -> list[Any]:

@@ -44,14 +44,8 @@ class ImagePart:
         """BM25 over its bound [n], touching only the entries of the query's terms."""
         first = np.searchsorted(self.hashes, query.hashes, side="left")
         last = np.searchsorted(self.hashes, query.hashes, side="right")
-        entries = np.concatenate(
-            [np.arange(a, b) for a, b in zip(first, last, strict=True)] or [np.zeros(0, int)]
-        )
-        entries = entries.astype(np.int64)
-        rows = self.rows[entries]
-        weights = np.repeat(query.weights, last - first)
-        parts = weights * query.saturate(self.counts[entries], self.lengths[rows], config)
-        return np.bincount(rows, weights=parts, minlength=len(self.ids)).astype(np.float64)
+        found = [(self.rows[a:b], self.counts[a:b]) for a, b in zip(first, last, strict=True)]
+        return query.score(found, self.lengths, config)
 
     def without(self, nodes: set[int]) -> ImagePart:
         """The same part with the rows of some nodes dead."""

@@ -238,8 +238,9 @@ class _Run:
                 scores = scores + ranker.path * above.detach()[:, parent]
             wanted = _shares(grouping.ancestors(chunks, level), scores)
             if level in levels:
-                shown = scores.masked_fill(~(visited | (wanted > 0)), float("-inf"))
-                total = total + self.loss(shown.float() * ranker.log_scale.exp(), wanted)
+                sharp = scores.float() * ranker.log_scale.exp()
+                shown = sharp.masked_fill(~(visited | (wanted > 0)), float("-inf"))
+                total = total + self.loss(shown, wanted)
             above = scores
             if level > FIRST_LEVEL:
                 kept = _kept(scores.detach().masked_fill(~visited, float("-inf")), wanted, self.config.beam)

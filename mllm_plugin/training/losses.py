@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_LEAST = -1e4  # in place of -inf, whose gradient is no number where every embedding shown is wanted
+
 
 def listwise_loss(scores: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each wanted embedding against the unwanted ones, weighed by its share.
@@ -22,7 +24,7 @@ def listwise_loss(scores: Tensor, targets: Tensor) -> Tensor:
     Returns:
         The mean over queries.
     """
-    wanted = targets > 0
+    wanted, scores = targets > 0, scores.clamp(min=_LEAST)
     rest = scores.masked_fill(wanted, float("-inf")).logsumexp(dim=1, keepdim=True)
     each = torch.logaddexp(scores, rest) - scores
     return (each.masked_fill(~wanted, 0.0) * targets).sum(dim=1).mean()

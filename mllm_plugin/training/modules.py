@@ -62,10 +62,9 @@ class _Block(nn.Module):
 
     def forward(self, children: Tensor, distance: Tensor, node: Tensor, group: Tensor) -> Tensor:
         logits = children @ self.seeds.T + SPREAD_SCALE * distance[:, None] * self.spread
-        moved = torch.einsum("nd,hd,nd->nh", children, self.query, node[group])
-        weights = _softmax(logits + moved, group, len(node))
-        for seed, gate in zip(weights.T, self.gates, strict=True):
-            node = node + gate * _sum(seed[:, None] * children, group, len(node))
+        logits = logits + (children * node[group]) @ self.query.T
+        weights = _softmax(logits, group, len(node))
+        node = node + _sum(weights @ self.gates * children, group, len(node))  # gates before the sum: one sum
         node = functional.normalize(node, dim=-1)
         return functional.normalize(node + torch.tanh(node @ self.down.T) @ self.up.T, dim=-1)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, document_mark
@@ -20,7 +21,7 @@ from mllm_plugin.training import distributed
 from mllm_plugin.training.config import TrainingConfig
 from mllm_plugin.training.fit import Fitted, curves, fit
 from mllm_plugin.training.hierarchy import Loss
-from mllm_plugin.training.leaf import LeafFit, collect_evidence, fit_leaf
+from mllm_plugin.training.leaf import LeafEvidence, collect_evidence, train_leaf
 from mllm_plugin.training.losses import listwise_loss
 from mllm_plugin.training.plot import plot_curves
 from mllm_plugin.training.samples import Samples, collect_samples, draw_spans
@@ -60,6 +61,24 @@ class TrainingReport:
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-ready dictionary."""
         return {**self.__dict__, "folder": None if self.folder is None else str(self.folder)}
+
+
+@dataclass(frozen=True)
+class LeafFit:
+    """A trained leaf ranker's tensors, and nDCG@10 on held-out queries before and after."""
+
+    tensors: dict[str, NDArray[np.float32]]
+    before: float
+    after: float
+
+    @property
+    def better(self) -> bool:
+        """Whether training gained anything."""
+        return self.after > self.before
+
+    def summary(self) -> str:
+        """What was gained, in words."""
+        return f"held-out questions, nDCG@10: {self.before:.4f} untrained, {self.after:.4f} trained"
 
 
 def train_memory(
@@ -107,14 +126,8 @@ def train_memory(
         progress=progress,
     )
     leaf = _fit_leaf(memory, queries or {}, qrels or {}, namespace, config.seed)
-    kept = [
-        name
-        for name, better in (
-            ("routing", fitted.comparison.better),
-            ("leaf", leaf is not None and leaf.better),
-        )
-        if better
-    ]
+    better = {"routing": fitted.comparison.better, "leaf": leaf is not None and leaf.better}
+    kept = [name for name, gained in better.items() if gained]
     fingerprint = ""
     if kept and distributed.is_first():
         fingerprint = _save(folder, memory, namespace, fitted, leaf, kept, config)
@@ -178,7 +191,20 @@ def _fit_leaf(
     if any(len(part) < _LEAST_QUERIES for part in parts):
         return None
     train, held_out = (collect_evidence(memory, part, qrels, namespace=namespace) for part in parts)
-    return fit_leaf([train], [held_out], seed=seed)
+    tensors = train_leaf({"labelled": train}, start=memory.config.leaf)
+    before, after = LeafRanker(memory.config.leaf), LeafRanker(memory.config.leaf, tensors)
+    return LeafFit(tensors, _ndcg(held_out, before), _ndcg(held_out, after))
+
+
+def _ndcg(evidence: Sequence[LeafEvidence], ranker: LeafRanker, depth: int = 10) -> float:
+    """Mean nDCG@10 of documents with binary relevance."""
+    discounts = 1 / np.log2(np.arange(2, depth + 2))
+    values = []
+    for one in evidence:
+        ranking = one.ranking(ranker.score(*one.features.T), depth)
+        gains = discounts[: len(ranking)][[document in one.relevant for document in ranking]]
+        values.append(gains.sum() / discounts[: max(1, len(one.relevant))].sum())
+    return float(np.mean(values))
 
 
 def _save(

@@ -86,6 +86,9 @@ def test_prefixes_change_vectors_and_fingerprint_but_not_windows_count(minilm, m
     text = " ".join(["fox"] * 40)
     (windows,), (plain,) = prefixed.encode_documents([text])[1], minilm.encode_documents([text])[1]
     assert windows.shape == plain.shape
+    pooled, (asked,) = prefixed.encode_query_windows([text])
+    assert np.allclose(pooled, prefixed.encode_queries([text]), atol=1e-5)
+    assert asked.shape == plain.shape
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.lexical import QueryTerms, TermCounts, score_terms, term_hash, terms_of
+from mllm_plugin.lexical import QueryTerms, TermCounts, forms_of, score_terms, term_hash, terms_of
 
 _TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh")).map(" ".join), max_size=8)
 
@@ -64,3 +64,42 @@ def test_score_is_bm25_with_squared_idf_over_its_bound(texts, query):
     if length:
         other = QueryTerms.of("a x", frequencies, len(texts), length)
         assert np.array_equal(score_terms(TermCounts.of(texts), [terms, other], config)[0], scores)
+
+
+@pytest.mark.parametrize(
+    ("term", "other"),
+    [
+        ("symptoms", "symptom"),
+        ("restore", "restored"),
+        ("binding", "binds"),
+        ("studies", "study"),
+        ("agreement", "agreements"),
+    ],
+)
+def test_forms_name_each_other(term, other):
+    assert other in forms_of(term)
+    assert term in forms_of(other)
+
+
+@pytest.mark.parametrize("term", ["e0277", "do", "is", "你", "pyerr_setstring"])
+def test_terms_without_forms(term):
+    assert forms_of(term) == ()
+
+
+def test_another_form_counts_like_all_forms_together():
+    texts = ["lamps burn", "the lamp", "a lamp lamps", "the boat"]
+    frequencies = {term_hash("lamp"): 2, term_hash("lamps"): 2, term_hash("boat"): 1}
+    terms = QueryTerms.of("lamp boats", frequencies, 4, 9)
+    plural, exact, both, boat = score_terms(TermCounts.of(texts), [terms], LexicalConfig())[0]
+    assert 0 < plural < exact
+    assert both <= exact
+    assert boat > 0
+    alone = QueryTerms.of("lamp boats", {term_hash("lamp"): 2}, 4, 9)
+    assert score_terms(TermCounts.of(texts), [alone], LexicalConfig())[0][0] == 0
+
+
+def test_forms_are_asked_for_before_they_are_known():
+    asked = QueryTerms.of("lamps", {}, 0, 0).hashes.tolist()
+    assert term_hash("lamp") in asked
+    known = QueryTerms.of("lamps", {term_hash("lamp"): 3}, 5, 20).hashes.tolist()
+    assert known == [term_hash("lamps"), term_hash("lamp")]

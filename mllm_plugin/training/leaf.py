@@ -1,0 +1,301 @@
+"""Trains the leaf ranker: weights of cosine, windows and words by a listwise loss, then its calibration.
+
+The negatives are hard by themselves: they are the chunks that a flat search ranks highest. A judgement is
+about a document, so a document counts with its best chunk. The weights are drawn to where they started, since
+what a memory will hold is not what the training saw.
+
+Shapes: b queries, n candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from mllm_plugin.config import LeafConfig
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.search import finalists
+from mllm_plugin.search.candidates import Candidates, View, scan
+from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.image import build_image
+from mllm_plugin.store.namespaces import check_namespace, find_namespace
+from mllm_plugin.training.losses import listwise_loss
+from mllm_plugin.types import Namespace
+
+_BATCH = 64
+_BLOCK_BYTES = 1 << 28
+_START_SCALE = 12.0  # of the softmax over candidates; trained
+_HIDDEN = -1e4  # score of padding: finite, so that no gradient is NaN
+_CALIBRATED = 10  # best chunks per query that relevance is fitted on
+
+
+@dataclass(frozen=True)
+class LeafEvidence:
+    """What the leaf ranker knows of the candidates of one query, and which documents answer it.
+
+    Attributes:
+        features: Cosine, window and lexical evidence [n, 3].
+        documents: Document id of each candidate.
+        relevant: Ids of the documents that answer the query.
+        vectors: Pooled embeddings [n, d], float16, when they were asked for.
+    """
+
+    features: NDArray[np.float32]
+    documents: tuple[str, ...]
+    relevant: frozenset[str]
+    vectors: NDArray[np.float16] | None = None
+
+    def ranking(self, scores: NDArray[np.floating], depth: int = 10) -> list[str]:
+        """The `depth` best documents by scores of the candidates [n]."""
+        order = np.argsort(-scores, kind="stable")
+        return list(dict.fromkeys(self.documents[row] for row in order))[:depth]
+
+
+class LeafTraining(BaseModel):
+    """How the leaf ranker is trained.
+
+    Args:
+        steps: Optimiser steps.
+        batch: Queries per step, all of one set; the sets take turns.
+        learning_rate: Of Adam, falling to zero.
+        hold: Pull of the weights towards those they started from.
+        seed: Of the batches.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=48, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
+    hold: float = Field(default=3.0, ge=0)
+    seed: int = 0
+
+
+class LeafModule(nn.Module):
+    """See `LeafRanker`; starts as the formula of a `LeafConfig`."""
+
+    start: Tensor
+
+    def __init__(self, config: LeafConfig = LeafConfig()) -> None:
+        super().__init__()
+        start = torch.tensor([config.cosine, config.window, config.lexical])
+        self.weights = nn.Parameter(start.clone())
+        self.scale = nn.Parameter(torch.tensor(_START_SCALE).log())
+        self.register_buffer("start", start)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores features [..., 3]; the weights keep the sum they started with, so scores stay comparable."""
+        weights = self.weights.clamp(min=0)
+        weights = weights * (self.start.sum() / weights.sum().clamp(min=1e-6))
+        return (features * weights).sum(dim=-1)
+
+    def strain(self) -> Tensor:
+        """Squared distance of the weights from their start."""
+        return (self.weights - self.start).square().sum()
+
+    def numbers(self) -> NDArray[np.float32]:
+        """The weights [3] as `LeafRanker` takes them."""
+        with torch.no_grad():
+            return self(torch.eye(3)).numpy().astype(np.float32)
+
+
+def collect_evidence(
+    memory: MemoryIndex,
+    queries: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    most: int = 100,
+    namespace: Namespace | str = (),
+    vectors: bool = False,
+) -> list[LeafEvidence]:
+    """Reads the evidence of each query's best chunks by cosine and words, found by a flat search.
+
+    Args:
+        memory: Open.
+        queries: Texts by query id.
+        qrels: Grades by document id, by query id; above 0 is relevant; a query may be left out.
+        most: Candidates per query.
+        namespace: Where to search.
+        vectors: Keep the embeddings of the candidates too.
+
+    Raises:
+        InvalidInputError: The namespace holds no live chunk.
+    """
+    names, found = list(queries), []
+    with memory._database.read() as tx:
+        row = find_namespace(tx, check_namespace(namespace))
+        if row is None or not row.live_chunks:
+            raise InvalidInputError(f"namespace {namespace!r} holds no live chunk to train on")
+        blocks = BlockCache(_BLOCK_BYTES, memory.dim)
+        view = View(tx, row, blocks, memory.hierarchy, memory.config.lexical)
+        image = build_image(tx, row.namespace_id, row.version, memory.dim)
+        for start in range(0, len(names), _BATCH):
+            part = names[start : start + _BATCH]
+            texts = [queries[name] for name in part]
+            asked = make_queries(texts, None, memory.encoder, memory.config.chunking.chunk_tokens)
+            candidates = scan(view, image, asked, most=most, allowed=None)
+            for name, query, one in zip(part, asked, candidates, strict=True):
+                relevant = frozenset(doc for doc, grade in qrels.get(name, {}).items() if grade > 0)
+                found.append(_evidence(view, query, one, relevant, vectors))
+    return found
+
+
+def train_leaf(
+    evidence: Mapping[str, Sequence[LeafEvidence]],
+    *,
+    start: LeafConfig = LeafConfig(),
+    training: LeafTraining = LeafTraining(),
+) -> dict[str, NDArray[np.float32]]:
+    """Trains weights and calibration; takes seconds.
+
+    Args:
+        evidence: Sets of queries by name, each of the same weight; add identifier questions as a set, so that
+            words keep theirs.
+        start: Where the weights start.
+        training: Settings.
+
+    Returns:
+        Tensors for `LeafRanker`.
+
+    Raises:
+        InvalidInputError: No query has a relevant document among its candidates, and another one.
+    """
+    useful = {name: list(filter(_teaches, rows)) for name, rows in evidence.items()}
+    sets = [_pad(rows) for rows in useful.values() if rows]
+    if not sets:
+        raise InvalidInputError("no query has both a relevant document and another one among its candidates")
+    module = LeafModule(start)
+    optimizer = torch.optim.Adam(module.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
+    rng = np.random.default_rng(training.seed)
+    for step in range(training.steps):
+        features, groups, targets = sets[step % len(sets)]
+        rows = torch.from_numpy(rng.integers(len(features), size=training.batch))
+        scores = best_chunks(module(features[rows]), groups[rows]) * module.scale.exp()
+        loss = listwise_loss(scores, targets[rows]) + training.hold * module.strain()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    weights = module.numbers()
+    return {"weights": weights, "relevance": calibrate_relevance(evidence, weights)}
+
+
+def calibrate_relevance(
+    evidence: Mapping[str, Sequence[LeafEvidence]], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Slope and offset [2] of the logistic fit of relevance on the scores of every query's best chunks.
+
+    All sets weigh the same, and so do relevant and other chunks of a set: how many documents of a memory
+    answer a question is not known before.
+
+    Raises:
+        InvalidInputError: No set has both relevant and other chunks among the best.
+    """
+    scores, labels, shares = [], [], []
+    for rows in evidence.values():
+        found, relevant = _best_scores(rows, weights)
+        if relevant.any() and not relevant.all():
+            scores.append(found)
+            labels.append(relevant)
+            shares.append(np.where(relevant, 0.5 / relevant.mean(), 0.5 / (~relevant).mean()) / len(found))
+    if not scores:
+        raise InvalidInputError("relevance needs both relevant and other documents among the candidates")
+    return np.array(logistic_fit(*map(np.concatenate, (scores, labels, shares))), dtype=np.float32)
+
+
+def logistic_fit(
+    scores: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    shares: NDArray[np.float64],
+    *,
+    ridge: float = 1e-4,
+    steps: int = 50,
+) -> tuple[float, float]:
+    """Slope and offset of the logistic fit of labels on scores.
+
+    Args:
+        scores: [n].
+        labels: [n].
+        shares: Weight of each in the fit [n].
+        ridge: Keeps the slope finite where a score parts the labels without a mistake.
+        steps: Of Newton's method.
+    """
+    middle, shares = scores.mean(), shares / shares.sum()
+    inputs = np.stack([scores - middle, np.ones_like(scores)], axis=1)
+    weights, penalty = np.zeros(2), np.diag([ridge, 1e-12])
+    for _ in range(steps):
+        chance = 1 / (1 + np.exp(-np.clip(inputs @ weights, -30, 30)))
+        curvature = inputs.T @ (inputs * (shares * chance * (1 - chance))[:, None]) + penalty
+        weights += np.linalg.solve(curvature, inputs.T @ (shares * (labels - chance)) - penalty @ weights)
+    return float(weights[0]), float(weights[1] - weights[0] * middle)
+
+
+def best_chunks(scores: Tensor, groups: Tensor) -> Tensor:
+    """The best score of each document [b, n + 1] from scores of candidates [b, n].
+
+    Args:
+        scores: Of candidates, padding too.
+        groups: Document of each candidate [b, n], from 1 up; 0 is padding.
+    """
+    shown = scores.masked_fill(groups == 0, _HIDDEN)
+    hidden = scores.new_full((len(scores), scores.shape[1] + 1), _HIDDEN)
+    return hidden.scatter_reduce(1, groups, shown, "amax")
+
+
+def _evidence(
+    view: View, query: Query, candidates: Candidates, relevant: frozenset[str], vectors: bool
+) -> LeafEvidence:
+    cosine = finalists.cosines(query, candidates.vectors)
+    windows = finalists.read_windows(view.tx, candidates.ids, query.vectors.shape[1])
+    window = finalists.best_windows(query, windows, cosine)
+    features = np.stack([cosine, window, candidates.lexical], axis=1).astype(np.float32)
+    kept = candidates.vectors.astype(np.float16) if vectors else None
+    return LeafEvidence(features, tuple(_documents(view, candidates.ids)), relevant, kept)
+
+
+def _documents(view: View, ids: NDArray[np.int64]) -> Iterator[str]:
+    """Document id of each chunk."""
+    asked = "SELECT d.id FROM chunks c JOIN documents d USING (document_rowid) WHERE c.chunk_id = ?"
+    return (view.tx.execute(asked, (chunk,)).get for chunk in ids.tolist())
+
+
+def _best_scores(
+    rows: Sequence[LeafEvidence], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores of the best chunks of all queries, and whether their documents are relevant."""
+    scores, relevant = [], []
+    for one in rows:
+        values = one.features.astype(np.float64) @ weights
+        best = np.argsort(-values)[:_CALIBRATED]
+        scores += values[best].tolist()
+        relevant += [one.documents[row] in one.relevant for row in best]
+    return np.array(scores, dtype=np.float64), np.array(relevant, dtype=bool)
+
+
+def _teaches(one: LeafEvidence) -> bool:
+    found = set(one.documents)
+    return bool(found & one.relevant) and bool(found - one.relevant)
+
+
+def _pad(rows: Sequence[LeafEvidence]) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [b, n, 3], document of each candidate [b, n] (0: none), share of each document [b, n + 1]."""
+    most = max(len(one.documents) for one in rows)
+    features = torch.zeros(len(rows), most, 3)
+    groups = torch.zeros(len(rows), most, dtype=torch.long)
+    targets = torch.zeros(len(rows), most + 1)
+    for row, one in enumerate(rows):
+        places = {doc: place for place, doc in enumerate(dict.fromkeys(one.documents), 1)}
+        features[row, : len(one.documents)] = torch.from_numpy(one.features)
+        groups[row, : len(one.documents)] = torch.tensor([places[doc] for doc in one.documents])
+        wanted = [places[doc] for doc in places if doc in one.relevant]
+        targets[row, wanted] = 1 / len(wanted)
+    return features, groups, targets
