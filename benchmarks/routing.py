@@ -32,7 +32,7 @@ from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.walk import walk
 from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.namespaces import find_namespace
-from mllm_plugin.training.samples import draw_spans, read_leaves
+from mllm_plugin.training.samples import draw_spans, read_leaves, routed_chunks
 
 WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192)
 PROBES = (4, 8, 16, 24, 32, 48, 64, 96)
@@ -111,14 +111,6 @@ def walks(
             took = 10 * (time.perf_counter() - started)
             points.append(Point(f"beam {width}", recall, scored, took))
     return points
-
-
-def rare_word_chunks(memory: MemoryIndex, queries: Sequence[Query]) -> list[set[int]]:
-    """The chunks that rare words of each query lead to."""
-    with memory._database.read() as tx:
-        row = find_namespace(tx, ())
-        view = View(tx, row, BlockCache(1 << 20, memory.dim), memory.hierarchy, memory.config.lexical)
-        return [{chunk for chunk, _ in view.weigh(query)[1]} for query in queries]
 
 
 def ivf(
@@ -317,7 +309,7 @@ def measure(options: Namespace) -> tuple[Curves, NDArray[np.object_]]:
         curves["trained, no margin"] = walks(other, without(own, slack=True), queries, answers)
         curves["trained, no path score"] = walks(other, without(own, path=True), queries, answers)
         curves["trained rankers, mean nodes"] = walks(memory, without(own, encoders=True), queries, answers)
-    extra = rare_word_chunks(memory, queries)
+    extra = routed_chunks(memory, queries)
     matrix = np.stack([query.vectors[0] for query in queries])
     for lists in options.lists:
         curves[f"faiss IVF {lists} + rare words"] = ivf(ids, vectors, matrix, answers, extra, lists)

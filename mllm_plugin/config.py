@@ -30,7 +30,7 @@ class TreeConfig(_Config):
         seed: Seed of the k-means grouping.
     """
 
-    fan_out: int | tuple[int, ...] = 32
+    fan_out: int | tuple[int, ...] = (16, 32)
     cap_factor: int = Field(default=4, ge=2)
     merge_divisor: int = Field(default=8, ge=4)
     seed: int = 0
@@ -55,7 +55,7 @@ class LexicalConfig(_Config):
 
     k1: float = Field(default=0.3, gt=0)
     b: float = Field(default=0.3, ge=0, le=1)
-    posting_limit: int = Field(default=64, ge=0)
+    posting_limit: int = Field(default=256, ge=0)
 
 
 class LeafConfig(_Config):

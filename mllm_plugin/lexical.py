@@ -203,7 +203,7 @@ class QueryTerms:
         total = np.zeros(len(lengths))
         for term in range(int(self.terms.max(initial=-1)) + 1):
             best = np.zeros(len(lengths))
-            for entry in np.flatnonzero(self.terms == term):
+            for entry in np.flatnonzero(self.terms == term).tolist():
                 rows, counts = found[entry]
                 part = self.weights[entry] * self._saturate(counts, lengths[rows], config)
                 best[rows] = np.maximum(best[rows], part)

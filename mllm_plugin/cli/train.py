@@ -61,6 +61,8 @@ def train(
     from mllm_plugin.training.config import TrainingConfig
     from mllm_plugin.training.run import train_memory
 
+    if qrels and not queries:
+        raise InvalidInputError("--qrels grades documents for the questions of --queries; give both")
     config = TrainingConfig(top_level=levels, steps=steps, batch=batch, accumulate=accumulate, seed=seed)
     distributed.start()
     try:
@@ -123,26 +125,35 @@ def _queries(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InvalidInputError(f"{path}, line {number}: not JSON: {error.msg}") from error
+    for number, line in _lines(path):
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InvalidInputError(f"{path}, line {number}: not JSON: {error.msg}") from error
 
 
 def _qrels(path: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], 2):
-        parts = line.split("\t")
+    for number, line in list(_lines(path))[1:]:
         try:
-            query, document, grade = parts
+            query, document, grade = line.split("\t")
             found.setdefault(query, {})[document] = int(grade)
         except ValueError:
             raise InvalidInputError(
                 f"{path}, line {number}: expected query id, document id and a whole number, tab-separated"
             ) from None
     return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers from 1."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path}: not UTF-8 (byte {error.start})") from error
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at U+2028 inside a text
+        if line.strip():
+            yield number, line
 
 
 COMMANDS = (train, install)

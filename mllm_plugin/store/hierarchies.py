@@ -63,7 +63,8 @@ def load_hierarchy(tx: apsw.Connection, fingerprint: str, leaf: LeafConfig) -> H
             f"the nodes of this memory were folded by hierarchy {fingerprint!r}, which it does not hold; "
             f"open it with MemoryIndex.open(…, hierarchy=…), or install another"
         )
-    return Hierarchy.from_weights(parse_weights(*row, "the memory"), leaf=leaf)
+    config, tensors = row
+    return Hierarchy.from_weights(parse_weights(config, tensors, "the memory"), leaf=leaf)
 
 
 def save_hierarchy(tx: apsw.Connection, hierarchy: Hierarchy) -> None:

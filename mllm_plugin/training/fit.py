@@ -26,7 +26,7 @@ from mllm_plugin.training.hierarchy import (
 from mllm_plugin.training.losses import listwise_loss
 from mllm_plugin.training.samples import Samples
 
-WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+WIDTHS = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)

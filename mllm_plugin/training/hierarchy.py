@@ -110,14 +110,24 @@ def train_hierarchy(
     """
     if samples.held_out.all() or not samples.held_out.any():
         raise InvalidInputError("training needs queries, and others held out to measure on")
-    run = _Run(samples, tree, config, torch.device(device or _best_device()), checkpoint, loss)
+    run = _Run(samples, tree, config, choose_device(device), checkpoint, loss)
     for stage in range(FIRST_LEVEL - 1, config.top_level):
         run.stage(stage, progress)
     return run.module, run.history, run.trial
 
 
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def choose_device(name: str | None) -> torch.device:
+    """The device of a name; CUDA, if there is one, when it is left out.
+
+    Raises:
+        InvalidInputError: This machine has no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
 
 
 class _Run:

@@ -20,7 +20,7 @@ from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training import distributed
 from mllm_plugin.training.config import TrainingConfig
 from mllm_plugin.training.fit import Fitted, curves, fit
-from mllm_plugin.training.hierarchy import Loss
+from mllm_plugin.training.hierarchy import Loss, choose_device
 from mllm_plugin.training.leaf import LeafEvidence, collect_evidence, train_leaf
 from mllm_plugin.training.losses import listwise_loss
 from mllm_plugin.training.plot import plot_curves
@@ -78,7 +78,7 @@ class LeafFit:
 
     def summary(self) -> str:
         """What was gained, in words."""
-        return f"held-out questions, nDCG@10: {self.before:.4f} untrained, {self.after:.4f} trained"
+        return f"held-out questions, nDCG@10: {self.before:.4f} before, {self.after:.4f} after"
 
 
 def train_memory(
@@ -96,7 +96,8 @@ def train_memory(
 ) -> TrainingReport:
     """Trains level encoders, rankers and, with labels, the leaf ranker on a memory's own documents.
 
-    An interrupted run goes on when it is called again with the same arguments.
+    A part that does no better is saved as the memory has it. An interrupted run goes on when it is called
+    again with the same arguments.
 
     Args:
         memory: Opened with its encoder.
@@ -111,9 +112,10 @@ def train_memory(
         progress: Show progress bars.
 
     Raises:
-        InvalidInputError: There is too little to train on.
+        InvalidInputError: There is too little to train on, or no such device.
     """
     started, folder = time.perf_counter(), Path(out)
+    choose_device(device)  # before the long part
     texts, held_out = _questions(memory, queries or {}, qrels or {}, spans, namespace, config.seed)
     samples = collect_samples(memory, texts, held_out, namespace=namespace, progress=progress)
     fitted = fit(
@@ -192,7 +194,7 @@ def _fit_leaf(
         return None
     train, held_out = (collect_evidence(memory, part, qrels, namespace=namespace) for part in parts)
     tensors = train_leaf({"labelled": train}, start=memory.config.leaf)
-    before, after = LeafRanker(memory.config.leaf), LeafRanker(memory.config.leaf, tensors)
+    before, after = memory.hierarchy.leaf_ranker, LeafRanker(memory.config.leaf, tensors)
     return LeafFit(tensors, _ndcg(held_out, before), _ndcg(held_out, after))
 
 
@@ -216,21 +218,24 @@ def _save(
     kept: list[str],
     config: TrainingConfig,
 ) -> str:
-    routing = fitted.hierarchy if "routing" in kept else Hierarchy()
-    tensors = leaf.tensors if leaf is not None and "leaf" in kept else None
+    before = memory.hierarchy if memory.hierarchy.weights is not None else Hierarchy()
+    routing = fitted.hierarchy if "routing" in kept else before
+    tensors = leaf.tensors if leaf is not None and "leaf" in kept else before.leaf_ranker.tensors
     chosen = Hierarchy(
         level_encoders=routing.level_encoders,
         rankers=routing.rankers,
         leaf_ranker=LeafRanker(memory.config.leaf, tensors),
     )
     where = check_namespace(namespace)
-    seen = sorted(document_mark(where, one.id) for one in memory.documents(namespace=where))
+    seen = {document_mark(where, one.id) for one in memory.documents(namespace=where)}
+    if before.weights is not None:
+        seen |= set(before.weights.config.documents)  # a part of them may be in what is saved
     about = {
         "config": config.model_dump(),
         "routing": fitted.comparison.summary(),
         "leaf": leaf.summary() if leaf is not None else "",
     }
-    return chosen.save(folder, encoder=memory.encoder.fingerprint, about=about, documents=seen)
+    return chosen.save(folder, encoder=memory.encoder.fingerprint, about=about, documents=sorted(seen))
 
 
 def _write_curves(folder: Path, fitted: Fitted) -> None:

@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.search.query import make_queries
+from mllm_plugin.search.candidates import View
+from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.image import build_image
 from mllm_plugin.store.namespaces import check_namespace, find_namespace
 from mllm_plugin.types import Namespace
@@ -35,7 +37,8 @@ class Samples:
     Attributes:
         leaves: Chunk embeddings [n, d].
         queries: Query embeddings [m, d]; the first vector of a long query.
-        targets: Rows of each query's best chunks, best first [m, k]; -1 where there are fewer.
+        targets: Rows of each query's best chunks, best first [m, k]; -1 where there are fewer, and for chunks
+            that a rare word of the query leads to, since the walk need not find these.
         held_out: Queries that are for measuring only [m].
     """
 
@@ -86,9 +89,10 @@ def collect_samples(
         prepared = make_queries(texts, None, memory.encoder, memory.config.chunking.chunk_tokens)
         embeddings = [query.vectors for query in prepared]
         found = memory.search_batch(texts, embeddings=embeddings, k=TARGETS, mode="flat", namespace=namespace)
+        routed = routed_chunks(memory, prepared, namespace)
         for place, hits in enumerate(found, start):
-            rows = order[np.searchsorted(ids[order], [hit.chunk_id for hit in hits])]
-            targets[place, : len(rows)] = rows
+            wanted = [hit.chunk_id for hit in hits if hit.chunk_id not in routed[place - start]]
+            targets[place, : len(wanted)] = order[np.searchsorted(ids[order], wanted)]
             vectors[place] = embeddings[place - start][0]
     return Samples(leaves, vectors, targets, np.asarray(held_out, dtype=bool))
 
@@ -108,6 +112,18 @@ def read_leaves(
         image = build_image(tx, row.namespace_id, row.version, memory.dim)
     ids = np.concatenate([part.ids[part.live] for part in image.parts])
     return ids, np.concatenate([part.vectors[part.live] for part in image.parts])
+
+
+def routed_chunks(
+    memory: MemoryIndex, queries: Sequence[Query], namespace: Namespace | str = ()
+) -> list[set[int]]:
+    """Ids of the chunks that rare words of each query lead to."""
+    with memory._database.read() as tx:
+        row = find_namespace(tx, check_namespace(namespace))
+        if row is None:
+            return [set() for _ in queries]
+        view = View(tx, row, BlockCache(0, memory.dim), memory.hierarchy, memory.config.lexical)
+        return [{chunk for chunk, _ in view.weigh(query)[1]} for query in queries]
 
 
 def draw_spans(

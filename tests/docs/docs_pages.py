@@ -131,6 +131,7 @@ def normalised(text: str) -> str:
 
 def entries_of(thing: Any, package: str) -> Iterator[str]:
     """What docs/api.md has to say of a class or function: signatures, properties, fields with defaults."""
+    thing = inspect.unwrap(thing)  # a cached function is described as what it caches
     if inspect.isfunction(thing):
         yield signature(thing.__name__, thing)
         return
@@ -216,4 +217,4 @@ def _default(value: Any) -> str:
         return f'"{value}"'
     if isinstance(value, BaseModel) or is_dataclass(value):
         return f"{type(value).__name__}()"
-    return repr(value)
+    return value.__name__ if inspect.isfunction(value) else repr(value)

@@ -36,6 +36,7 @@ from docs_pages import (
 )
 
 import mllm_plugin
+import mllm_plugin.training
 from mllm_plugin import MemoryIndex
 from mllm_plugin.cli import main
 from mllm_plugin.cli.settings import Settings
@@ -49,6 +50,7 @@ DOCUMENTED = (
     "mllm_plugin.encoders",
     "mllm_plugin.encoders.huggingface",
     "mllm_plugin.hierarchy",
+    "mllm_plugin.training",
     "mllm_plugin.types",
     "mllm_plugin.transfer",
     "langchain_mllm",
@@ -214,7 +216,8 @@ def test_every_command_and_option_is_in_cli_md(name: str) -> None:
 def test_defaults_named_in_running_text(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for config, name, shown in re.findall(r"`(\w+Config)\.(\w+)` \(([\d,.]+)\)", text):
-        default = getattr(getattr(mllm_plugin, config)(), name)
+        module = mllm_plugin if hasattr(mllm_plugin, config) else mllm_plugin.training
+        default = getattr(getattr(module, config)(), name)
         assert shown.replace(",", "") == str(default), f"{_name(page)}: {config}.{name} is {default}"
 
 

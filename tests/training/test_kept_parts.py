@@ -1,0 +1,65 @@
+"""What `train_memory` saves: the parts that did better, and the rest as the memory has it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toy import ToyEncoder
+
+from mllm_plugin import Document, MemoryIndex
+from mllm_plugin.hierarchy import Hierarchy, LeafRanker, MappedRanker, document_mark
+from mllm_plugin.training import Comparison, Fitted, train_memory
+from mllm_plugin.training import run as runs
+from mllm_plugin.training.hierarchy import History
+
+DIM = 16
+LEAF = {"weights": np.array([1, 2, 3], np.float32), "relevance": np.ones(2, np.float32)}
+
+
+def ranker(path: float) -> MappedRanker:
+    numbers = {"scale": 1.0, "offset": 0.0, "path": path, "slack": 0.5}
+    tensors = {name: np.array([value], np.float32) for name, value in numbers.items()}
+    return MappedRanker({"map": np.zeros((DIM, DIM), np.float32), **tensors})
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """A memory whose hierarchy was trained on another document."""
+    had = Hierarchy(rankers={2: ranker(0.25)}, leaf_ranker=LeafRanker(tensors=LEAF))
+    had.save(tmp_path / "had", encoder=ToyEncoder(DIM).fingerprint, documents=["an older document"])
+    with MemoryIndex.open(tmp_path / "m", encoder=ToyEncoder(DIM), hierarchy=tmp_path / "had") as opened:
+        opened.add(Document(f"one two three four five six n{place}", id=f"d{place}") for place in range(60))
+        yield opened
+
+
+@pytest.fixture
+def trained(monkeypatch, memory, tmp_path):
+    """Runs `train_memory` with a routing part that does better or not, and a trained leaf ranker or none."""
+
+    def train(*, routing: bool, leaf: bool):
+        curve = {8: (0.1, 0.5)}
+        compared = Comparison(curve, curve, 8, 0.5, 0.4 if routing else 0.6)
+        fitted = Fitted(Hierarchy(rankers={2: ranker(0.75)}), History(), compared, 0.0)
+        found = runs.LeafFit({**LEAF, "weights": np.full(3, 0.5, np.float32)}, 0.1, 0.2) if leaf else None
+        monkeypatch.setattr(runs, "fit", lambda *_, **__: fitted)
+        monkeypatch.setattr(runs, "_fit_leaf", lambda *_: found)
+        monkeypatch.setattr(runs, "_write_curves", lambda *_: None)
+        return train_memory(memory, tmp_path / "out", spans=40, progress=False)
+
+    return train
+
+
+@pytest.mark.parametrize(("routing", "leaf"), [(True, False), (False, True), (True, True)])
+def test_a_part_that_did_no_better_stays_as_it_was(trained, routing, leaf):
+    report = trained(routing=routing, leaf=leaf)
+    saved = Hierarchy.load(report.folder)
+    assert report.kept == ("routing",) * routing + ("leaf",) * leaf
+    assert saved.ranker(2).path_weight == (0.75 if routing else 0.25)
+    assert saved.leaf_ranker.tensors["weights"].tolist() == ([0.5] * 3 if leaf else [1, 2, 3])
+    assert {"an older document", document_mark((), "d7")} <= set(saved.weights.config.documents)
+
+
+def test_nothing_is_saved_when_nothing_did_better(trained, tmp_path):
+    report = trained(routing=False, leaf=False)
+    assert (report.folder, report.fingerprint, report.kept) == (None, "", ())
+    assert not (tmp_path / "out" / "hierarchy.json").exists()
