@@ -201,13 +201,16 @@ class QueryTerms:
             config: Saturation.
         """
         total = np.zeros(len(lengths))
-        for term in range(int(self.terms.max(initial=-1)) + 1):
-            best = np.zeros(len(lengths))
-            for entry in np.flatnonzero(self.terms == term).tolist():
-                rows, counts = found[entry]
-                part = self.weights[entry] * self._saturate(counts, lengths[rows], config)
-                best[rows] = np.maximum(best[rows], part)
-            total += best
+        starts = np.flatnonzero(np.diff(self.terms, prepend=-1)).tolist()
+        for first, last in pairwise([*starts, len(self.terms)]):
+            parts = [
+                weight * self._saturate(counts, lengths[rows], config)
+                for weight, (rows, counts) in zip(self.weights[first:last], found[first:last], strict=True)
+            ]
+            rows, part = found[first][0], parts[0]
+            if last - first > 1:
+                rows, part = _best_parts(np.concatenate([rows for rows, _ in found[first:last]]), parts)
+            total[rows] += part
         return total
 
     def _saturate(
@@ -238,6 +241,16 @@ def score_terms(
         query.score([found[one] for one in np.searchsorted(hashes, query.hashes)], terms.lengths, config)
         for query in queries
     ]
+
+
+def _best_parts(
+    rows: NDArray[np.int64], parts: Sequence[NDArray[np.float64]]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Each text once, with the best of its parts."""
+    order = np.argsort(rows, kind="stable")
+    rows, part = rows[order], np.concatenate(parts)[order]
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    return (rows[starts], np.maximum.reduceat(part, starts)) if len(rows) else (rows, part)
 
 
 def _squared_idf(occurs: int, chunks: int) -> float:

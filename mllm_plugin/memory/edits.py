@@ -180,6 +180,8 @@ class Edits(MemoryParts):
                 self._hierarchies.announce(chosen)
                 for row in namespaces_below(tx, ()):
                     nodes += self._refold(tx, row)
+        if before != chosen.fingerprint:
+            self._erase(wait=0.0)  # the weights before may have seen what was removed since
         return InstallReport(chosen.fingerprint, before, nodes, time.perf_counter() - started)
 
     def _refold(self, tx: Any, row: NamespaceRow) -> int:

@@ -15,7 +15,7 @@ from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.twins import AsyncTwins
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME, Database
-from mllm_plugin.store.hierarchies import load_hierarchy, stored_fingerprint
+from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.settings import Settings, load_settings, save_settings
 
 
@@ -76,7 +76,7 @@ class MemoryIndex(AsyncTwins, Care):
                 settings = save_settings(database, config or MemoryConfig(), given, first)
             _check_encoder(given, settings.fingerprint, folder)
             chosen = settings.resolve(config)
-            used = _hierarchy_of(database, hierarchy, settings, chosen, folder)
+            used = _hierarchies(hierarchy, settings, chosen, folder)
             return cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
         except BaseException:
             database.close()
@@ -92,20 +92,21 @@ class MemoryIndex(AsyncTwins, Care):
         return f"MemoryIndex({str(self.path)!r}, encoder={self.encoder.fingerprint!r})"
 
 
-def _hierarchy_of(
-    database: Database, given: str | Path | Hierarchy, settings: Settings, config: MemoryConfig, folder: Path
-) -> Hierarchy:
-    """The stored hierarchy; one that the caller names must be the same."""
+def _hierarchies(
+    given: str | Path | Hierarchy, settings: Settings, config: MemoryConfig, folder: Path
+) -> HierarchyInUse:
+    """Follows the stored hierarchy; one that the caller names must be the same."""
+    followed = HierarchyInUse(config.leaf)
     if given == DEFAULT:
-        with database.read() as tx:
-            return load_hierarchy(tx, stored_fingerprint(tx), config.leaf)
+        return followed
     chosen = choose_hierarchy(given, settings.fingerprint, config.leaf)
     if chosen.fingerprint != settings.hierarchy:
         raise InvalidInputError(
             f"the nodes of {folder} were folded by hierarchy {settings.hierarchy!r}, got "
             f"{chosen.fingerprint!r}; open the memory without `hierarchy` and call install(…) to change it"
         )
-    return chosen
+    followed.announce(chosen)
+    return followed
 
 
 def _check_encoder(encoder: TextEncoder | None, stored: str, folder: Path) -> None:

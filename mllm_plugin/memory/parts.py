@@ -20,10 +20,10 @@ class MemoryParts:
     """The open files, the encoder and the settings of one memory."""
 
     def __init__(
-        self, database: Database, encoder: TextEncoder, config: MemoryConfig, hierarchy: Hierarchy
+        self, database: Database, encoder: TextEncoder, config: MemoryConfig, hierarchies: HierarchyInUse
     ) -> None:
         self.encoder, self.config = encoder, config
-        self._hierarchies = HierarchyInUse(hierarchy, config.leaf)
+        self._hierarchies = hierarchies
         self.path, self.dim = database.folder, encoder.dim
         self._database = database
         self._cache = (
@@ -36,7 +36,8 @@ class MemoryParts:
     @property
     def hierarchy(self) -> Hierarchy:
         """The level encoders and rankers in use."""
-        return self._hierarchies.current
+        with self._database.read() as tx:
+            return self._hierarchies.of(tx)
 
     def close(self) -> None:
         """Closes the files; further calls raise `ClosedError`."""

@@ -18,17 +18,12 @@ _KEY = "hierarchy"
 class HierarchyInUse:
     """Follows the hierarchy of one file, since another process may install another at any time."""
 
-    def __init__(self, current: Hierarchy, leaf: LeafConfig) -> None:
-        self._current, self._leaf = current, leaf
-        self._known = {current.fingerprint: current}
-
-    @property
-    def current(self) -> Hierarchy:
-        """The hierarchy as of the last transaction that asked."""
-        return self._current
+    def __init__(self, leaf: LeafConfig) -> None:
+        self._leaf = leaf
+        self._known: dict[str, Hierarchy] = {}
 
     def announce(self, hierarchy: Hierarchy) -> None:
-        """Makes a hierarchy known that a transaction is about to record."""
+        """Makes a hierarchy known that the caller has, or that a transaction is about to record."""
         self._known[hierarchy.fingerprint] = hierarchy
 
     def of(self, tx: apsw.Connection) -> Hierarchy:
@@ -40,8 +35,7 @@ class HierarchyInUse:
         stored = stored_fingerprint(tx)
         if stored not in self._known:
             self._known[stored] = load_hierarchy(tx, stored, self._leaf)
-        self._current = self._known[stored]
-        return self._current
+        return self._known[stored]
 
 
 def stored_fingerprint(tx: apsw.Connection) -> str:

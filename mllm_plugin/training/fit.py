@@ -38,6 +38,7 @@ class Comparison:
         width: Beam width at which they are compared.
         misses_identity: Targets that the identity start misses when it scores as much as the trained walk.
         misses_trained: Targets that the trained walk misses.
+        misses_rival: Targets that another hierarchy, the one in place, misses when it scores as much.
     """
 
     identity: dict[int, tuple[float, float]]
@@ -45,18 +46,23 @@ class Comparison:
     width: int
     misses_identity: float
     misses_trained: float
+    misses_rival: float | None = None
 
     @property
     def better(self) -> bool:
-        """Whether training gained anything."""
-        return self.misses_trained < self.misses_identity
+        """Whether training gained anything, over the hierarchy in place too."""
+        rivals = [one for one in (self.misses_identity, self.misses_rival) if one is not None]
+        return self.misses_trained < min(rivals)
 
     def summary(self) -> str:
         """What was gained, in words."""
         scored = self.trained[self.width][0]
+        rival = ""
+        if self.misses_rival is not None:
+            rival = f"{100 * self.misses_rival:.2f} % with the hierarchy in place, "
         return (
             f"held-out questions, {100 * scored:.1f} % of the chunks scored: misses "
-            f"{100 * self.misses_identity:.2f} % untrained, {100 * self.misses_trained:.2f} % trained"
+            f"{100 * self.misses_identity:.2f} % untrained, {rival}{100 * self.misses_trained:.2f} % trained"
         )
 
 
@@ -83,19 +89,23 @@ def fit(
     config: TrainingConfig = TrainingConfig(),
     *,
     leaf: LeafRanker | None = None,
+    rival: Hierarchy | None = None,
     device: str | None = None,
     checkpoint: Path | None = None,
     loss: Loss = listwise_loss,
     progress: bool = True,
 ) -> Fitted:
-    """Trains a hierarchy and measures it; for the arguments see `train_hierarchy`."""
+    """Trains a hierarchy and measures it, beside the identity start and, if there is one, a rival.
+
+    For the other arguments see `train_hierarchy`.
+    """
     started = time.perf_counter()
     module, history, trial = train_hierarchy(
         samples, tree, config, device=device, checkpoint=checkpoint, loss=loss, progress=progress
     )
     where = next(module.parameters()).device
     numbers = calibrate(module, trial, config, where)
-    compared = compare(module, numbers, trial, config.beam_width, where)
+    compared = compare(module, numbers, trial, config.beam_width, where, rival)
     return Fitted(assemble(module, numbers, leaf), history, compared, time.perf_counter() - started)
 
 
@@ -114,6 +124,7 @@ def compare(
     trial: Trial,
     width: int,
     device: torch.device,
+    rival: Hierarchy | None = None,
 ) -> Comparison:
     """Walks with both at many beam widths."""
     scores = node_scores(module, trial, device)[0]
@@ -122,7 +133,23 @@ def compare(
     identity = {one: trial.walk(plain, width=one, slacks=slacks).point for one in WIDTHS}
     trained = {one: calibrated_walk(scores, numbers, trial, one).point for one in {*WIDTHS, width}}
     scored, recall = trained[width]
-    return Comparison(identity, trained, width, 1 - recall_at(identity, scored), 1 - recall)
+    missed = None if rival is None else 1 - recall_at(hierarchy_walks(rival, trial), scored)
+    return Comparison(identity, trained, width, 1 - recall_at(identity, scored), 1 - recall, missed)
+
+
+def hierarchy_walks(hierarchy: Hierarchy, trial: Trial) -> dict[int, tuple[float, float]]:
+    """Share scored and recall of a hierarchy as a memory runs it, by beam width."""
+    children, scores, rankers = trial.leaves.astype(np.float16)[:, None], [], []
+    for level, parent in zip(trial.grouping.levels, trial.grouping.parents, strict=True):
+        order = np.argsort(parent, kind="stable")
+        groups = np.split(order, np.searchsorted(parent[order], np.arange(1, int(parent.max()) + 1)))
+        folded = [hierarchy.fold(level, children[rows], np.ones(len(rows), bool)) for rows in groups]
+        children = np.stack(folded)
+        rankers.append(hierarchy.ranker(level))
+        scores.append(rankers[-1].score(trial.queries[:, None], children.astype(np.float32)))
+    slacks = [getattr(ranker, "slack", None) for ranker in rankers]
+    paths = [getattr(ranker, "path_weight", 0.0) for ranker in rankers]
+    return {one: trial.walk(scores, width=one, slacks=slacks, paths=paths).point for one in WIDTHS}
 
 
 def identity_scores(trial: Trial) -> list[Matrix]:

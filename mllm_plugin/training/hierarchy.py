@@ -130,6 +130,11 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 for the products on CUDA, full precision elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 class _Run:
     """The state of one training run."""
 
@@ -206,7 +211,7 @@ class _Run:
         for part in range(self.config.accumulate):
             rng = np.random.default_rng((self.config.seed, stage, step, part, distributed.rank()))
             rows = rng.choice(self.train_rows, min(self.config.batch, len(self.train_rows)), replace=False)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with mixed_precision(self.device):
                 nodes = self.module.fold(leaves, parents, levels)
                 loss = self._loss(grouping, parents, nodes, rows, levels)
             (loss / self.config.accumulate).backward()

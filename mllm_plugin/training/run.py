@@ -123,6 +123,7 @@ def train_memory(
         memory.config.tree,
         config,
         device=device,
+        rival=_in_place(memory),
         checkpoint=folder / "checkpoints" / _run_name(samples, config),
         loss=loss,
         progress=progress,
@@ -176,6 +177,12 @@ def _questions(
             f"pass more queries, or spans of the documents"
         )
     return texts, held_out
+
+
+def _in_place(memory: MemoryIndex) -> Hierarchy | None:
+    """The memory's hierarchy where it is more than the identity."""
+    hierarchy = memory.hierarchy
+    return hierarchy if hierarchy.level_encoders or hierarchy.rankers else None
 
 
 def _fit_leaf(

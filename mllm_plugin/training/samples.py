@@ -76,7 +76,8 @@ def collect_samples(
         progress: Show a progress bar.
 
     Raises:
-        InvalidInputError: The namespace is empty, or there are no queries.
+        InvalidInputError: The namespace is empty, there are no queries, or rare words lead to all that these
+            look for.
     """
     ids, leaves = read_leaves(memory, namespace)
     if not len(queries) or len(queries) != len(held_out):
@@ -94,6 +95,11 @@ def collect_samples(
             wanted = [hit.chunk_id for hit in hits if hit.chunk_id not in routed[place - start]]
             targets[place, : len(wanted)] = order[np.searchsorted(ids[order], wanted)]
             vectors[place] = embeddings[place - start][0]
+    if (targets < 0).all():
+        raise InvalidInputError(
+            "rare words lead to every chunk that the questions look for, so there is nothing for a walk to "
+            "learn; the memory is too small, or LexicalConfig.posting_limit too high for it"
+        )
     return Samples(leaves, vectors, targets, np.asarray(held_out, dtype=bool))
 
 

@@ -218,6 +218,18 @@ def test_another_opening_follows_an_install(tmp_path, folder):
         assert first.verify().ok
 
 
+def test_a_memory_whose_modules_are_lost_can_take_others(tmp_path):
+    own = Hierarchy(level_encoders={2: MeanLevelEncoder()}, fingerprint="of my own")
+    with MemoryIndex.open(tmp_path / "m", encoder=ToyEncoder(DIM), hierarchy=own) as memory:
+        memory.add(documents(100))
+    with MemoryIndex.open(tmp_path / "m", encoder=ToyEncoder(DIM)) as memory:
+        with pytest.raises(InvalidInputError, match="'of my own', which it does not hold"):
+            memory.search("oak", mode="beam")
+        assert memory.install("identity").replaced == "of my own"
+        assert memory.verify().ok
+        assert memory.search("oak", mode="beam")
+
+
 def test_a_failed_install_changes_nothing(tmp_path, folder, monkeypatch):
     with MemoryIndex.open(tmp_path / "m", encoder=ToyEncoder(DIM)) as memory:
         memory.add(documents())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy import ToyEncoder
 
-from mllm_plugin import Document, MemoryIndex
+from mllm_plugin import Document, LexicalConfig, MemoryConfig, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, MappedRanker, document_mark
 from mllm_plugin.training import Comparison, Fitted, train_memory
 from mllm_plugin.training import run as runs
@@ -27,7 +27,10 @@ def memory(tmp_path):
     """A memory whose hierarchy was trained on another document."""
     had = Hierarchy(rankers={2: ranker(0.25)}, leaf_ranker=LeafRanker(tensors=LEAF))
     had.save(tmp_path / "had", encoder=ToyEncoder(DIM).fingerprint, documents=["an older document"])
-    with MemoryIndex.open(tmp_path / "m", encoder=ToyEncoder(DIM), hierarchy=tmp_path / "had") as opened:
+    config = MemoryConfig(lexical=LexicalConfig(posting_limit=1))  # so that there is something left to find
+    with MemoryIndex.open(
+        tmp_path / "m", encoder=ToyEncoder(DIM), config=config, hierarchy=tmp_path / "had"
+    ) as opened:
         opened.add(Document(f"one two three four five six n{place}", id=f"d{place}") for place in range(60))
         yield opened
 

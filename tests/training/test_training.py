@@ -161,6 +161,33 @@ def test_untrained_modules_walk_as_the_identity():
         assert compared.trained[width] == pytest.approx((scored, recall), abs=0.02)
 
 
+def test_a_hierarchy_in_place_is_a_rival_too():
+    samples = skewed()
+    first = fit(samples, TREE, SMALL.model_copy(update={"steps": 60, "learning_rate": 1e-2}), progress=False)
+    second = fit(samples, TREE, SMALL.model_copy(update={"steps": 1}), rival=first.hierarchy, progress=False)
+    assert second.comparison.misses_rival < second.comparison.misses_identity
+    assert not second.comparison.better
+    assert "in place" in second.comparison.summary()
+
+
+def test_mixed_precision_learns_too(monkeypatch):
+    import torch
+
+    half = SMALL.model_copy(update={"steps": 60, "learning_rate": 1e-2})
+    monkeypatch.setattr(stages, "mixed_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
+    fitted = fit(skewed(), TREE, half, device="cpu", progress=False)
+    assert fitted.comparison.better
+
+
+def test_on_cuda():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    longer = SMALL.model_copy(update={"steps": 60, "learning_rate": 1e-2})
+    assert fit(skewed(), TREE, longer, device="cuda", progress=False).comparison.better
+
+
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     samples = skewed()
     whole = fit(samples, TREE, SMALL, progress=False)
