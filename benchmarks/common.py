@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,17 @@ def cached_memory(
         print(f"built {name}: {report.chunks} chunks in {report.seconds:.0f} s", file=sys.stderr)
         done.touch()
     return memory
+
+
+def trained_copy(memory: MemoryIndex, weights: str | Path, folder: Path) -> Path:
+    """A copy of the memory with another hierarchy in place."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    memory.backup(folder / "memory.db")
+    with MemoryIndex.open(folder, encoder=memory.encoder) as copy:
+        report = copy.install(weights)
+        print(f"{report.nodes} nodes folded anew in {report.seconds:.1f} s: {report.fingerprint}\n")
+    return folder
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     python benchmarks/retrieval.py --data DIR --sets squad scifact medquad --crowded squad
 
 Same chunks, same encoder and same run for all rows. The memory's own modes are forced: "beam" walks the tree,
-"flat" scans all pooled cosines, "exact" scores every chunk. Identifier questions ask for a term that one
-chunk alone has.
+"flat" scans all pooled cosines, "exact" scores every chunk; "untrained" is the identity hierarchy. Identifier
+questions ask for a term that one chunk alone has.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,10 @@ from common import (
     print_table,
     read_chunks,
     timed,
+    trained_copy,
 )
 
-from mllm_plugin import Document, MemoryIndex
+from mllm_plugin import ChunkingConfig, Document, MemoryIndex
 
 _BATCH = 32
 _TIMED = 100
@@ -114,7 +115,7 @@ def compare(title: str, rows: dict[str, Timed], qrels: dict[str, dict[str, int]]
 
     metrics = [nDCG @ 10, R @ 10, R @ 100]
     values = {name: per_query(row.run, qrels, metrics) for name, row in rows.items()}
-    ours = [name for name in rows if name.startswith("memory")]
+    ours = [name for name in rows if name.startswith(("memory", "untrained"))]
     best = max((n for n in rows if n not in ours), key=lambda name: values[name]["nDCG@10"].mean())
     print(
         f"\n### {title}\n\n{len(qrels)} queries; difference to the best rival, {best}, with 95 % interval.\n"
@@ -135,17 +136,19 @@ def compare(title: str, rows: dict[str, Timed], qrels: dict[str, dict[str, int]]
     print_table(["", *map(str, metrics), "nDCG@10 difference", "ms/query"], table)
 
 
-def modes(memory: MemoryIndex, queries: dict[str, str]) -> dict[str, Timed]:
+def modes(
+    memory: MemoryIndex, queries: dict[str, str], title: str = "memory", chosen: Sequence[str] = _MODES
+) -> dict[str, Timed]:
     """The memory in each of its modes; timed at k=10, one query at a time, after one to warm up."""
     rows = {}
-    for mode in _MODES:
+    for mode in chosen:
         run = memory_run(memory, queries, mode=mode)
         sample = list(queries.values())[:_TIMED]
         memory.search(sample[0], k=10, mode=mode)
         started = time.perf_counter()
         for text in sample:
             memory.search(text, k=10, mode=mode)
-        rows[f"memory {mode}"] = Timed(run, 1000 * (time.perf_counter() - started) / len(sample))
+        rows[f"{title} {mode}"] = Timed(run, 1000 * (time.perf_counter() - started) / len(sample))
     return rows
 
 
@@ -163,14 +166,22 @@ def with_distractors(folder: Path, extra: Path, count: int) -> Iterator[Document
 def evaluate(name: str, options: Namespace, encoder: CachedEncoder) -> None:
     """Prints the tables of one set."""
     folder = options.data / name
-    memory = cached_memory(name, lambda: read_corpus(folder), encoder, options.cache)
+    key = name if options.chunk_tokens == 128 else f"{name}-{options.chunk_tokens}"
+    chunking = ChunkingConfig(chunk_tokens=options.chunk_tokens)
+    memory = cached_memory(key, lambda: read_corpus(folder), encoder, options.cache, chunking=chunking)
     chunks = read_chunks(memory)
     judged = read_qrels(folder)
     queries = {q: row["text"] for q, row in read_queries(folder, options.split).items() if q in judged}
     queries = dict(islice(queries.items(), options.limit))
-    rows = modes(memory, queries) | rivals(memory, chunks, queries)
+    rows = modes(memory, queries, "untrained", ("beam", "flat"))
+    copy = trained_copy(memory, options.weights, options.cache / "memories" / f"{key}.trained")
+    with MemoryIndex.open(copy, encoder=encoder) as trained:
+        rows |= modes(trained, queries)
+        asked = identifier_questions(chunks)
+        identifiers = modes(trained, asked[0])
+    rows |= rivals(memory, chunks, queries)
     compare(f"{name}: {len(chunks.texts)} chunks", rows, {query: judged[query] for query in queries})
-    ask_identifiers(f"{name}: identifier questions", memory, chunks)
+    compare(f"{name}: identifier questions", identifiers | rivals(memory, chunks, asked[0]), asked[1])
 
 
 def evaluate_crowded(name: str, options: Namespace, encoder: CachedEncoder) -> None:
@@ -201,6 +212,8 @@ def main() -> None:
     arguments.add_argument("--crowded", nargs="*", default=[], help="sets asked with distractors too")
     arguments.add_argument("--distractors", default="techdocs", help="set that the distractors come from")
     arguments.add_argument("--distractor-chunks", type=int, default=100_000)
+    arguments.add_argument("--chunk-tokens", type=int, default=128)
+    arguments.add_argument("--weights", default="default", help="hierarchy of the rows called memory")
     arguments.add_argument("--split", default="dev")
     arguments.add_argument("--limit", type=int, help="use only the first N queries")
     options = arguments.parse_args()

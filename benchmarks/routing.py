@@ -12,7 +12,6 @@ hierarchy than the package's; `--spans` asks spans of held-out documents in plac
 
 from __future__ import annotations
 
-import shutil
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from beir import read_corpus, read_queries
-from common import cached_encoder, cached_memory, machine, parser, print_table
+from common import cached_encoder, cached_memory, machine, parser, print_table, trained_copy
 from numpy.typing import NDArray
 
 from mllm_plugin import ChunkingConfig, Document, MemoryIndex
@@ -34,7 +33,7 @@ from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.training.samples import draw_spans, read_leaves, routed_chunks
 
-WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192)
+WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192)
 PROBES = (4, 8, 16, 24, 32, 48, 64, 96)
 SHARES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08)
 _BATCH = 32
@@ -99,13 +98,11 @@ def walks(
         walk(view, queries[:_BATCH], width=max(widths), most=1, need=_TOP, allowed=None)
         for width in widths:
             recall, scored = np.zeros(len(queries)), np.zeros(len(queries))
-            for start in range(0, len(queries), _BATCH):
-                part = queries[start : start + _BATCH]
-                found = walk(view, part, width=width, most=10**9, need=_TOP, allowed=None)
-                for place, one in enumerate(found, start):
-                    reached = set(one.ids.tolist())
-                    recall[place] = len(answers[place] & reached) / max(1, len(answers[place]))
-                    scored[place] = one.scored / row.live_chunks
+            for place, query in enumerate(queries):
+                found = walk(view, [query], width=width, most=10**9, need=_TOP, allowed=None)[0]
+                reached = set(found.ids.tolist())
+                recall[place] = len(answers[place] & reached) / max(1, len(answers[place]))
+                scored[place] = found.scored / row.live_chunks
             took = (
                 _milliseconds(view, queries[:_TIMED], width, 1),
                 _milliseconds(view, queries[:_TIMED], width, _BATCH),
@@ -278,17 +275,6 @@ def _times(point: Point) -> list[str]:
     return ["", ""] if point.milliseconds is None else [f"{one:.2f}" for one in point.milliseconds]
 
 
-def trained_copy(memory: MemoryIndex, weights: str | Path, folder: Path) -> Path:
-    """A copy of the memory with another hierarchy in place."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    memory.backup(folder / "memory.db")
-    with MemoryIndex.open(folder, encoder=memory.encoder) as copy:
-        report = copy.install(weights)
-        print(f"{report.nodes} nodes folded anew in {report.seconds:.1f} s: {report.fingerprint}\n")
-    return folder
-
-
 def documents(options: Namespace) -> Iterator[Document]:
     """All documents of the sets, at most `--most`."""
     return islice((one for name in options.sets for one in read_corpus(options.data / name)), options.most)
@@ -336,7 +322,7 @@ def main() -> None:
     arguments.add_argument("--chunk-tokens", type=int, default=254)
     arguments.add_argument("--most", type=int, help="documents at most")
     arguments.add_argument("--split", default="dev")
-    arguments.add_argument("--limit", type=int, default=1500, help="questions at most")
+    arguments.add_argument("--limit", type=int, default=400, help="questions at most")
     arguments.add_argument("--spans", type=int, default=0, help="ask so many spans in place of questions")
     arguments.add_argument("--weights", default="default", help="hierarchy to measure")
     arguments.add_argument("--lists", nargs="+", type=int, default=[256, 1024])

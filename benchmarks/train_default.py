@@ -102,12 +102,12 @@ def main() -> None:
     arguments = parser((__doc__ or "").splitlines()[0])
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--sources", nargs="+", default=list(SOURCES))
-    arguments.add_argument("--queries", type=int, default=12_000, help="questions per source at most")
-    arguments.add_argument("--spans", type=int, default=3000, help="spans per source")
+    arguments.add_argument("--queries", type=int, default=8000, help="questions per source at most")
+    arguments.add_argument("--spans", type=int, default=1500, help="spans per source")
     arguments.add_argument(
-        "--leaf-queries", type=int, default=1500, help="questions per set for the leaf ranker"
+        "--leaf-queries", type=int, default=600, help="questions per set for the leaf ranker"
     )
-    arguments.add_argument("--steps", type=int, default=600)
+    arguments.add_argument("--steps", type=int, default=500)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--device")
     arguments.add_argument("--self-supervised", action="store_true")
@@ -121,7 +121,7 @@ def main() -> None:
             tree = memory.config.tree
     assert tree is not None
     joined = reduce(Samples.joined, samples)
-    config = TrainingConfig(steps=options.steps, seed=options.seed, patience=6)
+    config = TrainingConfig(steps=options.steps, seed=options.seed, patience=9)
     checkpoint = options.cache / "checkpoints" / f"{options.out.name}-{options.seed}"
     fitted = fit(joined, tree, config, device=options.device, checkpoint=checkpoint)
     leaf = LeafRanker(tensors=train_leaf(evidence)) if evidence else LeafRanker()

@@ -31,7 +31,7 @@ def _file(name: str, text: str) -> Any:
     "--qrels", "Lines of query id, tab, document id, tab, grade after a header; trains the leaf ranker too."
 )
 @_number("--spans", 4000, "Spans of the documents to use as questions.", least=0)
-@_number("--steps", 400, "Steps per pair of levels.")
+@_number("--steps", 500, "Steps per pair of levels.")
 @_number("--batch", 256, "Questions per step.")
 @_number("--accumulate", 1, "Batches per step.")
 @_number("--levels", 3, "Highest level with weights of its own.", least=2)

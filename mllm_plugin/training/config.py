@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -10,6 +12,8 @@ class TrainingConfig(BaseModel):
 
     Args:
         top_level: Highest level with weights of its own; levels above reuse them.
+        parts: What is trained; without "encoders" the nodes stay means, and only margins, maps of the query
+            and path weights are learned.
         steps: Optimiser steps per stage.
         batch: Queries per step and process.
         accumulate: Batches per optimiser step.
@@ -30,7 +34,8 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_level: int = Field(default=3, ge=2)
-    steps: int = Field(default=400, ge=1)
+    parts: tuple[Literal["encoders", "rankers"], ...] = ("encoders", "rankers")
+    steps: int = Field(default=500, ge=1)
     batch: int = Field(default=256, ge=1)
     accumulate: int = Field(default=1, ge=1)
     chunks: int = Field(default=16_384, ge=64)
@@ -38,9 +43,9 @@ class TrainingConfig(BaseModel):
     beam: int = Field(default=24, ge=1)
     seeds: int = Field(default=4, ge=1)
     hidden: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    evaluate_every: int = Field(default=50, ge=1)
+    evaluate_every: int = Field(default=100, ge=1)
     patience: int = Field(default=4, ge=1)
     beam_width: int = Field(default=64, ge=1)
     recall_loss: float = Field(default=0.003, ge=0)

@@ -190,17 +190,16 @@ class _Run:
         encoders = [p for level in levels for p in self.module.encoder(level).parameters()]
         rankers = [p for level in levels for p in self.module.ranker(level).parameters()]
         rates = (self.config.learning_rate, self.config.learning_rate / 3)
-        optimizer = torch.optim.AdamW(
-            [{"params": encoders, "lr": rates[0]}, {"params": rankers, "lr": rates[1]}],
-            weight_decay=self.config.weight_decay,
-        )
+        trained = {"encoders": (encoders, rates[0]), "rankers": (rankers, rates[1])}
+        groups = [{"params": trained[part][0], "lr": trained[part][1]} for part in self.config.parts]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
         def schedule(step: int) -> None:
             """Linear warm-up, then a cosine down to nothing."""
             share = (step + 1) / self.config.steps
             factor = share / _WARM_UP if share < _WARM_UP else 0.5 + 0.5 * np.cos(np.pi * share)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
+            for group, part in zip(optimizer.param_groups, self.config.parts, strict=True):
+                group["lr"] = trained[part][1] * factor
 
         return optimizer, schedule
 

@@ -1,0 +1,122 @@
+"""What does each part of a trained hierarchy give? Held-out questions, simulated walks, one part at a time.
+
+    python benchmarks/levers.py --data DIR
+
+Trains on `train` questions and spans of one set, several times with parts left out. Printed: the share of the
+targets that a walk misses when it scores the same share of the chunks. Targets are the ten best chunks of an
+exact search, less those that rare words lead to anyway.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from dataclasses import replace
+
+import numpy as np
+import torch
+from beir import read_corpus, read_qrels, read_queries
+from common import cached_encoder, cached_memory, machine, parser, print_table
+
+from mllm_plugin import TreeConfig
+from mllm_plugin.training import Samples, TrainingConfig, collect_samples, draw_spans
+from mllm_plugin.training.calibration import calibrate, calibrated_walk
+from mllm_plugin.training.fit import WIDTHS, identity_scores, recall_at
+from mllm_plugin.training.hierarchy import make_trial, node_scores, train_hierarchy
+from mllm_plugin.training.losses import listwise_loss, softmax_loss
+from mllm_plugin.training.run import held_out_queries
+
+SHARES = (0.03, 0.05, 0.08)
+TREE = TreeConfig()
+
+
+def read_samples(options: Namespace) -> tuple[Samples, int]:
+    """Questions first, then spans; and how many questions there are."""
+    folder = options.data / options.set
+    memory = cached_memory(
+        options.set, lambda: read_corpus(folder), cached_encoder(options.cache), options.cache
+    )
+    queries = {query: row["text"] for query, row in read_queries(folder, "train").items()}
+    queries = dict(list(queries.items())[: options.queries])
+    marks = held_out_queries(queries, read_qrels(folder))
+    spans, measured = draw_spans(memory, options.spans, seed=0)
+    texts, held_out = [*queries.values(), *spans], [*marks.values(), *measured]
+    return collect_samples(memory, texts, held_out), len(queries)
+
+
+def untrained(samples: Samples, tree: TreeConfig, *, margin: bool) -> dict[int, tuple[float, float]]:
+    """The identity's curve, with or without calibrated margins."""
+    config = TrainingConfig()
+    trial = make_trial(samples, tree, config)
+    if not margin:
+        scores = identity_scores(trial)
+        return {one: trial.walk(scores, width=one, slacks=[None] * len(scores)).point for one in WIDTHS}
+    from mllm_plugin.training.hierarchy import HierarchyModule
+
+    return _curve(HierarchyModule(samples.leaves.shape[1], config), trial, config, margin=True)
+
+
+def trained(samples: Samples, *, margin: bool = True, loss=listwise_loss, **settings) -> dict:  # noqa: ANN001, ANN003
+    """The curve of a hierarchy trained with some settings."""
+    config = TrainingConfig(**settings)
+    module, _, trial = train_hierarchy(samples, TREE, config, loss=loss, progress=False)
+    return _curve(module, trial, config, margin=margin)
+
+
+def _curve(module, trial, config, *, margin: bool) -> dict[int, tuple[float, float]]:  # noqa: ANN001
+    device = torch.device("cpu")
+    numbers = calibrate(module, trial, config, device)
+    if not margin:
+        numbers = {level: {**row, "slack": float("inf")} for level, row in numbers.items()}
+    scores = node_scores(module, trial, device)[0]
+    return {one: calibrated_walk(scores, numbers, trial, one).point for one in WIDTHS}
+
+
+def main() -> None:
+    arguments = parser((__doc__ or "").splitlines()[0])
+    arguments.add_argument("--set", default="scifact")
+    arguments.add_argument("--queries", type=int, default=3000)
+    arguments.add_argument("--spans", type=int, default=2500)
+    arguments.add_argument("--steps", type=int, default=200)
+    options = arguments.parse_args()
+    samples, questions = read_samples(options)
+    measured_on = samples.held_out
+    settings = {"steps": options.steps, "chunks": 8192}
+    only = np.arange(len(measured_on)) < questions
+    without_spans = replace(
+        samples,
+        queries=samples.queries[only],
+        targets=samples.targets[only],
+        held_out=samples.held_out[only],
+    )
+    print(f"On {machine()}. {options.set}: {len(samples.leaves)} chunks, {len(samples.queries)} questions.\n")
+    rows = {
+        "untrained, groups of 32": lambda: untrained(samples, TreeConfig(fan_out=32), margin=False),
+        "untrained, groups of 16, then 32 (the default)": lambda: untrained(samples, TREE, margin=False),
+        "untrained, groups of 8, then 32": lambda: untrained(
+            samples, TreeConfig(fan_out=(8, 32)), margin=False
+        ),
+        "untrained with margins": lambda: untrained(samples, TREE, margin=True),
+        "trained, no margins": lambda: trained(samples, margin=False, **settings),
+        "trained rankers only, with margins": lambda: trained(samples, parts=("rankers",), **settings),
+        "trained encoders only, with margins": lambda: trained(samples, parts=("encoders",), **settings),
+        "trained, softmax over all in place of listwise": lambda: trained(
+            samples, loss=softmax_loss, **settings
+        ),
+        "trained, the same groups all the time": lambda: trained(samples, redraw=10**6, **settings),
+        "trained": lambda: trained(samples, **settings),
+        "trained and measured on questions alone": lambda: trained(without_spans, **settings),
+    }
+    table = []
+    for name, run in rows.items():
+        started = time.perf_counter()
+        curve = run()
+        cells = [f"{100 * (1 - recall_at(curve, share)):.2f} %" for share in SHARES]
+        table.append([name, *cells, f"{time.perf_counter() - started:.0f}"])
+        print(table[-1], flush=True)
+    print()
+    print_table(["", *(f"misses at {100 * share:g} % scored" for share in SHARES), "s"], table)
+
+
+if __name__ == "__main__":
+    main()
