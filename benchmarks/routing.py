@@ -1,7 +1,8 @@
-"""Does the walk reach what an exact search finds, and how much must it score for that?
+r"""Does the walk reach what an exact search finds, and how much must it score for that?
 
     python benchmarks/routing.py --data DIR
-    python benchmarks/routing.py --data DIR --sets techdocs --most 20000 --spans 1500 --weights OUT
+    python benchmarks/routing.py --data DIR --sets techdocs --name techdocs-11000 --chunk-tokens 128 \
+        --most 11000 --spans 300 --weights OUT
 
 A memory of several sets (256-token chunks, questions of `dev`), walked with forced beams: untrained, with the
 trained hierarchy, and with parts of it switched off; faiss IVF over the same vectors. Recall is the share of
@@ -38,7 +39,7 @@ PROBES = (4, 8, 16, 24, 32, 48, 64, 96)
 SHARES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08)
 _BATCH = 32
 _TOP = 10
-_TIMED = 128
+_TIMED = 64
 
 
 @dataclass(frozen=True)

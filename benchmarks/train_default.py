@@ -35,7 +35,7 @@ from mllm_plugin.training.samples import Samples, collect_samples, draw_spans
 SOURCES: dict[str, tuple[tuple[str, ...], int, int | None]] = {
     "routing": (("medquad", "cuad", "squad"), 254, None),
     "scifact": (("scifact",), 128, None),
-    "techdocs-20000": (("techdocs",), 128, 20_000),
+    "techdocs-11000": (("techdocs",), 128, 11_000),
 }
 _IDENTIFIERS = 300
 
