@@ -23,7 +23,8 @@ def test_every_command_has_help_and_json(command: str) -> None:
 
 def test_the_commands_that_are_promised_are_there() -> None:
     expected = (
-        "backup compact demo export import index list mask remove restore search show stats unmask verify"
+        "backup compact demo export import index install list mask remove restore search show stats train "
+        "unmask verify"
     )
     assert expected.split() == COMMANDS
 
@@ -36,6 +37,8 @@ NEEDING_A_MEMORY = [
     ["mask", "x"],
     ["unmask", "x"],
     ["stats"],
+    ["train", "--out", "weights"],
+    ["install", "identity"],
     ["verify"],
     ["compact"],
     ["backup", "b.db"],

@@ -332,7 +332,8 @@ from test_training import SMALL, TREE, skewed
 from mllm_plugin.training import distributed
 from mllm_plugin.training.fit import fit
 distributed.start()
-fitted = fit(skewed(), TREE, SMALL.model_copy(update={{"steps": 4, "evaluate_every": 4}}), progress=False)
+config = SMALL.model_copy(update={{"steps": 20, "learning_rate": 1e-2}})
+fitted = fit(skewed(), TREE, config, progress=False)
 print(distributed.rank(), float(fitted.hierarchy.rankers[2].tensors["map"].sum()), flush=True)
 distributed.stop()
 """
