@@ -111,6 +111,9 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--device")
     arguments.add_argument("--self-supervised", action="store_true")
+    arguments.add_argument(
+        "--mean-nodes", action="store_true", help="keep the rankers, drop the level encoders"
+    )
     options = arguments.parse_args()
     encoder = cached_encoder(options.cache)
     samples, evidence, tree = [], {}, None
@@ -126,7 +129,9 @@ def main() -> None:
     fitted = fit(joined, tree, config, device=options.device, checkpoint=checkpoint)
     leaf = LeafRanker(tensors=train_leaf(evidence)) if evidence else LeafRanker()
     hierarchy = Hierarchy(
-        level_encoders=fitted.hierarchy.level_encoders, rankers=fitted.hierarchy.rankers, leaf_ranker=leaf
+        level_encoders={} if options.mean_nodes else fitted.hierarchy.level_encoders,
+        rankers=fitted.hierarchy.rankers,
+        leaf_ranker=leaf,
     )
     about = {
         "made": date.today().isoformat(),
@@ -134,6 +139,7 @@ def main() -> None:
         "chunks": len(joined.leaves),
         "questions_and_spans": len(joined.queries),
         "self_supervised": options.self_supervised,
+        "mean_nodes": options.mean_nodes,
         "config": config.model_dump(),
         "held_out": fitted.comparison.summary(),
         "machine": machine(),
