@@ -149,6 +149,9 @@ class Database:
             destination = self._connect(target, flags, self._scrub_vfs)
             try:
                 destination.reserve_bytes("main", CHECKSUM_BYTES)
+                destination.pragma("page_size", PAGE_SIZE)
+                # page checksums are computed from the first page on, and a long copy writes others before it
+                destination.execute("CREATE TABLE first_page (x)")
                 with self.read() as source, destination.backup("main", source, "main") as copy:
                     copy.step()
                 destination.pragma("journal_mode", "delete")
