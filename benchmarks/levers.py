@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from dataclasses import replace
 
-import numpy as np
 import torch
 from beir import read_corpus, read_qrels, read_queries
 from common import cached_encoder, cached_memory, machine, parser, print_table
@@ -30,8 +28,8 @@ SHARES = (0.03, 0.05, 0.08)
 TREE = TreeConfig()
 
 
-def read_samples(options: Namespace) -> tuple[Samples, int]:
-    """Questions first, then spans; and how many questions there are."""
+def read_samples(options: Namespace) -> Samples:
+    """Questions and spans with their targets."""
     folder = options.data / options.set
     memory = cached_memory(
         options.set, lambda: read_corpus(folder), cached_encoder(options.cache), options.cache
@@ -41,7 +39,7 @@ def read_samples(options: Namespace) -> tuple[Samples, int]:
     marks = held_out_queries(queries, read_qrels(folder))
     spans, measured = draw_spans(memory, options.spans, seed=0)
     texts, held_out = [*queries.values(), *spans], [*marks.values(), *measured]
-    return collect_samples(memory, texts, held_out), len(queries)
+    return collect_samples(memory, texts, held_out)
 
 
 def untrained(samples: Samples, tree: TreeConfig, *, margin: bool) -> dict[int, tuple[float, float]]:
@@ -79,16 +77,8 @@ def main() -> None:
     arguments.add_argument("--spans", type=int, default=2500)
     arguments.add_argument("--steps", type=int, default=200)
     options = arguments.parse_args()
-    samples, questions = read_samples(options)
-    measured_on = samples.held_out
+    samples = read_samples(options)
     settings = {"steps": options.steps, "chunks": 8192}
-    only = np.arange(len(measured_on)) < questions
-    without_spans = replace(
-        samples,
-        queries=samples.queries[only],
-        targets=samples.targets[only],
-        held_out=samples.held_out[only],
-    )
     print(f"On {machine()}. {options.set}: {len(samples.leaves)} chunks, {len(samples.queries)} questions.\n")
     rows = {
         "untrained, groups of 32": lambda: untrained(samples, TreeConfig(fan_out=32), margin=False),
@@ -105,7 +95,6 @@ def main() -> None:
         ),
         "trained, the same groups all the time": lambda: trained(samples, redraw=10**6, **settings),
         "trained": lambda: trained(samples, **settings),
-        "trained and measured on questions alone": lambda: trained(without_spans, **settings),
     }
     table = []
     for name, run in rows.items():
