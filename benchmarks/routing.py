@@ -102,7 +102,7 @@ def walks(
             for place, query in enumerate(queries):
                 found = walk(view, [query], width=width, most=10**9, need=_TOP, allowed=None)[0]
                 reached = set(found.ids.tolist())
-                recall[place] = len(answers[place] & reached) / max(1, len(answers[place]))
+                recall[place] = _held(answers[place], reached)
                 scored[place] = found.scored / row.live_chunks
             took = (
                 _milliseconds(view, queries[:_TIMED], width, 1),
@@ -146,7 +146,7 @@ def ivf(
         recall, scored = np.zeros(len(queries)), np.zeros(len(queries))
         for place, nearest in enumerate(order[:, :probes]):
             reached = set().union(extra[place], *(members[one] for one in nearest))
-            recall[place] = len(answers[place] & reached) / max(1, len(answers[place]))
+            recall[place] = _held(answers[place], reached)
             scored[place] = (lists + len(reached)) / len(ids)
         points.append(Point(f"{lists} lists, {probes} probed", recall, scored))
     return points
@@ -168,7 +168,7 @@ def ceiling(
         order = np.argsort(-(vectors @ query))
         for point, share in zip(points, SHARES, strict=True):
             reached = set(ids[order[: int(share * len(ids))]].tolist()) | extra[place]
-            point.recall[place] = len(answers[place] & reached) / max(1, len(answers[place]))
+            point.recall[place] = _held(answers[place], reached)
     return points
 
 
@@ -251,6 +251,10 @@ def draw(curves: Curves, path: Path) -> None:
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+
+
+def _held(wanted: set[int], reached: set[int]) -> float:
+    return len(wanted & reached) / max(1, len(wanted))
 
 
 def _cell(recall: NDArray[np.float64]) -> str:

@@ -1,8 +1,7 @@
 """The leaf ranker: one score per chunk from pooled cosine, best windows and lexical evidence.
 
 Its score depends on the query, the chunk and the namespace's statistics alone, so every search mode agrees
-and scores compare across queries. It stays a weighted sum when it is trained: benchmarks/leaf_ranker.py
-shows that more does not carry over to other documents.
+and scores compare across queries. It stays a weighted sum when it is trained.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Trial:
             slacks: Margin of every level, from level 2 up; None keeps the beam as it is.
             paths: Weight of the parent's score, per level.
         """
-        members = [_members(parent) for parent in self.grouping.parents]
+        members = [members_of(parent) for parent in self.grouping.parents]
         paths = paths or [0.0] * len(scores)
         recall, scored = np.zeros(len(self.queries)), np.zeros(len(self.queries))
         for place in range(len(self.queries)):
@@ -136,6 +136,7 @@ def best_below(trial: Trial, places: NDArray[np.int64]) -> list[Matrix]:
     return found
 
 
-def _members(parent: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def members_of(parent: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows below each node, from the node above each row."""
     order = np.argsort(parent, kind="stable")
     return np.split(order, np.searchsorted(parent[order], np.arange(1, int(parent.max()) + 1)))

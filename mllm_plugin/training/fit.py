@@ -15,7 +15,8 @@ from mllm_plugin.config import TreeConfig
 from mllm_plugin.hierarchy import AttentionLevelEncoder, Hierarchy, LeafRanker, MappedRanker
 from mllm_plugin.training.calibration import calibrate, calibrated_walk
 from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.evaluate import Matrix, Trial
+from mllm_plugin.training.evaluate import Matrix, Trial, members_of
+from mllm_plugin.training.grouping import node_means
 from mllm_plugin.training.hierarchy import (
     HierarchyModule,
     History,
@@ -141,9 +142,9 @@ def hierarchy_walks(hierarchy: Hierarchy, trial: Trial) -> dict[int, tuple[float
     """Share scored and recall of a hierarchy as a memory runs it, by beam width."""
     children, scores, rankers = trial.leaves.astype(np.float16)[:, None], [], []
     for level, parent in zip(trial.grouping.levels, trial.grouping.parents, strict=True):
-        order = np.argsort(parent, kind="stable")
-        groups = np.split(order, np.searchsorted(parent[order], np.arange(1, int(parent.max()) + 1)))
-        folded = [hierarchy.fold(level, children[rows], np.ones(len(rows), bool)) for rows in groups]
+        folded = [
+            hierarchy.fold(level, children[rows], np.ones(len(rows), bool)) for rows in members_of(parent)
+        ]
         children = np.stack(folded)
         rankers.append(hierarchy.ranker(level))
         scores.append(rankers[-1].score(trial.queries[:, None], children.astype(np.float32)))
@@ -156,9 +157,7 @@ def identity_scores(trial: Trial) -> list[Matrix]:
     """Cosines [m, g] of the queries with the normalised means of every level."""
     found, embeddings = [], trial.leaves
     for parent in trial.grouping.parents:
-        sums = np.zeros((int(parent.max()) + 1, embeddings.shape[1]), dtype=np.float32)
-        np.add.at(sums, parent, embeddings)
-        embeddings = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        embeddings = node_means(embeddings, parent)
         found.append(trial.queries @ embeddings.T)
     return found
 

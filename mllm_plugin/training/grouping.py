@@ -66,12 +66,13 @@ def draw_grouping(
             break
         seed = int(rng.integers(2**31))
         parents.append(group(embeddings, tree.target(level), tree.cap(level), tree.floor(level), seed))
-        embeddings = _means(embeddings, parents[-1])
+        embeddings = node_means(embeddings, parents[-1])
         level += 1
     return Grouping(rows, tuple(parents))
 
 
-def _means(embeddings: NDArray[np.float32], parent: NDArray[np.int64]) -> NDArray[np.float32]:
+def node_means(embeddings: NDArray[np.float32], parent: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Normalised mean [g, d] of the embeddings [n, d] below each node."""
     sums = np.zeros((int(parent.max()) + 1, embeddings.shape[1]), dtype=np.float32)
     np.add.at(sums, parent, embeddings)
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)

@@ -27,7 +27,6 @@ TARGETS = 10
 _BATCH = 32
 _WORD = re.compile(r"\S+")
 _SPAN_WORDS = (5, 24)
-_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
