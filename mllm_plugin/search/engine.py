@@ -91,15 +91,9 @@ class Searcher:
         self, tx: apsw.Connection, rows: Sequence[NamespaceRow], queries: Sequence[Query], request: Request
     ) -> list[list[Hit]]:
         most = max(self._search.rescore, 2 * request.k)
-        hierarchy = self._hierarchies.of(tx)
         scored = [0] * len(queries)
         merged: list[list[Hit]] = [[] for _ in queries]
-        for row in rows:
-            if row.root_id is None or not row.live_chunks:
-                continue
-            view = View(tx, row, self._blocks, hierarchy, self._config.lexical)
-            with self.stage("filter"):
-                allowed = self._allowed.get(tx, row, request.condition, request.exclude_labels)
+        for view, allowed in self.views(tx, rows, request):
             if allowed is not None and not len(allowed.chunk_ids):
                 continue
             for place, hits in enumerate(
@@ -109,6 +103,19 @@ class Searcher:
                 scored[place] += self.profile.last[place]
         self.profile.scored += scored
         return [sorted(hits, key=_order)[: request.k] for hits in merged]
+
+    def views(
+        self, tx: apsw.Connection, rows: Sequence[NamespaceRow], request: Request
+    ) -> Iterator[tuple[View, Allowed | None]]:
+        """Each namespace with live chunks, and which of these the request's filter lets through."""
+        hierarchy = self._hierarchies.of(tx)
+        for row in rows:
+            if row.root_id is None or not row.live_chunks:
+                continue
+            view = View(tx, row, self._blocks, hierarchy, self._config.lexical)
+            with self.stage("filter"):
+                allowed = self._allowed.get(tx, row, request.condition, request.exclude_labels)
+            yield view, allowed
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -1,11 +1,11 @@
 """The walk: from the top level down, the best nodes of each level, their children, and at the end chunks.
 
-Shapes: b queries, n embeddings, d dimensions.
+Shapes: b queries, n embeddings, r vectors per embedding, d dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -35,14 +35,37 @@ BEST_LEAST = 10  # the margin is measured from this result, or from the last one
 
 @dataclass(frozen=True)
 class Frontier:
-    """Nodes to go into for one query, best first, with their scores (the path's included)."""
+    """Nodes to go into for one query, best first.
+
+    Attributes:
+        scores: The path's included [n].
+        vectors: Embeddings as stored [n, r, d]; none for a root.
+        live: Live chunks below each [n].
+        parents: Place of each one's parent in the frontier above [n].
+    """
 
     refs: tuple[NodeRef, ...]
     scores: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+    live: NDArray[np.int64]
+    parents: NDArray[np.int64]
+
+    @classmethod
+    def root(cls, view: View, dim: int) -> Frontier:
+        """The root alone, where every walk begins."""
+        ref = NodeRef(view.row.root_id, view.row.root_version)  # type: ignore[arg-type]
+        live, none = np.array([view.row.live_chunks]), np.zeros(1, np.int64)
+        return cls((ref,), np.zeros(1, np.float32), np.zeros((1, 0, dim), np.float32), live, none)
 
     def head(self, count: int) -> Frontier:
         """The best `count`."""
-        return Frontier(self.refs[:count], self.scores[:count])
+        return Frontier(
+            self.refs[:count],
+            self.scores[:count],
+            self.vectors[:count],
+            self.live[:count],
+            self.parents[:count],
+        )
 
 
 @dataclass(frozen=True)
@@ -97,16 +120,37 @@ def walk(
         need: Results wanted.
         allowed: What the filter lets through.
     """
-    root = NodeRef(view.row.root_id, view.row.root_version)  # type: ignore[arg-type]
-    frontiers = [Frontier((root,), np.zeros(1, np.float32)) for _ in queries]
     scored = np.zeros(len(queries), dtype=np.int64)
-    for level in range(view.root_level(), LEAF_LEVEL, -1):
-        frontiers = _descend(view, queries, frontiers, level - 1, width, need, allowed, scored)
+    *_, frontiers = descend(view, queries, width=width, need=need, allowed=allowed, scored=scored)
     frontiers = _promising(view, queries, frontiers, width, need, allowed)
     return _leaves(view, queries, frontiers, most, allowed, scored)
 
 
-def _descend(
+def descend(
+    view: View,
+    queries: Sequence[Query],
+    *,
+    width: int,
+    need: int,
+    allowed: Allowed | None,
+    scored: NDArray[np.int64],
+    least: int = 1,
+) -> Iterator[list[Frontier]]:
+    """Yields the frontier of every query, level by level, from the root down to level 2.
+
+    Args:
+        width, need, allowed: As `walk` takes them.
+        scored: Embeddings compared with each query [b]; added to.
+        least: Nodes kept per level, if there are as many, even where the ranker would drop them.
+    """
+    frontiers = [Frontier.root(view, queries[0].vectors.shape[1])] * len(queries)
+    yield frontiers
+    for level in range(view.root_level() - 1, LEAF_LEVEL - 1, -1):
+        frontiers = _step(view, queries, frontiers, level, width, need, allowed, scored, least)
+        yield frontiers
+
+
+def _step(
     view: View,
     queries: Sequence[Query],
     frontiers: Sequence[Frontier],
@@ -115,6 +159,7 @@ def _descend(
     need: int,
     allowed: Allowed | None,
     scored: NDArray[np.int64],
+    least: int,
 ) -> list[Frontier]:
     """One step down: scores the embeddings of `level` below each frontier, keeps the best."""
     fetched = Fetched.of(view, (ref for frontier in frontiers for ref in frontier.refs))
@@ -130,9 +175,9 @@ def _descend(
         rows = fetched.rows(frontier.refs)
         scored[place] += len(rows) * vectors.shape[1]
         scores = own[rows]
+        parents = np.repeat(np.arange(len(frontier.refs)), fetched.sizes(frontier.refs))
         if path_weight:
-            above = np.repeat(frontier.scores, fetched.sizes(frontier.refs))
-            scores = (scores + path_weight * above).astype(np.float32)
+            scores = (scores + path_weight * frontier.scores[parents]).astype(np.float32)
         order = np.lexsort((fetched.ids[rows], -scores))
         order = order[below[rows[order]] > 0]
         rows, scores = rows[order], scores[order]
@@ -140,9 +185,10 @@ def _descend(
         likely = len(rows)
         if slack is not None and level > LEAF_LEVEL and len(rows):
             likely = int(np.searchsorted(-scores, slack - scores[0], side="right"))
-        kept = rows[: max(min(width, likely), enough)]
-        pairs = zip(fetched.ids[kept].tolist(), versions[kept].tolist(), strict=True)
-        found.append(Frontier(tuple(NodeRef(*pair) for pair in pairs), scores[: len(kept)]))
+        kept = rows[: max(min(width, max(likely, least)), enough)]
+        refs = tuple(map(NodeRef, fetched.ids[kept].tolist(), versions[kept].tolist()))
+        above = parents[order[: len(kept)]]
+        found.append(Frontier(refs, scores[: len(kept)], vectors[kept], fetched.live[kept], above))
     return found
 
 
