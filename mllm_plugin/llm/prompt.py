@@ -1,0 +1,220 @@
+"""The one prompt layout, for answering and for training.
+
+    system line
+    user: [memory block][passages, a blank line after each][question]
+    assistant:
+
+The memory block is a run of soft positions, grouped coarse to fine (see `memory_order`); it lies inside the
+last user turn, after earlier turns of a chat. A `Prompt` holds token ids and where the block goes; `assemble`
+puts ids and projected embeddings together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.llm.models import LoadedLLM
+
+DEFAULT_SYSTEM = "Answer with a few words from the memory."
+_HERE = "\ue000memory\ue001"  # private characters that no sane text has; taken out of texts that do
+_SEPARATOR = "\n\n"
+_IGNORED = -100  # transformers' label of positions without a loss
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids and the place of the memory block.
+
+    Attributes:
+        ids: Tokens of the text, without the block.
+        memory_at: How many of them come before the block.
+        memory_tokens: Soft positions of the block.
+    """
+
+    ids: tuple[int, ...]
+    memory_at: int = 0
+    memory_tokens: int = 0
+
+    def __len__(self) -> int:
+        """Tokens and soft positions together."""
+        return len(self.ids) + self.memory_tokens
+
+
+class PromptLayout:
+    """Renders prompts for one model.
+
+    Args:
+        tokenizer: The model's; its chat template is used, a plain layout where it has none.
+        system: The system line; "" for none.
+    """
+
+    def __init__(self, tokenizer: Any, system: str = DEFAULT_SYSTEM) -> None:
+        self.tokenizer, self.system = tokenizer, system
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        self._special = {one.content for one in added if one.special} | set(tokenizer.all_special_tokens)
+        self._special |= set(_HERE[0] + _HERE[-1])
+
+    def build(
+        self,
+        question: str,
+        *,
+        passages: Sequence[str] = (),
+        memory_tokens: int = 0,
+        history: Sequence[Message] = (),
+    ) -> Prompt:
+        """Renders a prompt.
+
+        Args:
+            question: The user's words.
+            passages: Texts spelled out before it, best first.
+            memory_tokens: Soft positions of the memory block.
+            history: Earlier turns, `{"role": "user" | "assistant", "content": …}`, oldest first; a "system"
+                message at the beginning takes the place of the system line.
+        """
+        user = _SEPARATOR.join(self._plain(text.strip()) for text in [*passages, question])
+        if not memory_tokens:
+            return Prompt(tuple(self._ids(self._render(history, user), first=True)))
+        head, found, tail = self._render(history, _HERE + user).partition(_HERE)
+        if not found:
+            raise InvalidInputError("the model's chat template does not show the user's message as it is")
+        before = self._ids(head, first=True)
+        return Prompt((*before, *self._ids(tail, first=False)), len(before), memory_tokens)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self._ids(self._plain(text), first=False))
+
+    def answer_ids(self, answer: str) -> tuple[int, ...]:
+        """Tokens of an answer with the token that ends it, as training has the model continue a prompt."""
+        return (*self._ids(self._plain(answer.strip()), first=False), self.tokenizer.eos_token_id)
+
+    def _render(self, history: Sequence[Message], user: str) -> str:
+        turns = [{"role": one["role"], "content": self._plain(one["content"])} for one in history]
+        if self.system and not (turns and turns[0]["role"] == "system"):
+            turns.insert(0, {"role": "system", "content": self._plain(self.system)})
+        turns.append({"role": "user", "content": user})
+        if not self.tokenizer.chat_template:
+            return _plain_layout(turns)
+        try:
+            return self._template(turns)
+        except Exception:  # the template's own: many refuse a system line
+            if turns[0]["role"] != "system" or len(turns) < 2:
+                raise
+            first = {**turns[1], "content": f"{turns[0]['content']}{_SEPARATOR}{turns[1]['content']}"}
+            return self._template([first, *turns[2:]])
+
+    def _template(self, turns: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    def _plain(self, text: str) -> str:
+        """The text with tokens that would steer the model broken up, so that they are mere characters."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
+        return text
+
+    def _ids(self, text: str, *, first: bool) -> list[int]:
+        special = first and not self.tokenizer.chat_template  # a chat template writes its own
+        return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def _plain_layout(turns: Sequence[Message]) -> str:
+    """For models without a chat template."""
+    names = {"user": "Question: ", "assistant": "Answer: "}
+    return "\n\n".join(f"{names.get(one['role'], '')}{one['content']}" for one in turns) + "\n\nAnswer:"
+
+
+def memory_order(levels: ArrayLike, ranks: ArrayLike, starts: ArrayLike | None = None) -> NDArray[np.int64]:
+    """The order of a memory block's embeddings.
+
+    Args:
+        levels: Level of each embedding [n]; high levels come first.
+        ranks: For nodes and chunks their rank in their level, for windows the rank of their chunk [n]; 0 is
+            best and comes first.
+        starts: Offset of each in its document [n], which orders the windows of a chunk.
+
+    Returns:
+        Indices [n].
+    """
+    levels, ranks = np.asarray(levels), np.asarray(ranks)
+    offsets = np.zeros(len(levels)) if starts is None else np.asarray(starts)
+    return np.lexsort((offsets, ranks, -levels))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a model takes; b prompts of up to t positions, padded on the left.
+
+    Attributes:
+        inputs_embeds: [b, t, h].
+        attention_mask: [b, t], 1 where a prompt is.
+        position_ids: [b, t], counted from each prompt's beginning.
+        labels: [b, t], the continuations' tokens and -100 elsewhere; None without continuations.
+    """
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    labels: Tensor | None = None
+
+
+def assemble(
+    llm: LoadedLLM,
+    prompts: Sequence[Prompt],
+    memory: Tensor | None = None,
+    *,
+    continuations: Sequence[Sequence[int]] | None = None,
+) -> Batch:
+    """Puts the model's own embeddings of the text and the soft tokens together.
+
+    Args:
+        llm: The model.
+        prompts: b prompts.
+        memory: Soft tokens of all prompts, one prompt after the other [sum of memory_tokens, h].
+        continuations: Token ids that follow each prompt, for training.
+
+    Raises:
+        InvalidInputError: There are more or fewer soft tokens than the prompts have positions for.
+    """
+    after = continuations if continuations is not None else [()] * len(prompts)
+    length = max(len(prompt) + len(more) for prompt, more in zip(prompts, after, strict=True))
+    ids = np.zeros((len(prompts), length), dtype=np.int64)
+    live, soft = np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=bool)
+    labels = np.full(ids.shape, _IGNORED, dtype=np.int64)
+    for row, (prompt, more) in enumerate(zip(prompts, after, strict=True)):
+        begin = length - len(prompt) - len(more)
+        block = begin + prompt.memory_at
+        live[row, begin:] = True
+        soft[row, block : block + prompt.memory_tokens] = True
+        ids[row, live[row] & ~soft[row]] = [*prompt.ids, *more]
+        labels[row, length - len(more) :] = list(more)
+    device = llm.device
+    attention = torch.from_numpy(live).to(device)
+    embeds = _with_memory(llm.embeddings(torch.from_numpy(ids).to(device)), soft, memory)
+    return Batch(
+        embeds,
+        attention.long(),
+        (attention.long().cumsum(dim=-1) - 1).clamp(min=0),
+        torch.from_numpy(labels).to(device) if continuations is not None else None,
+    )
+
+
+def _with_memory(embeds: Tensor, soft: NDArray[np.bool_], memory: Tensor | None) -> Tensor:
+    """Soft tokens in their places; gradients flow to them."""
+    given = 0 if memory is None else len(memory)
+    if given != soft.sum():
+        raise InvalidInputError(f"expected {int(soft.sum())} soft tokens for the prompts, got {given}")
+    if memory is None or not given:
+        return embeds
+    where = torch.from_numpy(soft).to(embeds.device).unsqueeze(-1)
+    return embeds.masked_scatter(where, memory.to(device=embeds.device, dtype=embeds.dtype))
