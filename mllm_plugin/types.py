@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 Namespace = tuple[str, ...]
 Mode = Literal["auto", "beam", "flat", "exact"]
 
@@ -64,6 +67,47 @@ class Hit(_Report):
     metadata: dict[str, Any]
     path: tuple[PathStep, ...] = ()
     namespace: Namespace = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryEmbedding:
+    """One embedding that a language model may read.
+
+    Attributes:
+        level: 0 for a token window, 1 for a chunk, 2 and more for a node.
+        vectors: As stored [r, dim]; r is 1 for windows and chunks.
+        score: Higher is better. A window's best cosine with the query, a chunk's score as in `Hit`, what the
+            ranker of its level gives a node; compares within a level.
+        node_id: Of the node; for levels 0 and 1 the chunk's id.
+        document_id: Empty for a node.
+        start, end: Character offsets of the window or chunk in its document; 0, 0 for a node. Where the
+            encoder cannot tell which characters a window covers, they are the chunk's.
+    """
+
+    level: int
+    vectors: NDArray[np.float32]
+    score: float
+    node_id: int
+    document_id: str
+    start: int
+    end: int
+    namespace: Namespace = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recall:
+    """What a memory recalls for a query, all from one snapshot.
+
+    Attributes:
+        query: The text; empty for a plain vector.
+        hits: The k best chunks, best first, as a search returns them.
+        levels: Embeddings of every level, best first: under 0 all windows of the hits, under 1 the hits'
+            chunks, and from 2 up to the top level the best nodes.
+    """
+
+    query: str
+    hits: tuple[Hit, ...]
+    levels: Mapping[int, tuple[MemoryEmbedding, ...]]
 
 
 @dataclass(frozen=True, slots=True)

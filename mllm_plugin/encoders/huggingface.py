@@ -100,6 +100,20 @@ class HuggingFaceEncoder:
         """Embeds queries as `encode_queries` does: pooled [n, d], and windows [w, d] per text."""
         return self._encode(texts, self.query_prefix, windows=True)
 
+    def window_spans(self, text: str) -> list[tuple[int, int]]:
+        """Character spans of the windows that `encode_documents` gives for a text."""
+        first = len(self.document_prefix)
+        with self._lock:
+            encoding = self._tokenizer(
+                self.document_prefix + text,
+                truncation=True,
+                max_length=self._length,
+                return_offsets_mapping=True,
+            )
+        content = [(start, end) for start, end in encoding["offset_mapping"] if end > start >= first]
+        runs = (content[at : at + self.window_tokens] for at in range(0, len(content), self.window_tokens))
+        return [(run[0][0] - first, run[-1][1] - first) for run in runs]
+
     @torch.inference_mode()
     def _encode(
         self, texts: Sequence[str], prefix: str, *, windows: bool

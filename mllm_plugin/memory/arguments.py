@@ -17,10 +17,15 @@ _LONGEST_WAIT = 1_000_000  # seconds
 
 def positive(name: str, value: Any) -> int:
     """An int of at least 1."""
+    return at_least(name, value, 1)
+
+
+def at_least(name: str, value: Any, least: int) -> int:
+    """An int that is not below `least`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidTypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 1:
-        raise InvalidInputError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise InvalidInputError(f"{name} must be at least {least}, got {value}")
     return value
 
 

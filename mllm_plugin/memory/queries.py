@@ -8,7 +8,7 @@ from typing import Any
 from mllm_plugin.memory.arguments import filter_of, ids_of, labels_of, mode_of, positive
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.search.engine import Request
-from mllm_plugin.search.query import listed, make_queries
+from mllm_plugin.search.query import Query, listed, make_queries
 from mllm_plugin.store.documents import check_selection, read_documents, select_documents
 from mllm_plugin.store.namespaces import check_namespace, find_namespace, select_namespaces
 from mllm_plugin.types import Hit, Mode, Namespace, StoredDocument
@@ -89,27 +89,42 @@ class Queries(MemoryParts):
     ) -> list[list[Hit]]:
         """Several searches at once: encoded in one batch, walked together, same results as one by one."""
         self._database.check_open()
-        request = Request(
-            k=positive("k", k),
-            beam_width=positive(
-                "beam_width", self.config.search.beam_width if beam_width is None else beam_width
-            ),
-            mode="exact" if exact else mode_of(mode),
-            condition=filter_of(filter),
-            exclude_labels=labels_of(exclude_labels),
-            unique_documents=unique_documents,
-        )
-        queries = listed("search_batch", queries)
-        embeddings = None if embeddings is None else listed("embeddings", embeddings)
+        request = self._request(k, beam_width, exact, mode, filter, exclude_labels, unique_documents)
         where = check_namespace(namespace)
-        self._searcher.profile.timings = {}
-        with self._searcher.stage("encode"):
-            prepared = make_queries(queries, embeddings, self.encoder, self.config.chunking.chunk_tokens)
+        prepared = self._prepared("search_batch", queries, embeddings)
         if not prepared:
             return []
         with self._database.read() as tx:
             rows = select_namespaces(tx, where, prefix=prefix)
             return self._searcher.search(tx, rows, prepared, request)
+
+    def _request(
+        self,
+        k: Any,
+        beam_width: Any,
+        exact: bool,
+        mode: Any,
+        condition: Any,
+        exclude_labels: Any,
+        unique_documents: bool = False,
+    ) -> Request:
+        width = self.config.search.beam_width if beam_width is None else beam_width
+        return Request(
+            k=positive("k", k),
+            beam_width=positive("beam_width", width),
+            mode="exact" if exact else mode_of(mode),
+            condition=filter_of(condition),
+            exclude_labels=labels_of(exclude_labels),
+            unique_documents=unique_documents,
+        )
+
+    def _prepared(self, call: str, queries: Any, embeddings: Any) -> list[Query]:
+        """Queries as rankers take them."""
+        queries = listed(call, queries)
+        embeddings = None if embeddings is None else listed("embeddings", embeddings)
+        self._searcher.profile.timings = {}
+        with self._searcher.stage("encode"):
+            return make_queries(queries, embeddings, self.encoder, self.config.chunking.chunk_tokens)
 
     # -- reading
     # -------------------------------------------------------------------------------------------------

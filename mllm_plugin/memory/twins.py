@@ -9,19 +9,20 @@ from typing import Any
 
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.edits import Edits
-from mllm_plugin.memory.queries import Queries
+from mllm_plugin.memory.recalls import Recalls
 from mllm_plugin.types import (
     AddReport,
     Document,
     Hit,
     InstallReport,
     MaskReport,
+    Recall,
     RemoveReport,
     StoredDocument,
 )
 
 
-class AsyncTwins(Edits, Queries):
+class AsyncTwins(Edits, Recalls):
     """Each takes the arguments of the call that it is named after."""
 
     async def aadd(self, documents: Iterable[Document], **options: Any) -> AddReport:
@@ -51,6 +52,14 @@ class AsyncTwins(Edits, Queries):
     async def asearch_batch(self, queries: Sequence[Any], **options: Any) -> list[list[Hit]]:
         """`search_batch` without blocking the event loop."""
         return await asyncio.to_thread(self.search_batch, queries, **options)
+
+    async def arecall(self, query: Any, **options: Any) -> Recall:
+        """`recall` without blocking the event loop."""
+        return await asyncio.to_thread(self.recall, query, **options)
+
+    async def arecall_batch(self, queries: Sequence[Any], **options: Any) -> list[Recall]:
+        """`recall_batch` without blocking the event loop."""
+        return await asyncio.to_thread(self.recall_batch, queries, **options)
 
     async def aget(self, ids: Iterable[str] | str, **options: Any) -> list[StoredDocument]:
         """`get` without blocking the event loop."""

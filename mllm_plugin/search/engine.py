@@ -28,7 +28,7 @@ from mllm_plugin.store.image import Image, build_image
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.types import Hit, Mode, Namespace, PathStep
 
-_MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
+MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Searcher:
         """Returns the hits of each query, best first, merged over the namespaces."""
         self.profile.scored = []
         hits: list[list[Hit]] = []
-        for start in range(0, len(queries), _MOST_QUERIES):
-            hits += self._search_group(tx, rows, queries[start : start + _MOST_QUERIES], request)
+        for start in range(0, len(queries), MOST_QUERIES):
+            hits += self._search_group(tx, rows, queries[start : start + MOST_QUERIES], request)
         return hits
 
     def _search_group(

@@ -1,0 +1,94 @@
+"""Nodes under a filter: folded anew from what matches, so that they carry nothing of what does not.
+
+Shapes: n nodes, c children, r vectors per embedding, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.search.allowed import Allowed
+from mllm_plugin.search.candidates import NodeRef, View, admitted
+from mllm_plugin.search.walk import Frontier
+from mllm_plugin.store.blocks import Block
+from mllm_plugin.tree.editor import LEAF_LEVEL
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of one level, without what does not match.
+
+    Attributes:
+        ids: Node ids [n].
+        vectors: Embeddings [n, r, d].
+        parents: Place of each one's parent in the frontier above [n].
+    """
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    parents: NDArray[np.int64]
+
+
+class Refolder:
+    """Refolds the nodes of a namespace for one filter; remembers what does not depend on the query."""
+
+    def __init__(self, view: View, allowed: Allowed | None) -> None:
+        self._view, self._allowed = view, allowed
+        self._lowest: dict[int, NDArray[np.float16]] = {}
+
+    def nodes(self, frontiers: Sequence[Frontier]) -> list[Nodes]:
+        """The nodes that one query visited, level 2 first.
+
+        A node whose live chunks all match is taken as stored. Any other is the fold of its matching children
+        that were visited too, each refolded before; one without such a child is left out.
+
+        Args:
+            frontiers: As `descend` yields them for the query, without the root.
+        """
+        found: list[Nodes] = []
+        for level, frontier in enumerate(reversed(frontiers), LEAF_LEVEL):
+            found.append(self._level(level, frontier, found[-1] if found else None))
+        return found
+
+    def _level(self, level: int, frontier: Frontier, below: Nodes | None) -> Nodes:
+        ids = np.array([ref.node_id for ref in frontier.refs], dtype=np.int64)
+        if self._allowed is None:
+            return Nodes(ids, frontier.vectors, frontier.parents)
+        vectors, kept = frontier.vectors.copy(), np.ones(len(ids), dtype=np.bool_)
+        for place in np.flatnonzero(self._allowed.below(ids) < frontier.live).tolist():
+            ref = frontier.refs[place]
+            folded = self._chunks(ref) if below is None else self._children(level, ref, place, below)
+            kept[place] = folded is not None
+            if folded is not None:
+                vectors[place] = folded
+        return Nodes(ids[kept], vectors[kept], frontier.parents[kept])
+
+    def _chunks(self, ref: NodeRef) -> NDArray[np.float16]:
+        """A lowest node, of its matching chunks."""
+        if ref.node_id not in self._lowest:
+            block = self._view.block(ref)
+            matching = admitted(block.live > 0, block.ids, self._allowed)
+            self._lowest[ref.node_id] = self._fold(LEAF_LEVEL, block, block.vectors, matching)
+        return self._lowest[ref.node_id]
+
+    def _children(self, level: int, ref: NodeRef, place: int, below: Nodes) -> NDArray[np.float16] | None:
+        """A higher node, of its visited children; None when there is none."""
+        mine = np.flatnonzero(below.parents == place)
+        if not len(mine):
+            return None
+        block = self._view.block(ref)
+        rows = np.searchsorted(block.ids, below.ids[mine])
+        vectors, visited = block.vectors.copy(), np.zeros(len(block.ids), dtype=np.bool_)
+        vectors[rows], visited[rows] = below.vectors[mine], True
+        return self._fold(level, block, vectors, visited)
+
+    def _fold(
+        self, level: int, block: Block, vectors: NDArray[np.float32], live: NDArray[np.bool_]
+    ) -> NDArray[np.float16]:
+        """The rows that are not live do not enter; zeros stand in for them, so that nothing can leak."""
+        children = np.where(live[:, None, None], vectors, 0).astype(np.float16)
+        return self._view.hierarchy.fold(level, children, live)
