@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,14 @@ class LoadedLLM:
         tokenizer: Its fast tokenizer.
         name: As it was asked for.
         folder: Where its files are.
+        lock: Held while it generates, since LoRA is switched on the model itself.
     """
 
     model: Any
     tokenizer: Any
     name: str
     folder: Path
+    lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,0 +1,182 @@
+"""Texts from prompts that hold soft tokens: in batches, or piece by piece while they are made."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllm_plugin.llm.adapter import Adapter
+from mllm_plugin.llm.decoding import Decoding, FinishReason, RowText, SeededSampling, Watch, decoder, end_ids
+from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.llm.prompt import Batch, Prompt, assemble
+
+_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A text that the model wrote.
+
+    Attributes:
+        text: Without white space around it.
+        tokens: How many tokens the model wrote, without the one that ends a text.
+        finish_reason: "stop" when it ended by itself or at a stop text, "length" when it was cut.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: FinishReason
+
+
+def generate(
+    llm: LoadedLLM,
+    prompts: Sequence[Prompt],
+    memory: Sequence[tuple[Any, Any]] | None = None,
+    *,
+    adapter: Adapter | None = None,
+    lora: bool = True,
+    decoding: Decoding | None = None,
+) -> list[Generated]:
+    """Answers prompts, those of like length together.
+
+    Args:
+        llm: The model.
+        prompts: From `PromptLayout.build`.
+        memory: For each prompt its embeddings [n, dim] and their levels [n], n * tokens_per_embedding being
+            the prompt's soft positions.
+        adapter: Projects the embeddings; needed where a prompt has some.
+        lora: Use the adapter's changes to the model.
+        decoding: Settings.
+    """
+    decoding = decoding or Decoding()
+    found: dict[int, Generated] = {}
+    for rows in _by_length(prompts, decoding.max_new_tokens):
+        soft = None if memory is None else [memory[row] for row in rows]
+        texts = _run(llm, [prompts[row] for row in rows], soft, adapter, lora, decoding)
+        found.update(zip(rows, map(_generated, texts), strict=True))
+    return [found[row] for row in range(len(prompts))]
+
+
+def stream(
+    llm: LoadedLLM,
+    prompt: Prompt,
+    memory: tuple[Any, Any] | None = None,
+    *,
+    adapter: Adapter | None = None,
+    lora: bool = True,
+    decoding: Decoding | None = None,
+) -> Iterator[str | Generated]:
+    """Answers one prompt piece by piece; the last item is the whole.
+
+    The model works in a thread of its own; closing the iterator stops it. Arguments are those of `generate`.
+    """
+    pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    cancelled = threading.Event()
+
+    def work() -> None:
+        try:
+            soft = None if memory is None else [memory]
+            settings = decoding or Decoding()
+            [row] = _run(llm, [prompt], soft, adapter, lora, settings, pieces.put, cancelled.is_set)
+            pieces.put(row.piece(last=True))
+            pieces.put(_generated(row))
+        except BaseException as error:
+            pieces.put(error)
+
+    threading.Thread(target=work, name="mllm-generate", daemon=True).start()
+    try:
+        yield from _until_done(pieces)
+    finally:
+        cancelled.set()
+
+
+def _until_done(pieces: queue.SimpleQueue[Any]) -> Iterator[str | Generated]:
+    while True:
+        item = pieces.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item:
+            yield item
+        if isinstance(item, Generated):
+            return
+
+
+def _run(
+    llm: LoadedLLM,
+    prompts: Sequence[Prompt],
+    memory: Sequence[tuple[Any, Any]] | None,
+    adapter: Adapter | None,
+    lora: bool,
+    decoding: Decoding,
+    on_piece: Callable[[str], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[RowText]:
+    ends = end_ids(llm.model, llm.tokenizer)
+    rows = [RowText(decoder(llm.tokenizer), ends, decoding.stop) for _ in prompts]
+
+    def on_step() -> None:
+        if on_piece is not None:
+            on_piece(rows[0].piece())
+
+    with llm.lock, torch.inference_mode(), _changes(llm, adapter if lora else None):
+        if not cancelled():
+            batch = assemble(llm, prompts, _soft_tokens(adapter, memory))
+            _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends)
+    return rows
+
+
+def _call_model(llm: LoadedLLM, batch: Batch, decoding: Decoding, watch: Watch, ends: frozenset[int]) -> None:
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+    sampling = [SeededSampling(decoding, len(batch.attention_mask))] if decoding.temperature else []
+    pad = llm.tokenizer.pad_token_id
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=False,  # what is sampled is decided by the noise on the logits
+        num_beams=1,
+        repetition_penalty=1.0,
+        use_cache=True,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=pad if pad is not None else min(ends, default=0),
+    )
+    llm.model.generate(
+        inputs_embeds=batch.inputs_embeds,
+        attention_mask=batch.attention_mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList(sampling),
+        stopping_criteria=StoppingCriteriaList([watch]),
+    )
+
+
+def _changes(llm: LoadedLLM, adapter: Adapter | None) -> AbstractContextManager[None]:
+    """The model with the adapter's changes, or without any."""
+    if adapter is not None:
+        return adapter.enabled(llm.model)
+    return Adapter.disabled(llm.model) if hasattr(llm.model, "peft_config") else nullcontext()
+
+
+def _soft_tokens(adapter: Adapter | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
+    filled = [(vectors, levels) for vectors, levels in memory or () if len(levels)]
+    if adapter is None or not filled:
+        return None
+    return torch.cat([adapter.soft_tokens(vectors, levels) for vectors, levels in filled])
+
+
+def _generated(row: RowText) -> Generated:
+    return Generated(row.text(), len(row.tokens), row.finish or "length")
+
+
+def _by_length(prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[int]]:
+    """Rows in batches of a bounded number of padded positions."""
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]), reverse=True)
+    while order:
+        size = max(1, _BATCH_TOKENS // (len(prompts[order[0]]) + new_tokens))
+        rows, order = order[:size], order[size:]
+        yield rows
