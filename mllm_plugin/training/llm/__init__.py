@@ -1,0 +1,1 @@
+"""Training of memory adapters for language models."""
