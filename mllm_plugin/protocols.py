@@ -22,8 +22,8 @@ class TextEncoder(Protocol):
     Optional members: `token_offsets(text) -> int [t, 2]`, the character spans of the text's tokens, and
     `max_tokens`, the longest input; without them chunks are counted in words. And
     `encode_query_windows(texts)`, which gives queries as `encode_documents` gives documents; without it the
-    leaf ranker compares windows with the whole query only. And `window_spans(text)`, the character spans of
-    a text's windows; without it a recalled window is placed at its whole chunk.
+    leaf ranker compares windows with the whole query only. And `window_spans(texts)`, the character spans
+    of each text's windows; without it a recalled window is placed at its whole chunk.
     """
 
     dim: int

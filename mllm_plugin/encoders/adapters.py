@@ -68,10 +68,10 @@ class FrameworkEncoder:
         pooled = np.asarray(self._embed_documents(list(texts)), dtype=np.float32).reshape(-1, self.dim)
         return pooled, self._windows.encode_documents(texts)[1] if self._windows else None
 
-    def window_spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Character spans of a text's windows, as the second encoder tells them; empty when it does not."""
+    def window_spans(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
+        """Character spans of each text's windows, as the second encoder tells them; none when it does not."""
         spans = getattr(self._windows, "window_spans", None)
-        return spans(text) if spans else ()
+        return spans(texts) if spans else [()] * len(texts)
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds queries [n, d]."""

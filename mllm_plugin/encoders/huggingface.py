@@ -100,19 +100,25 @@ class HuggingFaceEncoder:
         """Embeds queries as `encode_queries` does: pooled [n, d], and windows [w, d] per text."""
         return self._encode(texts, self.query_prefix, windows=True)
 
-    def window_spans(self, text: str) -> list[tuple[int, int]]:
-        """Character spans of the windows that `encode_documents` gives for a text."""
-        first = len(self.document_prefix)
+    def window_spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Character spans of the windows that `encode_documents` gives for each text."""
+        if not texts:
+            return []
         with self._lock:
-            encoding = self._tokenizer(
-                self.document_prefix + text,
+            encoded = self._tokenizer(
+                [self.document_prefix + text for text in texts],
                 truncation=True,
                 max_length=self._length,
                 return_offsets_mapping=True,
+                return_attention_mask=False,
             )
-        content = [(start, end) for start, end in encoding["offset_mapping"] if end > start >= first]
-        runs = (content[at : at + self.window_tokens] for at in range(0, len(content), self.window_tokens))
-        return [(run[0][0] - first, run[-1][1] - first) for run in runs]
+        first, size = len(self.document_prefix), self.window_tokens
+        spans = []
+        for offsets in encoded["offset_mapping"]:
+            content = [(start - first, end - first) for start, end in offsets if end > start >= first]
+            runs = (content[at : at + size] for at in range(0, len(content), size))
+            spans.append([(run[0][0], run[-1][1]) for run in runs])
+        return spans
 
     @torch.inference_mode()
     def _encode(

@@ -18,8 +18,17 @@ def token_limit(encoder: Any, chunk_tokens: int) -> int:
     return min(chunk_tokens, getattr(encoder, "max_tokens", chunk_tokens))
 
 
-def window_spans(encoder: Any, text: str, count: int) -> Sequence[tuple[int, int]]:
-    """Character spans of the `count` windows of a chunk; all of it for each where the encoder cannot tell."""
+def window_spans(
+    encoder: Any, texts: Sequence[str], counts: Sequence[int]
+) -> list[Sequence[tuple[int, int]]]:
+    """Character spans of each chunk's windows; all of it for each where the encoder cannot tell.
+
+    Args:
+        counts: How many windows each chunk has.
+    """
     own = getattr(encoder, "window_spans", None)
-    spans = own(text)[:count] if own else ()
-    return spans if len(spans) == count else [(0, len(text))] * count
+    found = own(texts) if own else [()] * len(texts)
+    return [
+        spans[:count] if len(spans) >= count else [(0, len(text))] * count
+        for spans, text, count in zip(found, texts, counts, strict=True)
+    ]

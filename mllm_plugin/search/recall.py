@@ -14,7 +14,6 @@ Shapes: n embeddings, r vectors per embedding, d dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 
 import apsw
 import numpy as np
@@ -30,7 +29,7 @@ from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall
 
-Spans = Callable[[str, int], Sequence[tuple[int, int]]]  # of a text's windows, and how many there are
+Spans = Callable[[Sequence[str], Sequence[int]], list[Sequence[tuple[int, int]]]]
 Levels = dict[int, list[MemoryEmbedding]]
 
 _WINDOW, _CHUNK = 0, 1
@@ -50,7 +49,7 @@ def recall(
 
     Args:
         nodes: Most nodes of each level from 2 up.
-        spans: Gives the character spans of a chunk's windows.
+        spans: Gives the character spans of the windows of chunks: of their texts, and how many each has.
     """
     hits = searcher.search(tx, rows, queries, request)
     with searcher.stage("recall"):
@@ -91,9 +90,9 @@ def _windows(
     ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
     windows = finalists.read_windows(tx, ids, query.vectors.shape[1])
     scores = finalists.cosines(query, windows.vectors)
-    bounds = pairwise([0, *np.cumsum(windows.sizes).tolist()])
-    for hit, (first, last) in zip(hits, bounds, strict=True):
-        for row, span in zip(range(first, last), spans(hit.text, last - first), strict=True):
+    places = spans([hit.text for hit in hits], windows.sizes.tolist())
+    for hit, first, own in zip(hits, windows.starts.tolist(), places, strict=True):
+        for row, span in enumerate(own, first):
             yield MemoryEmbedding(
                 level=_WINDOW,
                 vectors=windows.vectors[row : row + 1],

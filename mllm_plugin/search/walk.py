@@ -30,6 +30,8 @@ from mllm_plugin.tree.editor import LEAF_LEVEL
 
 FIRST_SHARE = 8  # one node in so many of the beam is looked into before the others are judged by it
 FIRST_LEAST = 4
+UPPER_SHARE = 4  # above the lowest nodes the beam is so many times narrower: each leads to many of them
+UPPER_LEAST = 4
 BEST_LEAST = 10  # the margin is measured from this result, or from the last one wanted
 
 
@@ -110,12 +112,12 @@ class Fetched:
 def walk(
     view: View, queries: Sequence[Query], *, width: int, most: int, need: int, allowed: Allowed | None
 ) -> list[Candidates]:
-    """Walks from the top level down, keeping at most the `width` best nodes per level.
+    """Walks from the top level down, keeping the best nodes of each level (`beam_at`).
 
     A trained ranker also says which of these cannot hold a result any more; they are not visited.
 
     Args:
-        width: Nodes kept per level; more where they hold fewer than `need` chunks that may be returned.
+        width: Lowest nodes kept; more where they hold fewer than `need` chunks that may be returned.
         most: Candidates kept per query.
         need: Results wanted.
         allowed: What the filter lets through.
@@ -124,6 +126,11 @@ def walk(
     *_, frontiers = descend(view, queries, width=width, need=need, allowed=allowed, scored=scored)
     frontiers = _promising(view, queries, frontiers, width, need, allowed)
     return _leaves(view, queries, frontiers, most, allowed, scored)
+
+
+def beam_at(level: int, width: int) -> int:
+    """Nodes kept on a level when `width` are kept on the lowest."""
+    return width if level <= LEAF_LEVEL else max(UPPER_LEAST, width // UPPER_SHARE)
 
 
 def descend(
@@ -146,7 +153,9 @@ def descend(
     frontiers = [Frontier.root(view, queries[0].vectors.shape[1])] * len(queries)
     yield frontiers
     for level in range(view.root_level() - 1, LEAF_LEVEL - 1, -1):
-        frontiers = _step(view, queries, frontiers, level, width, need, allowed, scored, least)
+        frontiers = _step(
+            view, queries, frontiers, level, beam_at(level, width), need, allowed, scored, least
+        )
         yield frontiers
 
 
@@ -185,7 +194,7 @@ def _step(
         likely = len(rows)
         if slack is not None and level > LEAF_LEVEL and len(rows):
             likely = int(np.searchsorted(-scores, slack - scores[0], side="right"))
-        kept = rows[: max(min(width, max(likely, least)), enough)]
+        kept = rows[: max(min(width, likely), least, enough)]
         refs = tuple(map(NodeRef, fetched.ids[kept].tolist(), versions[kept].tolist()))
         above = parents[order[: len(kept)]]
         found.append(Frontier(refs, scores[: len(kept)], vectors[kept], fetched.live[kept], above))

@@ -32,6 +32,8 @@ def test_methods_of_the_facade():
         "add",
         "search",
         "search_batch",
+        "recall",
+        "recall_batch",
         "mask",
         "unmask",
         "remove",
@@ -39,7 +41,8 @@ def test_methods_of_the_facade():
         "verify",
         "compact",
     }
-    for name in public & {"add", "search", "search_batch", "mask", "unmask", "remove", "get"}:
+    twins = {"add", "search", "search_batch", "recall", "recall_batch", "mask", "unmask", "remove", "get"}
+    for name in public & twins:
         assert inspect.iscoroutinefunction(getattr(MemoryIndex, f"a{name}"))
     for name in public:
         assert getattr(MemoryIndex, name).__doc__, name

@@ -427,7 +427,10 @@ def test_a_small_memory_has_chunks_only(memory):
 
 def test_windows_say_where_they_are(tmp_path):
     class Placed(ToyEncoder):
-        def window_spans(self, text):
+        def window_spans(self, texts):
+            return [self._spans(text) for text in texts]
+
+        def _spans(self, text):
             words = text.split(" ")
             ends = np.cumsum([len(word) + 1 for word in words]) - 1
             starts = ends - [len(word) for word in words]

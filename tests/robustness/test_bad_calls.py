@@ -62,6 +62,8 @@ def test_search_refuses(request, where, options, error, message):
         memory.search("ships", **options)
     with pytest.raises(error, match=message):
         memory.search_batch(["ships", "kettles"], **options)
+    with pytest.raises(error, match=message):
+        memory.recall("ships", **options)
 
 
 BAD_QUERIES = {
@@ -84,12 +86,16 @@ def test_query_is_refused(request, where, query, error, message):
         memory.search(query)
     with pytest.raises(error, match=message):
         memory.search_batch(["fine", query])
+    with pytest.raises(error, match=message):
+        memory.recall(query)
 
 
 @pytest.mark.parametrize("queries", ["ships", None, 5, b"ships"], ids=repr)
 def test_search_batch_takes_a_list(shared, queries):
     with pytest.raises(MLLMError):
         shared.search_batch(queries)
+    with pytest.raises(MLLMError):
+        shared.recall_batch(queries)
 
 
 @pytest.mark.parametrize("embeddings", [[], [np.ones(16)] * 2, 5], ids=["none", "two", "int"])
