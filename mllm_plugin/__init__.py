@@ -10,6 +10,7 @@ from mllm_plugin.config import (
     TreeConfig,
 )
 from mllm_plugin.errors import (
+    AdapterMismatchError,
     ClosedError,
     DamagedStoreError,
     DimensionMismatchError,
@@ -50,6 +51,7 @@ from mllm_plugin.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterMismatchError",
     "AddReport",
     "BuildReport",
     "ChunkingConfig",

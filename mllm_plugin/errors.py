@@ -10,6 +10,7 @@
     ├── ModelNotFoundError (OSError)        a model that no local place nor the hub has
     ├── MissingDependencyError (ImportError) an optional package that is not installed
     ├── EncoderMismatchError (ValueError)   another encoder than the one the memory was written with
+    ├── AdapterMismatchError (ValueError)   an adapter for another language model or encoder
     └── StoreError (OSError)                the file, the disk or the lock
         ├── DamagedStoreError               a page or an invariant does not check out
         ├── FormatVersionError              written by a newer release
@@ -63,6 +64,10 @@ class MissingDependencyError(MLLMError, ImportError):
 
 class EncoderMismatchError(MLLMError, ValueError):
     """The memory was written with another encoder."""
+
+
+class AdapterMismatchError(MLLMError, ValueError):
+    """The adapter was trained for another language model or encoder."""
 
 
 class StoreError(MLLMError, OSError):

@@ -34,6 +34,7 @@ class AdapterConfig(BaseModel):
         llm: Fingerprint of the language model.
         llm_name: Its name, for messages.
         encoder: Fingerprint of the Encoder 1 that made the embeddings.
+        encoders: Of further ones whose embeddings it reads, such as the same with other windows.
         dim: Dimensions of an embedding.
         hidden: Width of the model's input.
         width: Units between the projector's layers.
@@ -42,6 +43,7 @@ class AdapterConfig(BaseModel):
         lora_rank: 0 for none.
         lora_alpha: Scale of the changes, relative to the rank.
         lora_targets: Layers changed, by name; all linear ones but the output layer by default.
+        reading: Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others.
         documents: Marks of the user's documents that the training saw, see `document_mark`.
         about: Data, command, seeds, figures; for people.
     """
@@ -52,6 +54,7 @@ class AdapterConfig(BaseModel):
     llm: str
     llm_name: str
     encoder: str
+    encoders: tuple[str, ...] = ()
     dim: int = Field(ge=1)
     hidden: int = Field(ge=1)
     width: int = Field(default=1024, ge=1)
@@ -60,8 +63,13 @@ class AdapterConfig(BaseModel):
     lora_rank: int = Field(default=16, ge=0)
     lora_alpha: float = Field(default=32.0, gt=0)
     lora_targets: str | tuple[str, ...] = lora.ALL_LINEAR
+    reading: dict[str, Any] = {}
     documents: tuple[str, ...] = ()
     about: dict[str, Any] = {}
+
+    def fits(self, llm: LoadedLLM, encoder: str) -> bool:
+        """Whether it is made for a model and an encoder, by the encoder's fingerprint."""
+        return encoder in (self.encoder, *self.encoders) and self.llm == llm.fingerprint
 
 
 class Adapter:
@@ -214,8 +222,8 @@ def shipped_adapter(llm: LoadedLLM, encoder: str) -> Adapter | None:
     folder = files("mllm_plugin") / "trained"
     for source in folder.iterdir() if folder.is_dir() else ():
         if (source / CONFIG_NAME).is_file():
-            text = (source / CONFIG_NAME).read_text(encoding="utf-8")
-            if f'"{encoder}"' in text and f'"{llm.fingerprint}"' in text:
+            config = AdapterConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
+            if config.fits(llm, encoder):
                 with as_file(source) as path:
                     return Adapter.load(path)
     return None

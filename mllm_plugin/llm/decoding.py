@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,7 +32,7 @@ class Decoding(BaseModel):
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
 class SeededSampling(LogitsProcessor):
@@ -93,25 +93,28 @@ class RowText:
             self.finish, self._text = "stop", self._text[: min(found)]
 
     def text(self) -> str:
-        """The text so far, without white space around it."""
-        return self._text.strip()
+        """The text so far, without white space around it or an unfinished character at its end."""
+        return self._text[: self._whole()].strip()
 
     def piece(self, *, last: bool = False) -> str:
         """What can be shown since the last call: nothing that a later token may change or a stop text cut."""
-        stable = self._text if last or self.finish else self._text[: self._settled()]
+        stable = self._text[: self._whole() if last or self.finish else self._settled()]
         begin = len(self._text) - len(self._text.lstrip())
         shown = stable.rstrip()[begin:]
         piece, self._given = shown[self._given :], max(self._given, len(shown))
         return piece
 
-    def _settled(self) -> int:
-        """Length of the text that stays: without an unfinished character, and the beginning of a stop text."""
-        text = self._text
-        end = len(text)
-        while end > len(text) - _LONGEST_CHARACTER and text[:end].endswith(_BROKEN):
+    def _whole(self) -> int:
+        """Length of the text without an unfinished character."""
+        end = len(self._text)
+        while end > len(self._text) - _LONGEST_CHARACTER and self._text[:end].endswith(_BROKEN):
             end -= 1
-        longest = max((_overlap(text[:end], stop) for stop in self._stop), default=0)
-        return end - longest
+        return end
+
+    def _settled(self) -> int:
+        """Length of the text that stays: without what may become another character or a stop text."""
+        text = self._text[: self._whole()]
+        return len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -158,5 +161,3 @@ def decoder(tokenizer: Any) -> Callable[[list[int]], str]:
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     return decode
-
-

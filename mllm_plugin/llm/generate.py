@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +72,7 @@ def stream(
     adapter: Adapter | None = None,
     lora: bool = True,
     decoding: Decoding | None = None,
-) -> Iterator[str | Generated]:
+) -> Generator[str | Generated]:
     """Answers one prompt piece by piece; the last item is the whole.
 
     The model works in a thread of its own; closing the iterator stops it. Arguments are those of `generate`.
@@ -97,7 +97,7 @@ def stream(
         cancelled.set()
 
 
-def _until_done(pieces: queue.SimpleQueue[Any]) -> Iterator[str | Generated]:
+def _until_done(pieces: queue.SimpleQueue[Any]) -> Generator[str | Generated]:
     while True:
         item = pieces.get()
         if isinstance(item, BaseException):

@@ -1,0 +1,104 @@
+"""Settings of a `MemoryLLM`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.llm import DEFAULT_SYSTEM
+from mllm_plugin.llm.decoding import Decoding
+from mllm_plugin.types import Mode
+
+ReadingMode = Literal["auto", "memory", "text", "both"]
+
+
+class MemoryLLMConfig(BaseModel):
+    """What the model reads of a memory, and how it writes.
+
+    Args:
+        mode: "memory" for embeddings only, "text" for chunks spelled out only, "both", or "auto": both with
+            an adapter, text without.
+        k: Chunks to find.
+        expand: Of these, the best so many are spelled out; when left out, 1 beside embeddings and all k in
+            mode "text".
+        text_tokens: Most of the model's tokens for what is spelled out; a chunk that does not fit is cut to
+            the windows that answer the question best.
+        memory_budget: Most of the model's positions for the whole memory block; filled with nodes, then
+            chunks, then windows.
+        nodes: Nodes of each level above the chunks.
+        chunks: Embeddings of chunks.
+        windows: Token windows of the chunks found, best first.
+        repeat: Give embeddings also of what is spelled out.
+        lora: Use the adapter's changes to the model; when left out, with embeddings only, so that mode "text"
+            runs the untouched model.
+        system: The system line.
+        max_new_tokens: Longest answer.
+        temperature: 0 takes the likeliest token, the same at every run.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        seed: Makes sampling repeatable.
+        stop: Texts before which the answer ends.
+        search: How chunks are found, see `MemoryIndex.search`.
+        beam_width: Nodes kept per level while searching; the memory's own when left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: ReadingMode = "auto"
+    k: int = Field(default=5, ge=1)
+    expand: int | None = Field(default=None, ge=0)
+    text_tokens: int | None = Field(default=None, ge=1)
+    memory_budget: int = Field(default=64, ge=0)
+    nodes: int = Field(default=2, ge=0)
+    chunks: int = Field(default=5, ge=0)
+    windows: int = Field(default=24, ge=0)
+    repeat: bool = True
+    lora: bool | None = None
+    system: str = DEFAULT_SYSTEM
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    search: Mode = "auto"
+    beam_width: int | None = Field(default=None, ge=1)
+
+    @property
+    def decoding(self) -> Decoding:
+        """What concerns the writing."""
+        return Decoding(**{name: getattr(self, name) for name in Decoding.model_fields})
+
+    def spelled(self, *, embeddings: bool) -> int:
+        """Chunks to spell out, beside embeddings or without."""
+        if self.expand is not None:
+            return self.expand
+        return 1 if embeddings else self.k
+
+
+def settings_of(
+    reading: Mapping[str, Any], config: MemoryLLMConfig, given: Mapping[str, Any]
+) -> MemoryLLMConfig:
+    """One set of settings from several, later ones first to be heard.
+
+    Args:
+        reading: How the adapter was trained to read.
+        config: Of this `MemoryLLM`; only what was set in it counts.
+        given: With one call.
+
+    Raises:
+        InvalidInputError: A setting is unknown or has no acceptable value.
+    """
+    own = {name: getattr(config, name) for name in config.model_fields_set}
+    stop = given.get("stop")
+    values = {**reading, **own, **given, **({"stop": (stop,)} if isinstance(stop, str) else {})}
+    try:
+        return MemoryLLMConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InvalidInputError(
+            f"setting {name!r} of the MemoryLLM: {first['msg']}, got {first['input']!r}; settings are "
+            f"{', '.join(MemoryLLMConfig.model_fields)}"
+        ) from None

@@ -1,0 +1,241 @@
+"""`MemoryLLM`: a language model that answers from a memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, PromptLayout, load_llm
+from mllm_plugin.llm.generate import Generated, generate, stream
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory_llm.answer import Answer, Usage
+from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
+from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns_of
+from mllm_plugin.memory_llm.pairing import DEFAULT, choose_adapter
+from mllm_plugin.memory_llm.plan import Plan, Planner
+from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
+from mllm_plugin.types import Namespace, Recall
+
+
+class MemoryLLM:
+    """Answers questions from a memory; open one with `MemoryLLM.open`.
+
+    Threads may share one; the model works for one at a time.
+
+    Attributes:
+        memory: What it answers from.
+        llm: The language model.
+        adapter: What makes it read embeddings; None when it reads text only.
+        config: Settings of every call, as far as the call has no others.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryIndex,
+        llm: LoadedLLM,
+        adapter: Adapter | None = None,
+        config: MemoryLLMConfig | None = None,
+        *,
+        text_instead: bool = False,
+    ) -> None:
+        self.memory, self.llm, self.adapter = memory, llm, adapter
+        if adapter is not None:
+            adapter.projector.to(llm.device).eval()
+        self.config = config or MemoryLLMConfig()
+        self._text_instead = text_instead
+        self._settings({})  # what cannot be done is said now
+
+    @classmethod
+    def open(
+        cls,
+        memory: MemoryIndex,
+        *,
+        model: str | Path | LoadedLLM = DEFAULT_LLM,
+        adapter: str | Path | Adapter | None = DEFAULT,
+        config: MemoryLLMConfig | None = None,
+        device: str | None = None,
+        dtype: Any = None,
+        progress: bool = False,
+    ) -> MemoryLLM:
+        """Loads a model and an adapter for a memory.
+
+        Args:
+            memory: An open memory, with its encoder.
+            model: Any causal language model by name, folder or GGUF file, see `load_llm`; or a loaded one.
+            adapter: "default" for the one that comes with the package; where there is none for this model
+                and encoder, a warning says so and the model reads text only. None for text only, a folder
+                that `mllm train-llm` wrote, or an `Adapter`.
+            config: Settings.
+            device: "cpu", "cuda", …; CUDA when there is one.
+            dtype: A torch dtype or its name; float32 on the CPU and bfloat16 elsewhere when left out.
+            progress: Show the progress bars of transformers.
+
+        Raises:
+            ModelNotFoundError: No local place has the model and the hub cannot be asked.
+            AdapterMismatchError: The adapter was trained for another model or encoder.
+            NotFoundError: The folder holds no adapter.
+            InvalidInputError: A setting is not acceptable.
+        """
+        if not isinstance(memory, MemoryIndex):
+            raise InvalidTypeError(f"memory must be a MemoryIndex, got {type(memory).__name__}")
+        if config is not None and not isinstance(config, MemoryLLMConfig):
+            raise InvalidTypeError(f"config must be a MemoryLLMConfig, got {type(config).__name__}")
+        llm = (
+            model
+            if isinstance(model, LoadedLLM)
+            else load_llm(model, device=device, dtype=dtype, progress=progress)
+        )
+        chosen = choose_adapter(adapter, llm, memory.encoder)
+        return cls(memory, llm, chosen, config, text_instead=adapter == DEFAULT and chosen is None)
+
+    # -- answering
+
+    def answer(
+        self,
+        question: Question,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        **settings: Any,
+    ) -> Answer:
+        """Answers a question.
+
+        Args:
+            question: Text, or the messages of a chat, `{"role": "user" | "assistant", "content": …}`, of
+                which the last is the user's and a first one may be the system's; the memory is searched by
+                the last one.
+            namespace: Where to look.
+            prefix: Look in every namespace below `namespace` too.
+            filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
+            exclude_labels: Documents with one of these labels are left out.
+            settings: Fields of `MemoryLLMConfig` for this call.
+
+        Raises:
+            InvalidInputError: The question is empty or does not fit the model; a setting is not acceptable.
+            FilterError: The filter is malformed.
+        """
+        where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
+        return self.answer_batch([question], **where, **settings)[0]
+
+    def answer_batch(
+        self,
+        questions: Sequence[Question],
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        **settings: Any,
+    ) -> list[Answer]:
+        """Several answers at once: searched and generated in batches, the same as one by one."""
+        where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
+        config = self._settings(settings)
+        plans = self._plans(questions_of(questions), where, config)
+        texts = generate(
+            self.llm,
+            [plan.prompt for plan in plans],
+            [plan.memory for plan in plans],
+            adapter=self.adapter,
+            lora=_lora(config),
+            decoding=config.decoding,
+        )
+        return [self._answer(plan, text) for plan, text in zip(plans, texts, strict=True)]
+
+    def stream(
+        self,
+        question: Question,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        **settings: Any,
+    ) -> AnswerStream:
+        """Answers a question piece by piece; the stream has the sources at once, the answer at its end."""
+        where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
+        config = self._settings(settings)
+        [plan] = self._plans([turns_of(question)], where, config)
+        pieces = stream(
+            self.llm,
+            plan.prompt,
+            plan.memory,
+            adapter=self.adapter,
+            lora=_lora(config),
+            decoding=config.decoding,
+        )
+        return AnswerStream(plan, pieces, self._answer)
+
+    async def aanswer(self, question: Question, **options: Any) -> Answer:
+        """`answer` without blocking the event loop."""
+        return await asyncio.to_thread(self.answer, question, **options)
+
+    async def aanswer_batch(self, questions: Sequence[Question], **options: Any) -> list[Answer]:
+        """`answer_batch` without blocking the event loop."""
+        return await asyncio.to_thread(self.answer_batch, questions, **options)
+
+    def astream(self, question: Question, **options: Any) -> AsyncAnswerStream:
+        """`stream` without blocking the event loop."""
+        return AsyncAnswerStream(lambda: self.stream(question, **options))
+
+    # -- parts
+
+    def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
+        """Settings of a call, with a mode that is no longer "auto"."""
+        config = settings_of(self.adapter.config.reading if self.adapter else {}, self.config, given)
+        if self.adapter is None and config.mode in ("memory", "both") and not self._text_instead:
+            raise InvalidInputError(
+                f"mode {config.mode!r} needs an adapter for {self.llm.name}; pass one to MemoryLLM.open, or "
+                f"use mode 'text'"
+            )
+        mode = "text" if self.adapter is None else "both" if config.mode == "auto" else config.mode
+        return config.model_copy(update={"mode": mode})
+
+    def _plans(self, turns: Sequence[Turns], where: Mapping[str, Any], config: MemoryLLMConfig) -> list[Plan]:
+        layout = PromptLayout(self.llm.tokenizer, config.system)
+        per_embedding = self.adapter.config.tokens_per_embedding if self.adapter else 0
+        planner = Planner(layout, self.llm.context, per_embedding)
+        recalls = self._recall([one.question for one in turns], where, config)
+        return [planner.plan(one, recall, config) for one, recall in zip(turns, recalls, strict=True)]
+
+    def _recall(
+        self, questions: Sequence[str], where: Mapping[str, Any], config: MemoryLLMConfig
+    ) -> list[Recall]:
+        """What the memory has for each question; windows serve to cut text, too."""
+        nodes = config.nodes if config.mode in ("memory", "both") else 0
+        return self.memory.recall_batch(
+            questions, k=config.k, nodes=nodes, mode=config.search, beam_width=config.beam_width, **where
+        )
+
+    def _answer(self, plan: Plan, generated: Generated) -> Answer:
+        usage = Usage(
+            input_tokens=len(plan.prompt),
+            memory_tokens=plan.prompt.memory_tokens,
+            text_tokens=plan.text_tokens,
+            output_tokens=generated.tokens,
+        )
+        return Answer(
+            generated.text,
+            tuple(plan.sources()),
+            usage,
+            plan.mode,
+            generated.finish_reason,
+            plan.dropped,
+            self._readable(plan),
+        )
+
+    def _readable(self, plan: Plan) -> str:
+        """The prompt for people, the memory block as its number of tokens."""
+        prompt, decode = plan.prompt, self.llm.tokenizer.decode
+        if not prompt.memory_tokens:
+            return decode(list(prompt.ids))
+        head, tail = prompt.ids[: prompt.memory_at], prompt.ids[prompt.memory_at :]
+        return f"{decode(list(head))}[{prompt.memory_tokens} memory tokens]{decode(list(tail))}"
+
+
+def _lora(config: MemoryLLMConfig) -> bool:
+    return config.mode in ("memory", "both") if config.lora is None else config.lora

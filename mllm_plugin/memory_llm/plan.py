@@ -1,0 +1,181 @@
+"""From a question and what the memory recalls to a prompt that fits the model's context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.llm import Prompt, PromptLayout
+from mllm_plugin.memory_llm.answer import AnswerMode, Dropped, Source
+from mllm_plugin.memory_llm.block import MemoryBlock, choose_block
+from mllm_plugin.memory_llm.config import MemoryLLMConfig
+from mllm_plugin.memory_llm.messages import Turns
+from mllm_plugin.memory_llm.passages import Passage, choose_passages, cut_passage
+from mllm_plugin.types import MemoryEmbedding, Recall
+
+_EMPTY = MemoryBlock((), {}, {})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the model will read.
+
+    Attributes:
+        prompt: Token ids and the place of the memory block.
+        passages: What is spelled out, best first.
+        block: Embeddings.
+        dropped: What was left out.
+        text_tokens: Tokens of what is spelled out.
+    """
+
+    prompt: Prompt
+    passages: tuple[Passage, ...]
+    block: MemoryBlock
+    dropped: Dropped
+    text_tokens: int
+
+    @property
+    def mode(self) -> AnswerMode:
+        """What the model reads with."""
+        if self.block.pieces:
+            return "both" if self.passages else "memory"
+        return "text" if self.passages else "none"
+
+    @property
+    def memory(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Embeddings [n, dim] and levels [n] as the model reads them."""
+        if not self.block.pieces:
+            return np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
+        return self.block.tensors()
+
+    def sources(self) -> Iterator[Source]:
+        """What is read: first what is spelled out, then embeddings."""
+        for one in self.passages:
+            hit = one.hit
+            yield Source(
+                hit.document_id, hit.chunk_id, one.start, one.end, 1, hit.score, True, one.text, hit.namespace
+            )
+        for one in self.block.in_order if self.block.pieces else ():
+            yield Source(
+                one.document_id,
+                one.node_id,
+                one.start,
+                one.end,
+                one.level,
+                one.score,
+                False,
+                "",
+                one.namespace,
+            )
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes plans for one model.
+
+    Attributes:
+        layout: Of its prompts.
+        context: Longest input and output together.
+        per_embedding: Positions that one vector takes; 0 when the model reads text only.
+    """
+
+    layout: PromptLayout
+    context: int
+    per_embedding: int
+
+    def plan(self, turns: Turns, recall: Recall, config: MemoryLLMConfig) -> Plan:
+        """Chooses passages and embeddings, and drops what does not fit, the least relevant first.
+
+        Raises:
+            InvalidInputError: The question alone is too long.
+        """
+        embeddings = config.mode in ("memory", "both")
+        wanted = 0 if config.mode == "memory" else config.spelled(embeddings=embeddings)
+        hits, windows = recall.hits[:wanted], recall.levels.get(0, ())
+        passages = choose_passages(hits, windows, config.text_tokens, self.layout.count)
+        block = choose_block(recall, config, self.per_embedding, passages) if embeddings else _EMPTY
+        draft = _Draft(self, turns, tuple(passages), block, self.context - config.max_new_tokens)
+        fitted = draft.fit(windows)
+        dropped = Dropped(
+            passages=len(hits) - len(fitted.passages),
+            cut=sum(one.is_cut for one in fitted.passages),
+            turns=len(turns.history) - len(fitted.turns.history),
+            **fitted.block.dropped,
+        )
+        tokens = sum(self.layout.count(one.text) for one in fitted.passages)
+        return Plan(fitted.prompt(), fitted.passages, fitted.block, dropped, tokens)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A prompt on its way into the room there is."""
+
+    planner: Planner
+    turns: Turns
+    passages: tuple[Passage, ...]
+    block: MemoryBlock
+    room: int
+
+    def prompt(self) -> Prompt:
+        return self.planner.layout.build(
+            self.turns.question,
+            passages=[one.text for one in self.passages],
+            memory_tokens=self.block.rows * self.planner.per_embedding,
+            history=self.turns.messages,
+        )
+
+    def excess(self) -> int:
+        return len(self.prompt()) - self.room
+
+    def fit(self, windows: Sequence[MemoryEmbedding]) -> _Draft:
+        """Drops old turns, windows, passages, and at last chunks and nodes, as far as needed."""
+        fitted = self
+        if fitted.excess() > 0:
+            fitted = fitted._without_turns()
+            fitted = fitted._without_embeddings(windows_only=True)
+            fitted = fitted._without_passages(windows)
+            fitted = fitted._without_embeddings(windows_only=False)
+            if (excess := fitted.excess()) > 0:
+                raise InvalidInputError(
+                    f"the question does not fit the model: {fitted.room + excess} tokens, expected at most "
+                    f"{fitted.room} (its context of {self.planner.context} less max_new_tokens); shorten it, "
+                    f"or lower max_new_tokens"
+                )
+        return fitted
+
+    def _without_turns(self) -> _Draft:
+        """Drops as few of the oldest turns as needed, by halving."""
+        choices = self.turns.shortened()
+        low, high = 0, len(choices) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if replace(self, turns=choices[middle]).excess() <= 0:
+                high = middle
+            else:
+                low = middle + 1
+        return replace(self, turns=choices[low])
+
+    def _without_embeddings(self, *, windows_only: bool) -> _Draft:
+        per, draft = self.planner.per_embedding, self
+        while (excess := draft.excess()) > 0:
+            block = draft.block.without_last(excess, per, windows_only=windows_only)
+            if len(block.pieces) == len(draft.block.pieces):
+                break
+            draft = replace(draft, block=block)
+        return draft
+
+    def _without_passages(self, windows: Sequence[MemoryEmbedding]) -> _Draft:
+        draft, count = self, self.planner.layout.count
+        while draft.passages and (excess := draft.excess()) > 0:
+            *others, last = draft.passages
+            draft = replace(draft, passages=tuple(others))
+            budget = count(last.text) - excess - 2  # two for what joining texts may cost
+            cut = cut_passage(last, windows, budget, count) if budget > 0 else None
+            if cut is not None and cut.text != last.text:
+                shorter = replace(draft, passages=(*others, cut))
+                draft = shorter if shorter.excess() <= 0 else draft
+        return draft
