@@ -147,8 +147,9 @@ class Adapter:
     @contextmanager
     def enabled(self, model: Any) -> Iterator[None]:
         """Inside, the model has the changes; afterwards it is as before."""
-        self.attach(model)
-        with lora.switched(model, self._name if self.config.lora_rank else None):
+        with lora.switched(model, None):
+            self.attach(model)
+            lora.switch(model, self._name if self.config.lora_rank else None)
             yield
 
     @staticmethod

@@ -52,8 +52,12 @@ def put_on(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
         peft.inject_adapter_in_model(config, model, adapter_name=name)
-    if tensors is not None:
-        _load(model, name, tensors)
+    try:
+        if tensors is not None:
+            _load(model, name, tensors)
+    except InvalidInputError:
+        take_off(model, name)
+        raise
     switch(model, name)
 
 
@@ -116,7 +120,9 @@ def take_off(model: Any, name: str) -> None:
     """Removes changes; with the last of them the model has its own layers again."""
     for parent, child, layer in list(_layers(model)):
         if name in layer.lora_A:
-            if len(layer.lora_A) > 1:
+            others = [one for one in layer.lora_A if one != name]
+            if others:
+                layer.set_adapter(others[0])  # peft warns of taking off what is active
                 layer.delete_adapter(name)
             else:
                 setattr(parent, child, layer.get_base_layer())

