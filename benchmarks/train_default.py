@@ -2,9 +2,9 @@
 
     python benchmarks/train_default.py --data DIR --out mllm_plugin/trained/all-minilm-l6-v2
 
-Trains on the `train` questions of several sets and on spans of documents; measures on held-out `train`
-questions. `dev` stays untouched for routing.py and retrieval.py. With `--self-supervised`
-no question is used, only spans of the documents.
+Trains on the `train` questions of several sets and on spans of documents; measures on `train` questions about
+held-out contracts, articles and pages. `dev` stays untouched for routing.py and retrieval.py. With
+`--self-supervised` no question is used, only spans of the documents; `--parts rankers` keeps the nodes means.
 """
 
 from __future__ import annotations
@@ -71,9 +71,12 @@ def routing_samples(name: str, memory: MemoryIndex, options: Namespace) -> Sampl
     """Questions, and spans, with the chunks that a scan finds for them."""
     queries, qrels = train_questions(name, options)
     order = np.random.default_rng(options.seed).permutation(sorted(queries))[: options.queries]
-    marks = held_out_queries(queries, qrels)
+    groups = {document: document.split("-")[0] for judged in qrels.values() for document in judged}
+    marks = held_out_queries(queries, qrels, groups)
     texts, held_out = [queries[one] for one in order], [marks[one] for one in order]
     spans, measured = draw_spans(memory, options.spans, seed=options.seed)
+    if texts:  # questions measure better
+        measured = [False] * len(spans)
     return collect_samples(memory, [*texts, *spans], [*held_out, *measured])
 
 
@@ -111,9 +114,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--device")
     arguments.add_argument("--self-supervised", action="store_true")
-    arguments.add_argument(
-        "--mean-nodes", action="store_true", help="keep the rankers, drop the level encoders"
-    )
+    arguments.add_argument("--parts", nargs="+", default=["encoders", "rankers"], help="what is trained")
     options = arguments.parse_args()
     encoder = cached_encoder(options.cache)
     samples, evidence, tree = [], {}, None
@@ -124,12 +125,13 @@ def main() -> None:
             tree = memory.config.tree
     assert tree is not None
     joined = reduce(Samples.joined, samples)
-    config = TrainingConfig(steps=options.steps, seed=options.seed, patience=9)
-    checkpoint = options.cache / "checkpoints" / f"{options.out.name}-{options.seed}"
+    config = TrainingConfig(steps=options.steps, seed=options.seed, patience=9, parts=tuple(options.parts))
+    name = "-".join([options.out.name, *options.parts, str(options.seed)])
+    checkpoint = options.cache / "checkpoints" / name
     fitted = fit(joined, tree, config, device=options.device, checkpoint=checkpoint)
     leaf = LeafRanker(tensors=train_leaf(evidence)) if evidence else LeafRanker()
     hierarchy = Hierarchy(
-        level_encoders={} if options.mean_nodes else fitted.hierarchy.level_encoders,
+        level_encoders=fitted.hierarchy.level_encoders,
         rankers=fitted.hierarchy.rankers,
         leaf_ranker=leaf,
     )
@@ -139,7 +141,6 @@ def main() -> None:
         "chunks": len(joined.leaves),
         "questions_and_spans": len(joined.queries),
         "self_supervised": options.self_supervised,
-        "mean_nodes": options.mean_nodes,
         "config": config.model_dump(),
         "held_out": fitted.comparison.summary(),
         "machine": machine(),

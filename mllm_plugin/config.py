@@ -72,13 +72,13 @@ class SearchConfig(_Config):
     """How a search spends its effort.
 
     Args:
-        beam_width: Nodes kept per level (the paper's t).
+        beam_width: Lowest nodes kept (the paper's t); a quarter as many on the levels above.
         rescore: Candidates, best by cosine and lexical evidence, whose windows are read.
         flat_below: Up to this many live chunks, `auto` scans all pooled cosines; above, it walks.
         cache_bytes: Memory for decoded embedding chunks, and as much again for scans, shared by namespaces.
     """
 
-    beam_width: int = Field(default=64, ge=1)
+    beam_width: int = Field(default=96, ge=1)
     rescore: int = Field(default=200, ge=1)
     flat_below: int = Field(default=50_000, ge=0)
     cache_bytes: int = Field(default=1 << 30, ge=0)

@@ -30,6 +30,9 @@ def _file(name: str, text: str) -> Any:
 @_file(
     "--qrels", "Lines of query id, tab, document id, tab, grade after a header; trains the leaf ranker too."
 )
+@click.option(
+    "--group-by", help="Metadata field of documents that belong together; whole groups are held out."
+)
 @_number("--spans", 4000, "Spans of the documents to use as questions.", least=0)
 @_number("--steps", 500, "Steps per pair of levels.")
 @_number("--batch", 256, "Questions per step.")
@@ -44,6 +47,7 @@ def train(
     out: Path,
     queries: Path | None,
     qrels: Path | None,
+    group_by: str | None,
     spans: int,
     steps: int,
     batch: int,
@@ -72,6 +76,7 @@ def train(
                 out,
                 queries=dict(_queries(queries)) if queries else None,
                 qrels=_qrels(qrels) if qrels else None,
+                group_by=group_by,
                 spans=spans,
                 namespace=settings.namespace,
                 config=config,

@@ -40,7 +40,7 @@ class Queries(MemoryParts):
             query: Text, or a vector [dim] (or several [m, dim]).
             k: Results wanted; fewer come only when fewer live chunks match.
             embedding: Vector to use for a text query instead of encoding it.
-            beam_width: Nodes kept per level on the walk; wider is slower and nearer to exact.
+            beam_width: Lowest nodes kept on the walk; wider is slower and nearer to exact.
             exact: Score every live chunk.
             mode: "beam" walks the tree, "flat" compares every chunk's embedding and words, "exact" every
                 chunk's windows too; "auto" is flat in a small namespace and beam in a large one.

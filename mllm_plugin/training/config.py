@@ -47,7 +47,7 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     evaluate_every: int = Field(default=100, ge=1)
     patience: int = Field(default=4, ge=1)
-    beam_width: int = Field(default=64, ge=1)
+    beam_width: int = Field(default=128, ge=1)
     recall_loss: float = Field(default=0.003, ge=0)
     seed: int = 0
 

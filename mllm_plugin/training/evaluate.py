@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.search.walk import BEST_LEAST, FIRST_LEAST, FIRST_SHARE
+from mllm_plugin.search.walk import BEST_LEAST, FIRST_LEAST, FIRST_SHARE, beam_at
 from mllm_plugin.training.grouping import Grouping
+from mllm_plugin.tree.editor import LEAF_LEVEL
 
 Matrix = NDArray[np.float32]
 
@@ -63,7 +64,7 @@ class Trial:
 
         Args:
             scores: Node scores [m, g] of every level, from level 2 up.
-            width: Nodes kept per level at most.
+            width: Lowest nodes kept at most; fewer above them (`beam_at`).
             slacks: Margin of every level, from level 2 up; None keeps the beam as it is.
             paths: Weight of the parent's score, per level.
         """
@@ -93,7 +94,7 @@ class Trial:
         for level in range(top, -1, -1):
             cost += len(nodes)
             total = scores[level][nodes] + np.float32(paths[level]) * path
-            order = np.argsort(-total, kind="stable")[:width]
+            order = np.argsort(-total, kind="stable")[: beam_at(level + LEAF_LEVEL, width)]
             if level > 0 and (slack := slacks[level]) is not None:
                 order = order[total[order] >= total[order[0]] - slack]
             nodes, total = nodes[order], total[order]

@@ -107,14 +107,20 @@ def fit(
     where = next(module.parameters()).device
     numbers = calibrate(module, trial, config, where)
     compared = compare(module, numbers, trial, config.beam_width, where, rival)
-    return Fitted(assemble(module, numbers, leaf), history, compared, time.perf_counter() - started)
+    hierarchy = assemble(module, numbers, leaf, folds="encoders" in config.parts)
+    return Fitted(hierarchy, history, compared, time.perf_counter() - started)
 
 
 def assemble(
-    module: HierarchyModule, numbers: Mapping[int, Mapping[str, float]], leaf: LeafRanker | None = None
+    module: HierarchyModule,
+    numbers: Mapping[int, Mapping[str, float]],
+    leaf: LeafRanker | None = None,
+    *,
+    folds: bool = True,
 ) -> Hierarchy:
-    """The modules as a memory runs them."""
-    encoders = {level: AttentionLevelEncoder(module.encoder(level).tensors()) for level in numbers}
+    """The modules as a memory runs them; without `folds` nodes stay means."""
+    levels = numbers if folds else ()
+    encoders = {level: AttentionLevelEncoder(module.encoder(level).tensors()) for level in levels}
     rankers = {level: MappedRanker(module.ranker(level).tensors(row)) for level, row in numbers.items()}
     return Hierarchy(level_encoders=encoders, rankers=rankers, leaf_ranker=leaf, fingerprint="untitled")
 

@@ -87,6 +87,7 @@ def train_memory(
     *,
     queries: Mapping[str, str] | None = None,
     qrels: Qrels | None = None,
+    group_by: str | None = None,
     spans: int = 4000,
     namespace: Namespace | str = (),
     config: TrainingConfig = TrainingConfig(),
@@ -104,6 +105,8 @@ def train_memory(
         out: Folder for the weights, the curves and the checkpoints.
         queries: Texts by id, if there are any.
         qrels: Grades of documents by query id; queries without a relevant document train routing only.
+        group_by: Metadata field that tells which documents belong together (a contract, an article); what is
+            measured then comes from groups that were not trained on.
         spans: Spans of the documents to use as questions; 0 for none.
         namespace: Whose documents.
         config: Settings of the routing part.
@@ -116,7 +119,9 @@ def train_memory(
     """
     started, folder = time.perf_counter(), Path(out)
     choose_device(device)  # before the long part
-    texts, held_out = _questions(memory, queries or {}, qrels or {}, spans, namespace, config.seed)
+    queries, qrels = queries or {}, qrels or {}
+    marks = held_out_queries(queries, qrels, _groups(memory, namespace, group_by))
+    texts, held_out = _questions(memory, queries, marks, spans, namespace, config.seed)
     samples = collect_samples(memory, texts, held_out, namespace=namespace, progress=progress)
     fitted = fit(
         samples,
@@ -128,7 +133,7 @@ def train_memory(
         loss=loss,
         progress=progress,
     )
-    leaf = _fit_leaf(memory, queries or {}, qrels or {}, namespace, config.seed)
+    leaf = _fit_leaf(memory, queries, qrels, marks, namespace, config.seed)
     better = {"routing": fitted.comparison.better, "leaf": leaf is not None and leaf.better}
     kept = [name for name, gained in better.items() if gained]
     fingerprint = ""
@@ -147,11 +152,21 @@ def train_memory(
     )
 
 
-def held_out_queries(queries: Mapping[str, str], qrels: Qrels) -> dict[str, bool]:
-    """Which queries are for measuring only: a tenth, chosen by relevant document so that none is in both."""
+def held_out_queries(
+    queries: Mapping[str, str], qrels: Qrels, groups: Mapping[str, str] | None = None
+) -> dict[str, bool]:
+    """Which queries are for measuring only: a tenth, so that no group of documents is in both.
+
+    Args:
+        queries: Texts by id.
+        qrels: Grades of documents by query id.
+        groups: Group of a document by its id (a contract, an article); by itself where it is not named.
+    """
+    groups = groups or {}
 
     def share(query: str) -> float:
-        name = min((document for document, grade in qrels.get(query, {}).items() if grade > 0), default=query)
+        relevant = (document for document, grade in qrels.get(query, {}).items() if grade > 0)
+        name = min((groups.get(document, document) for document in relevant), default=query)
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
 
     return {query: share(query) < _HELD_OUT for query in queries}
@@ -160,12 +175,11 @@ def held_out_queries(queries: Mapping[str, str], qrels: Qrels) -> dict[str, bool
 def _questions(
     memory: MemoryIndex,
     queries: Mapping[str, str],
-    qrels: Qrels,
+    marks: Mapping[str, bool],
     spans: int,
     namespace: Namespace | str,
     seed: int,
 ) -> tuple[list[str], list[bool]]:
-    marks = held_out_queries(queries, qrels)
     texts, held_out = list(queries.values()), [marks[query] for query in queries]
     if spans:
         drawn, measured = draw_spans(memory, spans, namespace=namespace, held_out=_HELD_OUT, seed=seed)
@@ -179,6 +193,19 @@ def _questions(
     return texts, held_out
 
 
+def _groups(memory: MemoryIndex, namespace: Namespace | str, field: str | None) -> dict[str, str]:
+    if field is None:
+        return {}
+    found = {
+        one.id: str(one.metadata[field])
+        for one in memory.documents(namespace=namespace)
+        if field in one.metadata
+    }
+    if not found:
+        raise InvalidInputError(f"no document of namespace {namespace!r} has the metadata field {field!r}")
+    return found
+
+
 def _in_place(memory: MemoryIndex) -> Hierarchy | None:
     """The memory's hierarchy where it is more than the identity."""
     hierarchy = memory.hierarchy
@@ -186,15 +213,19 @@ def _in_place(memory: MemoryIndex) -> Hierarchy | None:
 
 
 def _fit_leaf(
-    memory: MemoryIndex, queries: Mapping[str, str], qrels: Qrels, namespace: Namespace | str, seed: int
+    memory: MemoryIndex,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    held_out_marks: Mapping[str, bool],
+    namespace: Namespace | str,
+    seed: int,
 ) -> LeafFit | None:
     labelled = {
         query: text for query, text in queries.items() if any(g > 0 for g in qrels.get(query, {}).values())
     }
-    marks = held_out_queries(labelled, qrels)
     parts = []
     for measured in (False, True):
-        names = [query for query, mark in marks.items() if mark == measured]
+        names = [query for query in labelled if held_out_marks[query] == measured]
         names = np.random.default_rng(seed).permutation(names)[:_LEAF_QUERIES].tolist()
         parts.append({query: labelled[query] for query in names})
     if any(len(part) < _LEAST_QUERIES for part in parts):

@@ -15,7 +15,7 @@ from mllm_plugin import Document, InvalidInputError, MemoryConfig, MemoryIndex, 
 from mllm_plugin.hierarchy import Hierarchy, MappedRanker
 from mllm_plugin.search.candidates import View
 from mllm_plugin.search.query import make_queries
-from mllm_plugin.search.walk import walk
+from mllm_plugin.search.walk import beam_at, walk
 from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.training import hierarchy as stages
@@ -30,7 +30,7 @@ from mllm_plugin.training.samples import Samples, collect_samples, draw_spans, r
 DIM = 16
 TREE = TreeConfig(fan_out=6)
 SMALL = TrainingConfig(
-    steps=30, batch=32, chunks=400, redraw=10, evaluate_every=10, beam=6, hidden=4, seeds=2
+    steps=30, batch=32, chunks=400, redraw=10, evaluate_every=10, beam=6, hidden=4, seeds=2, beam_width=64
 )
 TOPICS = [
     "oak",
@@ -108,6 +108,25 @@ def test_queries_of_one_document_are_never_on_both_sides():
     marks = held_out_queries(queries, qrels)
     assert 0.03 < np.mean(list(marks.values())) < 0.25
     assert all(marks[f"q{4 * place}"] == marks[f"q{4 * place + 3}"] for place in range(100))
+
+
+def test_queries_about_one_group_are_never_on_both_sides():
+    queries = {f"q{place}": "text" for place in range(400)}
+    qrels = {f"q{place}": {f"d{place}": 1} for place in range(400)}
+    groups = {f"d{place}": str(place // 4) for place in range(396)}
+    marks = held_out_queries(queries, qrels, groups)
+    assert 0.03 < np.mean(list(marks.values())) < 0.25
+    assert all(len({marks[f"q{4 * place + one}"] for one in range(4)}) == 1 for place in range(99))
+
+
+def test_a_group_field_that_no_document_has_is_refused(memory, tmp_path):
+    with pytest.raises(InvalidInputError, match="'contract'"):
+        train_memory(memory, tmp_path, group_by="contract", spans=60, config=SMALL, progress=False)
+
+
+def test_the_beam_is_narrower_above_the_lowest_nodes():
+    assert [beam_at(level, 96) for level in (2, 3, 4)] == [96, 24, 24]
+    assert beam_at(3, 1) == 4
 
 
 def test_groupings_are_trees_that_change():
