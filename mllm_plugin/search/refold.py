@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.candidates import NodeRef, View, admitted
 from mllm_plugin.search.walk import Frontier
-from mllm_plugin.store.blocks import Block
 from mllm_plugin.tree.editor import LEAF_LEVEL
 
 
@@ -72,7 +71,7 @@ class Refolder:
         if ref.node_id not in self._lowest:
             block = self._view.block(ref)
             matching = admitted(block.live > 0, block.ids, self._allowed)
-            self._lowest[ref.node_id] = self._fold(LEAF_LEVEL, block, block.vectors, matching)
+            self._lowest[ref.node_id] = self._fold(LEAF_LEVEL, block.vectors, matching)
         return self._lowest[ref.node_id]
 
     def _children(self, level: int, ref: NodeRef, place: int, below: Nodes) -> NDArray[np.float16] | None:
@@ -84,11 +83,10 @@ class Refolder:
         rows = np.searchsorted(block.ids, below.ids[mine])
         vectors, visited = block.vectors.copy(), np.zeros(len(block.ids), dtype=np.bool_)
         vectors[rows], visited[rows] = below.vectors[mine], True
-        return self._fold(level, block, vectors, visited)
+        return self._fold(level, vectors, visited)
 
-    def _fold(
-        self, level: int, block: Block, vectors: NDArray[np.float32], live: NDArray[np.bool_]
-    ) -> NDArray[np.float16]:
+    def _fold(self, level: int, vectors: NDArray[np.float32], live: NDArray[np.bool_]) -> NDArray[np.float16]:
         """The rows that are not live do not enter; zeros stand in for them, so that nothing can leak."""
-        children = np.where(live[:, None, None], vectors, 0).astype(np.float16)
+        children = np.zeros(vectors.shape, dtype=np.float16)
+        children[live] = vectors[live]
         return self._view.hierarchy.fold(level, children, live)
