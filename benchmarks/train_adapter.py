@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from functools import reduce
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +22,23 @@ from beir import read_corpus, read_qrels, read_queries
 from cached_encoder import CachedEncoder
 from common import cached_encoder, cached_memory, machine, parser
 
+from mllm_plugin import MemoryIndex
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER
 from mllm_plugin.llm.adapter import Adapter
-from mllm_plugin.llm.models import load_llm
+from mllm_plugin.llm.models import LoadedLLM, load_llm
 from mllm_plugin.training.llm.collect import Labelled, collect_examples
 from mllm_plugin.training.llm.config import LLMTrainingConfig
 from mllm_plugin.training.llm.examples import Examples
 from mllm_plugin.training.llm.loop import fit_adapter, new_adapter
 from mllm_plugin.training.llm.plot import plot_losses
+from mllm_plugin.training.llm.start import Spoken, spoken
 
 WINDOWS = (8, 4)  # tokens; beside the memory's own 16
 _HELD_OUT = {"squad": 3, "cuad": 20}  # articles and contracts
 _GROUP = {"squad": "title", "cuad": "group"}
+_WORDS = {"routing": 0.35, "techdocs-11000": 0.3}  # share of the chunks, by memory of train_default.py
+_MOST_WORDS = 14_000
 _LONGEST_ANSWER = 160  # characters
 
 
@@ -78,6 +84,35 @@ def examples_of(name: str, options: Namespace, encoder: CachedEncoder) -> Exampl
     return Examples.load(folder)
 
 
+def further_words(options: Namespace, llm: LoadedLLM, encoder: CachedEncoder) -> Spoken:
+    """Windows of texts from other sets with their words; what is measured on `dev` is not among them."""
+    found = None
+    for name, share in _WORDS.items():
+        texts = list(
+            islice(drawn_chunks(options.cache / "memories" / name, share, options.seed), _MOST_WORDS)
+        )
+        windows = [
+            one
+            for start in range(0, len(texts), 256)
+            for one in encoder.encode_documents(texts[start : start + 256])[1]
+        ]
+        part = spoken(texts, windows, None, llm, offsets=encoder.token_offsets)
+        found = part if found is None else found.joined(part)
+    assert found is not None
+    return found
+
+
+def drawn_chunks(folder: Path, share: float, seed: int) -> Iterator[str]:
+    """A share of the chunks of a memory that train_default.py has made, SQuAD's left out."""
+    rng = np.random.default_rng(seed)
+    with MemoryIndex.open(folder, create=False, encoder=None) as memory:
+        for record in memory.export(prefix=False, vectors=True):
+            if not record["id"].startswith("s"):
+                for chunk in record["chunks"]:
+                    if rng.random() < share:
+                        yield record["text"][chunk["start"] : chunk["end"]]
+
+
 def settings(options: Namespace) -> LLMTrainingConfig:
     """The configuration of a run."""
     given = {name: getattr(options, name) for name in ("steps", "groups", "evaluate_every", "seed")}
@@ -99,6 +134,7 @@ def main() -> None:
     options.add_argument("--sets", nargs="+", default=["squad"])
     options.add_argument("--text-only", action="store_true", help="train the rival")
     options.add_argument("--start", type=Path, help="adapter whose LoRA weights are trained further")
+    options.add_argument("--words", action="store_true", help="start the projector with further texts")
     options.add_argument("--steps", type=int, default=600)
     options.add_argument("--groups", type=int, default=2)
     options.add_argument("--evaluate-every", type=int, default=50)
@@ -109,7 +145,9 @@ def main() -> None:
     encoder = cached_encoder(given.cache)
     examples = reduce(Examples.joined, (examples_of(name, given, encoder) for name in given.sets))
     llm, config = load_llm(), settings(given)
-    adapter = started_from(given.start, new_adapter(llm, examples, config))
+    more = further_words(given, llm, encoder) if given.words else None
+    fresh = new_adapter(llm, examples, config, offsets=encoder.token_offsets, more=more, progress=True)
+    adapter = started_from(given.start, fresh)
     fitted = fit_adapter(
         llm, examples, config, adapter=adapter, checkpoint=given.cache / "adapter" / given.out.name
     )

@@ -24,7 +24,7 @@ from mllm_plugin.training.llm.draw import Drawer
 from mllm_plugin.training.llm.examples import Examples
 from mllm_plugin.training.llm.losses import read, step_loss
 from mllm_plugin.training.llm.packing import pack
-from mllm_plugin.training.llm.start import start_projector
+from mllm_plugin.training.llm.start import Offsets, Spoken, spoken_examples, start_projector
 
 _LEAST = 8  # questions
 
@@ -94,8 +94,25 @@ def fit_adapter(
     return Fitted(adapter, drawer.layout, rows, best, time.perf_counter() - started)
 
 
-def new_adapter(llm: LoadedLLM, examples: Examples, config: LLMTrainingConfig) -> Adapter:
-    """An untrained adapter whose projector begins with what is known of the windows' words."""
+def new_adapter(
+    llm: LoadedLLM,
+    examples: Examples,
+    config: LLMTrainingConfig,
+    *,
+    offsets: Offsets | None = None,
+    more: Spoken | None = None,
+    progress: bool = False,
+) -> Adapter:
+    """An untrained adapter whose projector begins with what is known of the words behind a vector.
+
+    Args:
+        llm: The model that will read.
+        examples: What will be trained on; held-out text is left out.
+        config: Settings.
+        offsets: Character spans of the encoder's tokens, for exact windows.
+        more: Further vectors with their words.
+        progress: Show a progress bar.
+    """
     adapter = Adapter.create(
         llm,
         encoder=examples.encoder,
@@ -108,7 +125,11 @@ def new_adapter(llm: LoadedLLM, examples: Examples, config: LLMTrainingConfig) -
     )
     adapter.projector.to(llm.device)
     if config.start_steps:
-        start_projector(adapter.projector, examples, llm, steps=config.start_steps, seed=config.seed)
+        given = spoken_examples(examples, llm, offsets)
+        given = given if more is None else given.joined(more)
+        start_projector(
+            adapter.projector, given, llm, steps=config.start_steps, seed=config.seed, progress=progress
+        )
     return adapter
 
 

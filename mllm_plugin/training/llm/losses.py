@@ -39,15 +39,24 @@ def read(llm: LoadedLLM, adapter: Adapter, packed: Packed) -> Tensor:
     if bool(soft.any()):
         memory = adapter.soft_tokens(packed.vectors, packed.levels).to(embeds.dtype)
         embeds = torch.where(soft[..., None], memory[packed.places.clamp(min=0)], embeds)
-    hidden_as = torch.zeros(packed.mask.shape, dtype=embeds.dtype, device=embeds.device)
-    hidden_as = hidden_as.masked_fill(~packed.mask, torch.finfo(embeds.dtype).min)
-    states = llm.model.get_decoder()(
-        inputs_embeds=embeds,
-        attention_mask=hidden_as[:, None],
-        position_ids=packed.positions,
-        use_cache=False,
-    ).last_hidden_state
-    return _head(llm.model, states[packed.rows, packed.columns])
+    mask = torch.zeros(packed.mask.shape, dtype=embeds.dtype, device=embeds.device)
+    mask = mask.masked_fill(~packed.mask, torch.finfo(embeds.dtype).min)[:, None]
+    decoder = llm.model.get_decoder()
+
+    def run(rows: slice, length: int) -> Tensor:
+        return decoder(
+            inputs_embeds=embeds[rows, :length],
+            attention_mask=mask[rows, :, :length, :length],
+            position_ids=packed.positions[rows, :length],
+            use_cache=False,
+        ).last_hidden_state
+
+    if embeds.device.type != "cpu":
+        states = run(slice(None), embeds.shape[1])
+        return _head(llm.model, states[packed.rows, packed.columns])
+    states = [run(slice(row, row + 1), length)[0] for row, length in enumerate(packed.lengths)]
+    starts = torch.tensor([0, *packed.lengths]).cumsum(0)  # rows one by one: a CPU gains nothing by padding
+    return _head(llm.model, torch.cat(states)[starts[packed.rows] + packed.columns])
 
 
 def _head(model: Any, states: Tensor) -> Tensor:

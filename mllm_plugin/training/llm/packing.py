@@ -80,6 +80,7 @@ class Packed:
         targets: Its id [p].
         owners: Its branch [p].
         branches: All branches, in order.
+        lengths: Tokens of each row without padding.
     """
 
     tokens: Tensor
@@ -93,6 +94,7 @@ class Packed:
     targets: Tensor
     owners: Tensor
     branches: list[Branch]
+    lengths: list[int]
 
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
@@ -191,4 +193,5 @@ class _Packer:
         return Packed(
             table("tokens", 0), table("places", -1), table("positions", 0), mask,
             torch.from_numpy(vectors).float(), torch.from_numpy(levels).long(), *where, self.branches,
+            [len(row.tokens) for row in rows],
         )  # fmt: skip
