@@ -172,7 +172,7 @@ def _steps(
     steps = descend(
         view,
         queries,
-        width=everything if exact else max(request.beam_width, nodes),
+        width=everything if exact else request.beam_width,
         need=everything if exact else request.k,
         least=nodes,
         allowed=allowed,
