@@ -215,7 +215,7 @@ class Adapter:
             projector.load_state_dict(_below(tensors, _PROJECTOR))
         except (ValidationError, SafetensorError, RuntimeError) as error:
             raise InvalidInputError(f"the adapter in {source} cannot be read: {error}") from error
-        return cls(config, projector, _below(tensors, _LORA) if config.lora_rank else None)
+        return cls(config, projector, _below(tensors, _LORA) or None)
 
 
 def shipped_adapter(llm: LoadedLLM, encoder: str) -> Adapter | None:

@@ -125,7 +125,7 @@ def _run(
         if on_piece is not None:
             on_piece(rows[0].piece())
 
-    with llm.lock, torch.inference_mode(), _changes(llm, adapter if lora else None):
+    with llm.lock, _changes(llm, adapter if lora else None), torch.inference_mode():
         if not cancelled():
             batch = assemble(llm, prompts, _soft_tokens(adapter, memory))
             _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mllm_plugin.errors import InvalidInputError, MissingDependencyError
@@ -49,7 +50,7 @@ def put_on(
     config = peft.LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=given, task_type="CAUSAL_LM"
     )
-    with warnings.catch_warnings():
+    with torch.inference_mode(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
         peft.inject_adapter_in_model(config, model, adapter_name=name)
     try:

@@ -79,7 +79,9 @@ def test_sampling_follows_the_probabilities():
 
 def test_top_p_leaves_the_tail_out():
     scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(500, 4).clone()
-    chosen = SeededSampling(Decoding(temperature=1.0, top_p=0.7), 500)(torch.zeros(500, 1), scores).argmax(dim=-1)
+    chosen = SeededSampling(Decoding(temperature=1.0, top_p=0.7), 500)(torch.zeros(500, 1), scores).argmax(
+        dim=-1
+    )
     assert set(chosen.tolist()) == {0, 1}
 
 

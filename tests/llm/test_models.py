@@ -20,16 +20,23 @@ def test_a_folder_is_taken_as_it_is(tiny_folder):
     assert resolve_llm(tiny_folder) == resolve_llm(str(tiny_folder)) == tiny_folder
 
 
-def test_what_a_loaded_model_says_of_itself(tiny, tiny_folder):
-    assert (tiny.hidden, tiny.context, tiny.dtype, tiny.name) == (32, 512, torch.float32, str(tiny_folder))
-    assert not any(one.requires_grad for one in tiny.model.parameters())
-    assert not tiny.model.training
+def test_what_a_loaded_model_says_of_itself(tiny_folder):
+    llm = load_llm(tiny_folder, device="cpu")
+    assert (llm.hidden, llm.context, llm.dtype, llm.name) == (32, 1024, torch.float32, str(tiny_folder))
+    assert not any(one.requires_grad for one in llm.model.parameters())
+    assert not llm.model.training
 
 
 def test_the_error_names_all_places_and_what_to_do():
     with pytest.raises(ModelNotFoundError) as caught:
         load_llm("nobody/no-model")
-    for part in ("(1) the path", "(2) local packages", "(3) the Hugging Face cache", "(4) the hub", "To go on"):
+    for part in (
+        "(1) the path",
+        "(2) local packages",
+        "(3) the Hugging Face cache",
+        "(4) the hub",
+        "To go on",
+    ):
         assert part in str(caught.value)
 
 
@@ -49,7 +56,7 @@ def test_a_package_with_other_weights_is_refused(tmp_path, monkeypatch):
     (tmp_path / "carrier" / "model.gguf").write_bytes(b"other")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(models, "_PACKAGED", {"some/model": ("carrier", "model.gguf", "0" * 64)})
-    with pytest.raises(ModelNotFoundError, match="sha256 of model.gguf expected 0000"):
+    with pytest.raises(ModelNotFoundError, match=r"sha256 of model\.gguf expected 0000"):
         resolve_llm("some/model")
     assert "carrier" not in sys.modules
 
@@ -129,7 +136,10 @@ def fake_gguf(tmp_path, monkeypatch, tiny):
 def test_a_gguf_file_is_dequantised_once(fake_gguf, tmp_path):
     file, calls = fake_gguf
     first = load_llm(file, device="cpu")
-    assert first.folder == gguf.user_cache() / "llm" / json.loads((first.folder / "source.json").read_text())["sha256"]
+    assert (
+        first.folder
+        == gguf.user_cache() / "llm" / json.loads((first.folder / "source.json").read_text())["sha256"]
+    )
     assert load_llm(str(file), device="cpu").fingerprint == first.fingerprint
     assert len(calls) == 1
     moved = file.rename(tmp_path / "renamed.gguf")
@@ -177,7 +187,9 @@ def test_a_cache_that_cannot_be_written(fake_gguf, tmp_path, monkeypatch):
     assert (folder / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a GGUF file at all, but long enough for its header", b"GGUF" + bytes(60)])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a GGUF file at all, but long enough for its header", b"GGUF" + bytes(60)]
+)
 def test_a_file_that_is_no_gguf(tmp_path, monkeypatch, content):
     pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -22,13 +22,17 @@ def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        clean_up_tokenization_spaces=False,
     )
     fast.chat_template = template
     return fast
 
 
-def write_tiny(folder: Path, *, context: int = 512, template: str | None = TEMPLATE, seed: int = 0) -> Path:
+def write_tiny(folder: Path, *, context: int = 1024, template: str | None = TEMPLATE, seed: int = 0) -> Path:
     """Writes model and tokenizer."""
     tokenizer = byte_tokenizer(template)
     config = LlamaConfig(

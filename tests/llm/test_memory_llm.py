@@ -1,0 +1,406 @@
+"""`MemoryLLM`: what it reads in each mode, budgets, the context's limit, chats, bad calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from conftest import documents, make_adapter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import write_tiny
+from toy import ToyEncoder
+
+from mllm_plugin import AdapterMismatchError, InvalidInputError, InvalidTypeError, MemoryIndex, NotFoundError
+from mllm_plugin.errors import FilterError
+from mllm_plugin.llm import PromptLayout, load_llm
+from mllm_plugin.memory_llm import Answer, Dropped, MemoryLLM, MemoryLLMConfig
+from mllm_plugin.memory_llm.messages import turns_of
+
+QUESTION = "Which part has the violins number 6?"
+
+
+def kinds(answer: Answer) -> list[tuple[int, bool]]:
+    return [(one.level, one.as_text) for one in answer.sources]
+
+
+# -- modes
+
+
+def test_both_is_the_default_with_an_adapter(reader):
+    answer = reader.answer(QUESTION)
+    assert answer.mode == "both"
+    levels = [level for level, as_text in kinds(answer) if not as_text]
+    assert kinds(answer)[0] == (1, True)
+    assert levels == sorted(levels, reverse=True)
+    assert {0, 1, 2, 3} <= set(levels)
+    assert answer.usage.memory_tokens == len(levels)
+    assert answer.sources[0].text in answer.prompt
+    assert f"[{len(levels)} memory tokens]" in answer.prompt
+    assert answer.usage.output_tokens <= 12
+
+
+def test_memory_spells_nothing_out(reader):
+    answer = reader.answer(QUESTION, mode="memory")
+    assert answer.mode == "memory"
+    assert not any(one.as_text for one in answer.sources)
+    assert answer.usage.text_tokens == 0
+    assert "violins number 6 has" not in answer.prompt
+
+
+def test_text_reads_no_embedding(reader):
+    answer = reader.answer(QUESTION, mode="text", expand=None)
+    assert (answer.mode, kinds(answer)) == ("text", [(1, True)] * 3)
+    assert answer.usage.memory_tokens == 0
+    assert [one.text for one in answer.sources] == [hit.text for hit in reader.memory.search(QUESTION, k=3)]
+
+
+def test_text_mode_runs_the_untouched_model(reader, tiny, stocked):
+    adapter = make_adapter(tiny, stocked)
+    adapter.attach(tiny.model)
+    for one in adapter.parameters():
+        one.data += 0.1
+    changed, plain = (MemoryLLM(stocked, tiny, one, reader.config) for one in (adapter, None))
+    assert changed.answer(QUESTION, mode="text").text == plain.answer(QUESTION, mode="text").text
+    with_changes = changed.answer(QUESTION, mode="text", lora=True)
+    assert with_changes.text != plain.answer(QUESTION).text
+    adapter.detach(tiny.model)
+
+
+def test_sources_say_where_in_the_document(reader):
+    texts = {one.id: one.text for one in documents()}
+    answer = reader.answer(QUESTION)
+    for one in answer.sources:
+        if one.level > 1:
+            assert (one.document_id, one.start, one.end) == ("", 0, 0)
+        elif one.as_text:
+            assert texts[one.document_id][one.start : one.end] == one.text
+        else:
+            assert 0 <= one.start < one.end <= len(texts[one.document_id])
+    assert json.loads(json.dumps(answer.to_dict()))["sources"][0]["text"] == answer.sources[0].text
+
+
+# -- one warning
+
+
+def test_no_adapter_for_the_pair_is_said_once(stocked, tiny, recwarn):
+    with pytest.warns(UserWarning, match="reads text only") as caught:
+        llm = MemoryLLM.open(stocked, model=tiny, config=MemoryLLMConfig(max_new_tokens=2))
+    assert len(caught) == 1
+    assert llm.answer(QUESTION).mode == "text"
+    assert llm.answer(QUESTION, mode="both").mode == "text"
+
+
+def test_none_means_text_and_warns_nobody(stocked, tiny):
+    llm = MemoryLLM.open(stocked, model=tiny, adapter=None, config=MemoryLLMConfig(max_new_tokens=2))
+    assert llm.answer(QUESTION).mode == "text"
+    with pytest.raises(InvalidInputError, match="mode 'memory' needs an adapter"):
+        llm.answer(QUESTION, mode="memory")
+    with pytest.raises(InvalidInputError, match="mode 'both' needs an adapter"):
+        MemoryLLM.open(stocked, model=tiny, adapter=None, config=MemoryLLMConfig(mode="both"))
+
+
+def test_a_folder_and_how_its_adapter_was_trained_to_read(stocked, tiny, tmp_path):
+    make_adapter(tiny, stocked, reading={"windows": 2, "nodes": 0, "system": "As trained."}).save(tmp_path)
+    llm = MemoryLLM.open(
+        stocked, model=tiny, adapter=tmp_path, config=MemoryLLMConfig(max_new_tokens=2, windows=3)
+    )
+    answer = llm.answer(QUESTION, chunks=0)
+    assert kinds(answer) == [(1, True), (0, False), (0, False), (0, False)]
+    assert "As trained." in answer.prompt
+    assert [level for level, _ in kinds(llm.answer(QUESTION, windows=0, nodes=1, chunks=1))] == [1, 3, 2, 1]
+
+
+def test_a_wrong_pair_is_refused(stocked, tiny, tmp_path):
+    other = load_llm(write_tiny(tmp_path / "other", seed=1), device="cpu")
+    make_adapter(tiny, stocked).save(tmp_path / "adapter")
+    with pytest.raises(AdapterMismatchError, match="trained for the model"):
+        MemoryLLM.open(stocked, model=other, adapter=tmp_path / "adapter")
+    with (
+        MemoryIndex.open(tmp_path / "wide", encoder=ToyEncoder(dim=8)) as memory,
+        pytest.raises(AdapterMismatchError, match="trained for the encoder"),
+    ):
+        MemoryLLM.open(memory, model=tiny, adapter=tmp_path / "adapter")
+    with pytest.raises(NotFoundError, match="no adapter in"):
+        MemoryLLM.open(stocked, model=tiny, adapter=tmp_path)
+
+
+# -- budgets
+
+
+def test_the_memory_budget_drops_from_the_least_relevant_end(reader):
+    everything = reader.answer(QUESTION, windows=6, nodes=2, chunks=3)
+    total = everything.usage.memory_tokens
+    assert everything.dropped == Dropped()
+    for budget in range(total + 1):
+        answer = reader.answer(QUESTION, windows=6, nodes=2, chunks=3, memory_budget=budget, max_new_tokens=1)
+        assert answer.usage.memory_tokens == budget
+        lost = answer.dropped
+        assert lost.windows + lost.chunks + lost.nodes == total - budget
+        assert not lost.chunks or lost.windows == 6
+        assert not lost.nodes or lost.chunks == 3
+
+
+def test_windows_that_are_kept_are_the_best(reader):
+    scores = sorted((one.score for one in reader.memory.recall(QUESTION, k=3).levels[0]), reverse=True)
+    kept = [one.score for one in reader.answer(QUESTION, windows=4).sources if one.level == 0]
+    assert sorted(kept, reverse=True) == pytest.approx(scores[:4])
+
+
+def test_several_tokens_per_embedding(stocked, tiny, reader):
+    llm = MemoryLLM(stocked, tiny, make_adapter(tiny, stocked, tokens_per_embedding=3), reader.config)
+    answer = llm.answer(QUESTION, memory_budget=10)
+    assert answer.usage.memory_tokens == 9
+    assert len([one for one in answer.sources if not one.as_text]) == 3
+
+
+def test_what_is_spelled_out_need_not_be_repeated(reader):
+    best = reader.memory.search(QUESTION, k=1)[0].chunk_id
+    again = {one.chunk_id for one in reader.answer(QUESTION).sources if not one.as_text and one.level < 2}
+    once = {
+        one.chunk_id
+        for one in reader.answer(QUESTION, repeat=False).sources
+        if not one.as_text and one.level < 2
+    }
+    assert again - once == {best}
+
+
+def test_the_text_budget(reader):
+    whole = reader.answer(QUESTION, expand=3, max_new_tokens=1)
+    for budget in (whole.usage.text_tokens, 300, 100, 30, 3):
+        answer = reader.answer(QUESTION, expand=3, text_tokens=budget, max_new_tokens=1)
+        assert answer.usage.text_tokens <= budget
+        spelled = [one for one in answer.sources if one.as_text]
+        assert len(spelled) + answer.dropped.passages == 3
+        for one, full in zip(spelled, whole.sources, strict=False):
+            assert one.text in full.text
+            assert not one.text or f" {one.text} " in f" {full.text} "  # whole words
+    assert whole.dropped == Dropped()
+
+
+# -- the context is never exceeded
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    question=st.integers(1, 1300),
+    history=st.lists(st.integers(0, 400), max_size=6),
+    expand=st.integers(0, 3),
+    windows=st.integers(0, 24),
+    new=st.integers(1, 600),
+)
+def test_the_context_is_never_exceeded(reader, question, history, expand, windows, new):
+    messages = [
+        {"role": ("user", "assistant")[place % 2], "content": "h" * size + "."}
+        for place, size in enumerate(history[: len(history) // 2 * 2])
+    ]
+    messages.append({"role": "user", "content": "q" * question})
+    plan = planned(reader, messages, expand=expand, windows=windows, max_new_tokens=new)
+    if plan is None:
+        assert len(_layout(reader).build("q" * question)) + new > reader.llm.context
+        return
+    assert len(plan.prompt) + new <= reader.llm.context
+    assert not plan.dropped.windows or plan.dropped.turns == len(messages) - 1
+    assert not plan.dropped.passages or plan.prompt.memory_tokens <= 3 + 4
+
+
+def planned(reader: MemoryLLM, messages: list[dict[str, str]], **options):
+    """What would be read; None when the question does not fit."""
+    where = {"namespace": (), "prefix": False, "filter": None, "exclude_labels": ()}
+    with suppress(InvalidInputError):
+        return reader._plans([turns_of(messages)], where, reader._settings(options))[0]
+    return None
+
+
+def _layout(reader: MemoryLLM) -> PromptLayout:
+    return PromptLayout(reader.llm.tokenizer, reader.config.system)
+
+
+def test_a_question_that_is_too_long_is_refused(reader):
+    with pytest.raises(InvalidInputError, match=r"does not fit the model: \d+ tokens, expected at most 1012"):
+        reader.answer("q" * 1100)
+
+
+def test_old_turns_go_first(reader):
+    def chat(turns):
+        messages = [
+            {"role": role, "content": f"{role} turn {turn} " + 40 * "x"}
+            for turn in range(turns)
+            for role in ("user", "assistant")
+        ]
+        return [*messages, {"role": "user", "content": QUESTION}]
+
+    short = reader.answer(chat(1), windows=2)
+    assert short.dropped == Dropped()
+    assert "assistant turn 0" in short.prompt
+    long = reader.answer(chat(14), windows=2)
+    assert long.dropped == Dropped(turns=long.dropped.turns)
+    assert long.dropped.turns % 2 == 0
+    assert "assistant turn 13" in long.prompt
+    assert "user turn 0" not in long.prompt
+
+
+# -- chats
+
+
+def test_the_last_message_is_searched_by(reader):
+    chat = [
+        {"role": "system", "content": "Rhyme."},
+        {"role": "user", "content": "Tell me of the kettles number 1."},
+        {"role": "assistant", "content": "They boil."},
+        {"role": "user", "content": QUESTION},
+    ]
+    answer, alone = reader.answer(chat, windows=2), reader.answer(QUESTION, windows=2)
+    assert answer.sources == alone.sources
+    assert "Rhyme." in answer.prompt
+    assert "They boil." in answer.prompt
+    assert "Be brief." not in answer.prompt
+
+
+BAD_QUESTIONS = {
+    "empty": ("", InvalidInputError, "is empty"),
+    "blank": (" \n", InvalidInputError, "is empty"),
+    "surrogate": ("a\ud800", InvalidInputError, "lone surrogate"),
+    "none": (None, InvalidTypeError, "a string or a list of messages"),
+    "bytes": (b"who", InvalidTypeError, "a string or a list of messages"),
+    "one-message": ({"role": "user", "content": "who"}, InvalidTypeError, "a list of messages"),
+    "no-messages": ([], InvalidInputError, "the last message must be the user's, got 'none'"),
+    "ends-with-assistant": ([{"role": "assistant", "content": "a"}], InvalidInputError, "got 'assistant'"),
+    "role": ([{"role": "tool", "content": "a"}], InvalidInputError, "unknown role 'tool'"),
+    "parts": ([{"role": "user", "content": [{"type": "text"}]}], InvalidTypeError, "both text"),
+    "strings": (["who", "what"], InvalidTypeError, "a message has a role"),
+    "late-system": (
+        [{"role": role, "content": "a"} for role in ("user", "system", "user")],
+        InvalidInputError,
+        "only be the first",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_QUESTIONS)
+def test_bad_questions(reader, name):
+    question, error, message = BAD_QUESTIONS[name]
+    for call in (reader.answer, reader.stream, lambda one: reader.answer_batch([QUESTION, one])):
+        with pytest.raises(error, match=message):
+            call(question)
+
+
+@pytest.mark.parametrize(
+    ("settings_given", "error", "message"),
+    [
+        ({"mode": "books"}, InvalidInputError, "'mode'"),
+        ({"k": 0}, InvalidInputError, "'k'"),
+        ({"temprature": 1}, InvalidInputError, "temprature.*settings are mode, k"),
+        ({"stop": ("",)}, InvalidInputError, "'stop"),
+        ({"filter": {"number": {"$near": 1}}}, FilterError, "near"),
+        ({"namespace": 5}, InvalidTypeError, "namespace"),
+        ({"exclude_labels": "draft"}, InvalidTypeError, "exclude_labels"),
+    ],
+    ids=str,
+)
+def test_bad_settings(reader, settings_given, error, message):
+    for call in (reader.answer, reader.stream, lambda one, **more: reader.answer_batch([one], **more)):
+        with pytest.raises(error, match=message):
+            call(QUESTION, **settings_given)
+
+
+def test_bad_parts(reader, stocked, tiny):
+    with pytest.raises(InvalidTypeError, match="must be a MemoryIndex"):
+        MemoryLLM.open("memory", model=tiny)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match="must be a MemoryLLMConfig"):
+        MemoryLLM.open(stocked, model=tiny, config={"k": 3})  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match="adapter must be"):
+        MemoryLLM.open(stocked, model=tiny, adapter=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match="questions are a list"):
+        reader.answer_batch(QUESTION)
+
+
+# -- empty, batches, streams, async
+
+
+def test_an_empty_memory_is_said(tmp_path, tiny, reader):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        for adapter in (None, make_adapter(tiny, memory)):
+            answer = MemoryLLM(memory, tiny, adapter, MemoryLLMConfig(max_new_tokens=4)).answer(QUESTION)
+            assert (answer.mode, answer.sources, answer.usage.memory_tokens) == ("none", (), 0)
+            assert answer.usage.output_tokens > 0
+
+
+def test_a_memory_without_levels_or_windows(tmp_path, tiny):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(windows=False)) as memory:
+        memory.add(documents(1))
+        answer = MemoryLLM(
+            memory, tiny, make_adapter(tiny, memory), MemoryLLMConfig(max_new_tokens=4)
+        ).answer(QUESTION, text_tokens=60)
+        assert set(kinds(answer)) == {(1, True), (1, False)}
+        assert answer.dropped.cut == 1
+
+
+def test_batched_equals_single(reader):
+    questions = [QUESTION, "What of the lamps?", [{"role": "user", "content": "And the maps number 7?"}]]
+    for mode in ("both", "memory", "text"):
+        single = [reader.answer(one, mode=mode) for one in questions]
+        assert reader.answer_batch(questions, mode=mode) == single
+    assert reader.answer_batch([]) == []
+
+
+def test_streamed_equals_whole(reader):
+    for mode in ("both", "text"):
+        stream = reader.stream(QUESTION, mode=mode)
+        assert stream.sources == reader.answer(QUESTION, mode=mode).sources
+        pieces = list(stream)
+        assert stream.answer == reader.answer(QUESTION, mode=mode)
+        assert "".join(pieces) == stream.answer.text
+    assert reader.stream(QUESTION).answer == reader.answer(QUESTION)
+
+
+def test_a_closed_stream_has_no_answer(reader):
+    stream = reader.stream(QUESTION, max_new_tokens=200)
+    next(stream)
+    stream.close()
+    assert list(stream) == []
+    with pytest.raises(InvalidInputError, match="closed before its end"):
+        _ = stream.answer
+    assert reader.answer(QUESTION).text
+
+
+async def test_async_twins(reader):
+    expected = reader.answer(QUESTION)
+    assert await reader.aanswer(QUESTION) == expected
+    assert await reader.aanswer_batch([QUESTION, QUESTION]) == [expected, expected]
+    stream = reader.astream(QUESTION)
+    pieces = [piece async for piece in stream]
+    assert "".join(pieces) == expected.text
+    assert await stream.answer() == expected
+    assert (await reader.astream(QUESTION).started()).sources == expected.sources
+    with pytest.raises(InvalidInputError):
+        await reader.astream("").answer()
+
+
+async def test_the_event_loop_goes_on(reader):
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.001)
+
+    task = asyncio.create_task(tick())
+    async for _ in reader.astream(QUESTION, max_new_tokens=60):
+        pass
+    await reader.aanswer(QUESTION, max_new_tokens=60)
+    task.cancel()
+    assert ticks > 10
+
+
+async def test_a_stream_left_early_stops_the_model(reader):
+    stream = reader.astream(QUESTION, max_new_tokens=200)
+    async for _ in stream:
+        break
+    await stream.aclose()
+    assert (await reader.aanswer(QUESTION)).text
+    assert replace(reader.answer(QUESTION), text="") != reader.answer(QUESTION)
