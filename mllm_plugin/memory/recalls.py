@@ -43,7 +43,7 @@ class Recalls(Queries):
             k: Chunks wanted.
             nodes: Most nodes of each level from 2 up; 0 for none.
             embedding: Vector to use for a text query instead of encoding it.
-            beam_width: Lowest nodes visited; a quarter as many on the levels above, but no fewer than `nodes`.
+            beam_width: Lowest nodes visited; a quarter as many on the levels above, but at least `nodes`.
             exact: Score every live chunk and visit every node.
             mode: As for `search`.
             namespace: Where to look.
