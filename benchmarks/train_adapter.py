@@ -121,6 +121,19 @@ def settings(options: Namespace) -> LLMTrainingConfig:
     return LLMTrainingConfig(**given, evaluate_questions=options.questions, **json.loads(options.config))
 
 
+def fresh_adapter(
+    options: Namespace, llm: LoadedLLM, examples: Examples, config: LLMTrainingConfig, encoder: CachedEncoder
+) -> Adapter:
+    """An adapter with a started projector, which is kept in the cache."""
+    folder = options.cache / "adapter" / f"projector-{options.seed}-{config.start_steps}-{int(options.words)}"
+    if not (folder / "adapter.json").is_file():
+        more = further_words(options, llm, encoder) if options.words and config.start_steps else None
+        found = new_adapter(llm, examples, config, offsets=encoder.token_offsets, more=more, progress=True)
+        found.save(folder)
+    found = Adapter.load(folder)
+    return Adapter(found.config, found.projector)
+
+
 def started_from(folder: Path | None, fresh: Adapter) -> Adapter:
     """The fresh projector with LoRA weights that were trained before."""
     if folder is None:
@@ -145,9 +158,7 @@ def main() -> None:
     encoder = cached_encoder(given.cache)
     examples = reduce(Examples.joined, (examples_of(name, given, encoder) for name in given.sets))
     llm, config = load_llm(), settings(given)
-    more = further_words(given, llm, encoder) if given.words else None
-    fresh = new_adapter(llm, examples, config, offsets=encoder.token_offsets, more=more, progress=True)
-    adapter = started_from(given.start, fresh)
+    adapter = started_from(given.start, fresh_adapter(given, llm, examples, config, encoder))
     fitted = fit_adapter(
         llm, examples, config, adapter=adapter, checkpoint=given.cache / "adapter" / given.out.name
     )

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from mllm_plugin import __version__
-from mllm_plugin.cli import care, demo, edit, index, move, query, train
+from mllm_plugin.cli import ask, care, demo, edit, index, move, query, train, train_llm
 from mllm_plugin.cli.settings import Settings, encoder_option, memory_option, namespace_option, output_options
 from mllm_plugin.errors import MLLMError
 
@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
 for _option in (encoder_option, namespace_option):
     _option(main)
 memory_option(main, envvar="MLLM_MEMORY")
-for _module in (index, move, query, edit, care, train, demo):
+for _module in (index, move, query, ask, edit, care, train, train_llm, demo):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 
