@@ -7,15 +7,20 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mllm_plugin.builder import IndexBuilder
+from mllm_plugin.cli.ask import open_llm, reading_lines, show_answer
 from mllm_plugin.cli.output import emit, hit_lines, note, plural, removal_lines
 from mllm_plugin.cli.settings import Settings, encoder_option, output_options
+from mllm_plugin.errors import MissingDependencyError, ModelNotFoundError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.types import Document, Hit
+
+if TYPE_CHECKING:
+    from mllm_plugin.memory_llm import MemoryLLM
 
 QUESTIONS = (
     "How do I make sure that clean-up code runs even when an exception is raised?",
@@ -32,6 +37,7 @@ _NOTE = Document(
     ),
     metadata={"source": "demo"},
 )
+_READING = {"expand": 1, "max_new_tokens": 32}
 _NOTE_QUESTION = "What do I do when the nightly export fails?"
 
 
@@ -43,7 +49,7 @@ _NOTE_QUESTION = "What do I do when the nightly export fails?"
 @encoder_option
 @output_options
 def demo(settings: Settings, into: Path, k: int) -> None:
-    """Index the Python language reference, ask, mask, unmask, remove, add.
+    """Index the Python language reference, ask and answer, mask, unmask, remove, add.
 
     Needs no network. A second run starts from the disk.
     """
@@ -62,12 +68,14 @@ class _Demo:
 
     def __init__(self, settings: Settings, memory: MemoryIndex, k: int) -> None:
         self._settings, self._memory, self._k = settings, memory, k
+        self._llm: MemoryLLM | None = None
         self._result: dict[str, Any] = {}
 
     def run(self, found: bool, opened: float) -> dict[str, Any]:
         self._begin(found, opened)
         self._build()
         self._levels()
+        self._load()
         best = [self._ask(question) for question in QUESTIONS]
         self._mask(QUESTIONS[-1], best[-1].document_id)
         self._remove(_REMOVED)
@@ -100,13 +108,28 @@ class _Demo:
         self._say(f"Embeddings from the top level down: {shape}")
         self._result["levels"] = [one.to_dict() for one in stats.namespaces[0].levels]
 
+    def _load(self) -> None:
+        """The language model; the demo goes on without one."""
+        started = time.perf_counter()
+        try:
+            self._llm = open_llm(self._settings, self._memory)
+        except (ModelNotFoundError, MissingDependencyError) as error:
+            note(f"(no answers, only results: {error})")
+            return
+        note(f"(language model loaded in {time.perf_counter() - started:.1f} s)")
+
     def _ask(self, question: str, title: str = "Question") -> Hit:
         with self._settings.stage("search"):
             hits = self._memory.search(question, k=self._k, unique_documents=True)
         self._title(f"{title}: {question}")
         for rank, hit in enumerate(hits, start=1):
             self._say(*hit_lines(rank, hit, path=True))
-        entry = {"question": question, "hits": [hit.to_dict() for hit in hits]}
+        entry: dict[str, Any] = {"question": question, "hits": [hit.to_dict() for hit in hits]}
+        if self._llm is not None:
+            self._say(" Answer:")
+            answer = show_answer(self._settings, self._llm.stream(question, **_READING), "    ")
+            self._say(*(f"    {line}" for line in reading_lines(answer)))
+            entry["answer"] = answer.to_dict()
         self._result.setdefault("questions", []).append(entry)
         return hits[0]
 
@@ -152,6 +175,7 @@ def _farewell(folder: Path) -> Iterable[str]:
     yield ""
     yield click.style("Go on:", bold=True)
     yield f'  mllm search "how do I write a decorator?" --memory {folder} --path'
+    yield f'  mllm ask "what does nonlocal do?" --memory {folder}'
     yield f"  mllm stats --memory {folder}"
     yield f"  mllm verify --memory {folder}"
 

@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from mllm_plugin.encoders.resolve import file_sha256
 from mllm_plugin.errors import InvalidInputError, MissingDependencyError
@@ -27,8 +30,12 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mllm-plugin"
 
 
-def dequantised(file: Path) -> Path:
+def dequantised(file: Path, *, progress: bool = False) -> Path:
     """Returns the folder with the dequantised model; makes it at the first call, which takes a while.
+
+    Args:
+        file: The GGUF file.
+        progress: Say on stderr when it is made.
 
     Raises:
         MissingDependencyError: The packages that read GGUF are not installed.
@@ -38,6 +45,8 @@ def dequantised(file: Path) -> Path:
     cache = user_cache() / "llm"
     if (cache / digest).is_dir():
         return cache / digest
+    if progress:
+        tqdm.write(f"Dequantising {file.name} into {cache}, once", file=sys.stderr)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=cache))

@@ -101,7 +101,7 @@ def load_llm(
         name: A model name, a folder in Hugging Face format, or a GGUF file; see `resolve_llm`.
         device: "cpu", "cuda", …; CUDA when there is one.
         dtype: A torch dtype or its name; float32 on the CPU and bfloat16 elsewhere when left out.
-        progress: Show the progress bars of transformers.
+        progress: Say on stderr when a GGUF file is dequantised.
 
     Raises:
         ModelNotFoundError: The model, or a fast tokenizer for it, is not to be had.
@@ -111,7 +111,7 @@ def load_llm(
 
     folder = resolve_llm(name, progress=progress)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with transformers_bars(progress):
+    with _quiet():
         tokenizer = _load_tokenizer(name, folder)
         model = _load_model(name, folder, _dtype(dtype, chosen))
     model.requires_grad_(False)
@@ -123,7 +123,7 @@ def resolve_llm(name: str | Path = DEFAULT_LLM, *, progress: bool = False) -> Pa
 
     Args:
         name: A folder, a GGUF file, or a model name such as "HuggingFaceTB/SmolLM2-135M-Instruct".
-        progress: Show the progress bars of transformers.
+        progress: Say on stderr when a GGUF file is dequantised.
 
     Raises:
         ModelNotFoundError: No local place has it and the hub cannot be asked (HF_HUB_OFFLINE=1 is honoured).
@@ -133,8 +133,8 @@ def resolve_llm(name: str | Path = DEFAULT_LLM, *, progress: bool = False) -> Pa
         return path
     source = path if path.suffix == ".gguf" and path.is_file() else _packaged(str(name))
     if source is not None:
-        with transformers_bars(progress):
-            return dequantised(source)
+        with _quiet():
+            return dequantised(source, progress=progress)
     return _from_hub(str(name))
 
 
@@ -224,14 +224,14 @@ def _digest(folder: Path) -> str:
 
 
 @contextmanager
-def transformers_bars(shown: bool) -> Iterator[None]:
-    """Progress bars of transformers on or off, as they were afterwards."""
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers while a model loads."""
     from transformers.utils import logging
 
-    before = logging.is_progress_bar_enabled()
-    set_bars = {True: logging.enable_progress_bar, False: logging.disable_progress_bar}
-    set_bars[shown]()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        set_bars[before]()
+        if shown:
+            logging.enable_progress_bar()

@@ -71,7 +71,7 @@ class MemoryLLM:
             config: Settings.
             device: "cpu", "cuda", …; CUDA when there is one.
             dtype: A torch dtype or its name; float32 on the CPU and bfloat16 elsewhere when left out.
-            progress: Show the progress bars of transformers.
+            progress: Say on stderr when a GGUF file is dequantised.
 
         Raises:
             ModelNotFoundError: No local place has the model and the hub cannot be asked.

