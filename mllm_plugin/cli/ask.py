@@ -32,8 +32,8 @@ _NODES_SHOWN = 4
 )
 @click.option(
     "--mode",
-    type=click.Choice(["auto", "memory", "text", "both"]),
-    help="Read embeddings, text, or both; auto is both with an adapter, else text.",
+    type=click.Choice(["auto", "memory", "text", "both", "none"]),
+    help="Read embeddings, text, both or none of them; auto is both with an adapter, else text.",
 )
 @click.option("-k", type=click.IntRange(min=1), help="Chunks to find.")
 @click.option("--expand", type=click.IntRange(min=0), help="Of these, how many to spell out.")

@@ -12,15 +12,15 @@ from mllm_plugin.llm import DEFAULT_SYSTEM
 from mllm_plugin.llm.decoding import Decoding
 from mllm_plugin.types import Mode
 
-ReadingMode = Literal["auto", "memory", "text", "both"]
+ReadingMode = Literal["auto", "memory", "text", "both", "none"]
 
 
 class MemoryLLMConfig(BaseModel):
     """What the model reads of a memory, and how it writes.
 
     Args:
-        mode: "memory" for embeddings only, "text" for chunks spelled out only, "both", or "auto": both with
-            an adapter, text without.
+        mode: "memory" for embeddings only, "text" for chunks spelled out only, "both", "none" for the plain
+            model without a search, or "auto": both with an adapter, text without.
         k: Chunks to find.
         expand: Of these, the best so many are spelled out; when left out, 1 beside embeddings and all k in
             mode "text".
@@ -34,7 +34,7 @@ class MemoryLLMConfig(BaseModel):
         repeat: Give embeddings also of what is spelled out.
         lora: Use the adapter's changes to the model; when left out, with embeddings only, so that mode "text"
             runs the untouched model.
-        system: The system line.
+        system: The system line; in mode "none" there is none unless it is set.
         max_new_tokens: Longest answer.
         temperature: 0 takes the likeliest token, the same at every run.
         top_p: Sample among the likeliest tokens that together have this probability.

@@ -108,7 +108,7 @@ class MemoryLLM:
         Args:
             question: Text, or the messages of a chat, `{"role": "user" | "assistant", "content": …}`, of
                 which the last is the user's and a first one may be the system's; the memory is searched by
-                the last one.
+                the last one, or by its "query" where it has one.
             namespace: Where to look.
             prefix: Look in every namespace below `namespace` too.
             filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
@@ -192,6 +192,9 @@ class MemoryLLM:
                 f"mode {config.mode!r} needs an adapter for {self.llm.name}; pass one to MemoryLLM.open, or "
                 f"use mode 'text'"
             )
+        if config.mode == "none":
+            asked_for = "system" in {*self.config.model_fields_set, *given}
+            return config.model_copy(update={"system": config.system if asked_for else ""})
         mode = "text" if self.adapter is None else "both" if config.mode == "auto" else config.mode
         return config.model_copy(update={"mode": mode})
 
@@ -199,16 +202,18 @@ class MemoryLLM:
         layout = PromptLayout(self.llm.tokenizer, config.system)
         per_embedding = self.adapter.config.tokens_per_embedding if self.adapter else 0
         planner = Planner(layout, self.llm.context, per_embedding)
-        recalls = self._recall([one.question for one in turns], where, config)
+        recalls = self._recall([one.query for one in turns], where, config)
         return [planner.plan(one, recall, config) for one, recall in zip(turns, recalls, strict=True)]
 
     def _recall(
-        self, questions: Sequence[str], where: Mapping[str, Any], config: MemoryLLMConfig
+        self, queries: Sequence[str], where: Mapping[str, Any], config: MemoryLLMConfig
     ) -> list[Recall]:
-        """What the memory has for each question; windows serve to cut text, too."""
+        """What the memory has for each query; windows serve to cut text, too."""
+        if config.mode == "none":
+            return [Recall(query, (), {}) for query in queries]
         nodes = config.nodes if config.mode in ("memory", "both") else 0
         return self.memory.recall_batch(
-            questions, k=config.k, nodes=nodes, mode=config.search, beam_width=config.beam_width, **where
+            queries, k=config.k, nodes=nodes, mode=config.search, beam_width=config.beam_width, **where
         )
 
     def _answer(self, plan: Plan, generated: Generated) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
@@ -17,12 +17,14 @@ class Turns:
     """A question with what came before it.
 
     Attributes:
-        question: The user's last words, by which the memory is searched.
+        question: The user's last words.
+        query: What the memory is searched by.
         history: Earlier messages, oldest first, without a system line.
         system: A system message at the beginning, in a tuple; empty without one.
     """
 
     question: str
+    query: str
     history: tuple[Mapping[str, str], ...] = ()
     system: tuple[Mapping[str, str], ...] = ()
 
@@ -35,7 +37,7 @@ class Turns:
         """The same with fewer and fewer of the oldest messages; each history begins with the user."""
         starts = [place for place, one in enumerate(self.history) if one["role"] == "user"]
         places = sorted({0, *starts, len(self.history)})
-        return [Turns(self.question, self.history[place:], self.system) for place in places]
+        return [replace(self, history=self.history[place:]) for place in places]
 
 
 def turns_of(question: Any) -> Turns:
@@ -46,7 +48,7 @@ def turns_of(question: Any) -> Turns:
         InvalidTypeError: It is neither text nor messages.
     """
     if isinstance(question, str):
-        return Turns(_text(question, "the question"))
+        return Turns(_text(question, "the question"), question)
     if isinstance(question, bytes | Mapping) or not isinstance(question, Sequence):
         raise InvalidTypeError(
             f"a question is a string or a list of messages, got {type(question).__name__} {question!r:.80}"
@@ -60,7 +62,8 @@ def turns_of(question: Any) -> Turns:
     history = messages[len(system) : -1]
     if any(one["role"] == "system" for one in history):
         raise InvalidInputError("a system message may only be the first one")
-    return Turns(messages[-1]["content"], tuple(history), system)
+    query = messages[-1].get("query", messages[-1]["content"])
+    return Turns(messages[-1]["content"], query, tuple(history), system)
 
 
 def questions_of(questions: Any) -> list[Turns]:
@@ -77,10 +80,15 @@ def _message(given: Any) -> dict[str, str]:
     if role not in _ROLES:
         raise InvalidInputError(f"unknown role {role!r}; expected one of {', '.join(_ROLES)}")
     may_be_empty = role != "user"
-    return {"role": role, "content": _text(given["content"], f"a message of the {role}", may_be_empty)}
+    message = {"role": role, "content": _text(given["content"], f"a message of the {role}", may_be_empty)}
+    if "query" in given:
+        message["query"] = _text(given["query"], "the query of a message")
+    return message
 
 
-def _text(text: str, what: str, may_be_empty: bool = False) -> str:
+def _text(text: Any, what: str, may_be_empty: bool = False) -> str:
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"{what} must be text, got {type(text).__name__}")
     if not text.strip() and not may_be_empty:
         raise InvalidInputError(f"{what} is empty; expected some words")
     try:

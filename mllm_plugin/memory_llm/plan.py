@@ -94,7 +94,7 @@ class Planner:
             InvalidInputError: The question alone is too long.
         """
         embeddings = config.mode in ("memory", "both")
-        wanted = 0 if config.mode == "memory" else config.spelled(embeddings=embeddings)
+        wanted = 0 if config.mode in ("memory", "none") else config.spelled(embeddings=embeddings)
         hits, windows = recall.hits[:wanted], recall.levels.get(0, ())
         passages = choose_passages(hits, windows, config.text_tokens, self.layout.count)
         block = choose_block(recall, config, self.per_embedding, passages) if embeddings else _EMPTY

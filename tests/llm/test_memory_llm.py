@@ -70,6 +70,16 @@ def test_text_mode_runs_the_untouched_model(reader, tiny, stocked):
     adapter.detach(tiny.model)
 
 
+def test_none_is_the_plain_model(reader, monkeypatch):
+    monkeypatch.setattr(MemoryIndex, "recall_batch", None, raising=False)  # nothing may be searched
+    plain = MemoryLLM(reader.memory, reader.llm, None, MemoryLLMConfig(max_new_tokens=12))
+    answer = reader.answer(QUESTION, mode="none", system="")
+    assert (answer.mode, answer.sources, answer.usage.memory_tokens) == ("none", (), 0)
+    assert answer.text == plain.answer(QUESTION, mode="none").text
+    assert "Be brief." in reader.answer(QUESTION, mode="none").prompt
+    assert "<|start|>system" not in plain.answer(QUESTION, mode="none").prompt
+
+
 def test_sources_say_where_in_the_document(reader):
     texts = {one.id: one.text for one in documents()}
     answer = reader.answer(QUESTION)
@@ -246,6 +256,14 @@ def test_old_turns_go_first(reader):
 # -- chats
 
 
+def test_a_message_may_say_what_to_search_by(reader):
+    message = {"role": "user", "content": "In one word, please.", "query": QUESTION}
+    answer, plain = reader.answer([message], mode="text"), reader.answer(QUESTION, mode="text")
+    assert answer.sources == plain.sources
+    assert "In one word, please." in answer.prompt
+    assert QUESTION not in answer.prompt
+
+
 def test_the_last_message_is_searched_by(reader):
     chat = [
         {"role": "system", "content": "Rhyme."},
@@ -270,6 +288,7 @@ BAD_QUESTIONS = {
     "no-messages": ([], InvalidInputError, "the last message must be the user's, got 'none'"),
     "ends-with-assistant": ([{"role": "assistant", "content": "a"}], InvalidInputError, "got 'assistant'"),
     "role": ([{"role": "tool", "content": "a"}], InvalidInputError, "unknown role 'tool'"),
+    "query": ([{"role": "user", "content": "who", "query": 1}], InvalidTypeError, "the query of a message"),
     "parts": ([{"role": "user", "content": [{"type": "text"}]}], InvalidTypeError, "both text"),
     "strings": (["who", "what"], InvalidTypeError, "a message has a role"),
     "late-system": (
