@@ -68,7 +68,7 @@ def train_llm(
             llm=llm or DEFAULT_LLM,
             passages=passages,
             namespace=settings.namespace,
-            config=LLMTrainingConfig(**numbers),
+            config=LLMTrainingConfig.model_validate(numbers),
             device=device,
             progress=not settings.json,
         )

@@ -10,7 +10,7 @@ Shapes: r rows, t tokens per row, p answer positions, v embeddings, d dimensions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -98,11 +98,8 @@ class Packed:
 
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
-        moved = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in self.__dict__.items()
-        }
-        return Packed(**moved)
+        moved = {name: value.to(device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass
@@ -186,12 +183,19 @@ class _Packer:
         same = units[:, :, None] == units[:, None, :]
         own = (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
         mask = same & own & torch.ones(length, length, dtype=torch.bool).tril()
-        where = torch.tensor(self.found, dtype=torch.long).reshape(-1, 4).unbind(1)
+        found = torch.tensor(self.found, dtype=torch.long).reshape(-1, 4)
         dim = self.vectors[0].shape[1] if self.vectors else 0
-        vectors = np.concatenate([*self.vectors, np.zeros((0, dim), np.float32)])
-        levels = np.concatenate([*self.levels, np.zeros(0, np.int64)])
         return Packed(
-            table("tokens", 0), table("places", -1), table("positions", 0), mask,
-            torch.from_numpy(vectors).float(), torch.from_numpy(levels).long(), *where, self.branches,
-            [len(row.tokens) for row in rows],
-        )  # fmt: skip
+            tokens=table("tokens", 0),
+            places=table("places", -1),
+            positions=table("positions", 0),
+            mask=mask,
+            vectors=torch.from_numpy(np.concatenate([*self.vectors, np.zeros((0, dim), np.float32)])).float(),
+            levels=torch.from_numpy(np.concatenate([*self.levels, np.zeros(0, np.int64)])).long(),
+            rows=found[:, 0],
+            columns=found[:, 1],
+            targets=found[:, 2],
+            owners=found[:, 3],
+            branches=self.branches,
+            lengths=[len(row.tokens) for row in rows],
+        )

@@ -28,8 +28,8 @@ QUICK = LLMTrainingConfig(
 def long_memory(memory):
     """Documents that are long enough to be cut in two."""
     memory.remove([one.id for one in memory.documents()])
-    words = "the river runs past old mills and quiet fields to the wide grey sea under low clouds".split()
-    memory.add(Document(id=f"d{place}", text=" ".join([f"n{place}", *words * 4])) for place in range(8))
+    words = ["the", "river", "runs", "past", "old", "mills", "and", "quiet", "fields", "to", "the", "sea"]
+    memory.add(Document(id=f"d{place}", text=" ".join([f"n{place}", *words * 5])) for place in range(8))
     return memory
 
 
