@@ -34,7 +34,7 @@ from mllm_plugin.training.llm.loop import fit_adapter, new_adapter
 from mllm_plugin.training.llm.plot import plot_losses
 from mllm_plugin.training.llm.start import Spoken, spoken
 
-WINDOWS = (8, 4)  # tokens; beside the memory's own 16
+WORDS = (16, 8, 4)  # tokens per window of words, beside the memory's own windows of 16 states
 _HELD_OUT = {"squad": 3, "cuad": 20}  # articles and contracts
 _GROUP = {"squad": "title", "cuad": "group"}
 _WORDS = {"routing": 0.35, "techdocs-11000": 0.3}  # share of the chunks, by memory of train_default.py
@@ -68,15 +68,22 @@ def answers_of(row: dict) -> list[str]:
     return row.get("clauses") or row.get("answers") or []
 
 
+def word_encoders() -> dict[str, HuggingFaceEncoder]:
+    """The default encoder with windows of its words in place of its states."""
+    return {
+        f"words-{size}": HuggingFaceEncoder(DEFAULT_ENCODER, window_tokens=size, window_layer=0)
+        for size in WORDS
+    }
+
+
 def examples_of(name: str, options: Namespace, encoder: CachedEncoder) -> Examples:
     """The questions of a set with what its memory recalls; made once and kept in the cache."""
     folder = options.cache / "adapter" / f"{name}-{options.seed}"
     if not (folder / "examples.json").is_file():
         questions = labelled(name, options.data, options.seed)
         memory = cached_memory(name, lambda: read_corpus(options.data / name), encoder, options.cache)
-        others = {size: HuggingFaceEncoder(DEFAULT_ENCODER, window_tokens=size) for size in WINDOWS}
         with memory:
-            found = collect_examples(memory, questions, sizes=others)
+            found = collect_examples(memory, questions, kinds=word_encoders())
         found.documents = []  # public sets, nobody's own documents
         found.save(folder)
         known = sum(one.chunk >= 0 for one in found.questions)

@@ -11,11 +11,11 @@ from mllm_plugin.llm.decoding import Decoding
 from mllm_plugin.llm.generate import generate
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.training.llm.draw import Drawer
-from mllm_plugin.training.llm.evaluate import MODES, choose_held_out, exact_match, f1, way_of
+from mllm_plugin.training.llm.evaluate import choose_held_out, exact_match, f1, modes_of, way_of
 
 
 def score_answers(
-    llm: LoadedLLM, adapter: Adapter, drawer: Drawer, count: int, *, modes: Sequence[str] = MODES
+    llm: LoadedLLM, adapter: Adapter, drawer: Drawer, count: int, *, modes: Sequence[str] | None = None
 ) -> dict[str, tuple[float, float]]:
     """Exact match and F1 in [0, 100] by mode, over the same held-out questions as the losses.
 
@@ -24,13 +24,13 @@ def score_answers(
         adapter: Its changes are on.
         drawer: Puts the questions.
         count: Questions.
-        modes: Ways of putting them.
+        modes: Ways of putting them; all that are measured when left out.
     """
     numbers = choose_held_out(drawer, count)
     questions = [drawer.examples.questions[one] for one in numbers]
     decoding = Decoding(max_new_tokens=drawer.config.answer_tokens)
     found = {}
-    for mode in modes:
+    for mode in modes or modes_of(drawer.examples):
         prompts, memory = [], []
         for number, question in zip(numbers, questions, strict=True):
             way = way_of(drawer, number, mode)

@@ -40,7 +40,7 @@ def collect_examples(
     questions: Sequence[Labelled],
     *,
     k: int = 5,
-    sizes: Mapping[int, TextEncoder] | None = None,
+    kinds: Mapping[str, TextEncoder] | None = None,
     namespace: Namespace | str = (),
     progress: bool = True,
 ) -> Examples:
@@ -50,8 +50,8 @@ def collect_examples(
         memory: Opened with its encoder.
         questions: With their answers.
         k: Chunks per question.
-        sizes: Encoders with other windows than the memory's, by tokens per window; their windows are
-            computed from the chunks' texts.
+        kinds: Encoders with other windows than the memory's, by a name that ends in their tokens per window;
+            their windows are computed from the chunks' texts.
         namespace: Whose documents.
         progress: Show progress bars.
 
@@ -72,7 +72,7 @@ def collect_examples(
     bar.close()
     if not any(row.chunks for row in rows):
         raise InvalidInputError("the memory recalls nothing for the questions; is it empty?")
-    return table.finish(rows, np.concatenate(vectors), sizes or {}, where, progress)
+    return table.finish(rows, np.concatenate(vectors), kinds or {}, where, progress)
 
 
 class _Table:
@@ -129,22 +129,22 @@ class _Table:
         self,
         questions: list[Question],
         queries: NDArray[np.float32],
-        sizes: Mapping[int, TextEncoder],
+        kinds: Mapping[str, TextEncoder],
         namespace: Namespace,
         progress: bool,
     ) -> Examples:
         dim = self.memory.dim
-        windows = {_own_size(self.memory): self.windows}
-        for size, encoder in sizes.items():
-            windows[size] = encode_windows(encoder, self.texts, dim, progress=progress)
+        windows = {_own_kind(self.memory): self.windows}
+        for kind, encoder in kinds.items():
+            windows[kind] = encode_windows(encoder, self.texts, dim, progress=progress)
         return Examples(
             encoder=self.memory.encoder.fingerprint,
             questions=questions,
             queries=queries,
             texts=self.texts,
             pooled=_stacked(self.pooled, dim),
-            windows={size: _stacked(rows, dim) for size, rows in windows.items()},
-            ends={size: np.cumsum([len(one) for one in rows]) for size, rows in windows.items()},
+            windows={kind: _stacked(rows, dim) for kind, rows in windows.items()},
+            ends={kind: np.cumsum([len(one) for one in rows]) for kind, rows in windows.items()},
             nodes=_stacked(self.node_vectors, dim),
             node_levels=np.array(self.node_levels, dtype=np.int64),
             documents=sorted(document_mark(namespace, one) for one in self.documents),
@@ -156,8 +156,8 @@ def _stacked(rows: Sequence[NDArray[np.float32]], dim: int) -> NDArray[np.float3
     return np.concatenate([np.zeros((0, dim), np.float32), *parts])
 
 
-def _own_size(memory: MemoryIndex) -> int:
-    return int(getattr(memory.encoder, "window_tokens", 16))
+def _own_kind(memory: MemoryIndex) -> str:
+    return str(getattr(memory.encoder, "window_tokens", 16))
 
 
 def _holder(question: Labelled, hits: Sequence, chunks: Sequence[int]) -> int:
@@ -218,15 +218,15 @@ def collect_passages(
         for row, (_, _, tail, measured) in enumerate(drawn)
     ]
     pooled = np.asarray(encoder.encode_documents(heads)[0], dtype=np.float32)
-    size = _own_size(memory)
+    kind = _own_kind(memory)
     return Examples(
         encoder=encoder.fingerprint,
         questions=questions,
         queries=pooled,
         texts=heads,
         pooled=pooled,
-        windows={size: _stacked(windows, memory.dim)},
-        ends={size: np.cumsum([len(one) for one in windows])},
+        windows={kind: _stacked(windows, memory.dim)},
+        ends={kind: np.cumsum([len(one) for one in windows])},
         nodes=np.zeros((0, memory.dim), np.float32),
         node_levels=np.zeros(0, np.int64),
         documents=sorted({document_mark(where, name) for name, _, _, _ in drawn}),

@@ -38,6 +38,7 @@ class LLMTrainingConfig(BaseModel):
         cut: How often the text of a group is cut to a part of the chunk, so that the rest must be read from
             memory tokens.
         windows: Fewest and most windows in a memory block.
+        own_windows: How often windows are of the memory's own kind, where examples have others too.
         upper: How often a block has the embeddings of chunks and nodes.
         answer_tokens: Longest answer.
         row_tokens: Tokens per packed row, more where one group needs them.
@@ -69,6 +70,7 @@ class LLMTrainingConfig(BaseModel):
     shares: ModeShares = ModeShares()
     cut: float = Field(default=0.5, ge=0, le=1)
     windows: tuple[int, int] = (6, 24)
+    own_windows: float = Field(default=0.5, ge=0, le=1)
     upper: float = Field(default=0.5, ge=0, le=1)
     answer_tokens: int = Field(default=32, ge=1)
     row_tokens: int = Field(default=512, ge=32)

@@ -100,8 +100,8 @@ class Drawer:
         passages, whole = self._texts(spelled), gold in spelled
         cut = rng.random() < self.config.cut
         shown = tuple(_cut(one, rng) for one in passages) if cut else passages
-        size = self._size(rng)
-        block = self.block(group, chunks, size, rng)
+        kind = self._kind(rng)
+        block = self.block(group, chunks, kind, rng)
         ways = (
             (shares.memory, Way("memory", block)),
             (shares.both, Way("both", block, shown, whole and not cut)),
@@ -113,7 +113,7 @@ class Drawer:
             if members:
                 found.append(self.unit(members, way))
         if rng.random() < shares.recite or not found:
-            found.append(self._recitation(gold, self._size(rng)))
+            found.append(self._recitation(gold, self._kind(rng)))
         return found
 
     def _texts(self, chunks: Sequence[int]) -> tuple[str, ...]:
@@ -142,18 +142,18 @@ class Drawer:
         count = limit if rng.random() < 0.5 else int(rng.integers(1, limit + 1))
         return self._first(lead, count)
 
-    def _size(self, rng: np.random.Generator) -> int:
-        """Tokens per window: the memory's own more often than the others."""
-        sizes = list(self.examples.windows)
-        if len(sizes) == 1 or rng.random() < 0.6:
-            return sizes[0]
-        return sizes[1 + int(rng.integers(len(sizes) - 1))]
+    def _kind(self, rng: np.random.Generator) -> str:
+        """A kind of windows: the memory's own as often as the configuration says."""
+        own, *others = self.examples.windows
+        if not others or rng.random() < self.config.own_windows:
+            return own
+        return others[int(rng.integers(len(others)))]
 
     def block(
         self,
         group: Sequence[int],
         chunks: Sequence[int],
-        size: int,
+        kind: str,
         rng: np.random.Generator | None = None,
         most: int | None = None,
     ) -> Memories:
@@ -162,7 +162,7 @@ class Drawer:
         Args:
             group: Numbers of the questions.
             chunks: Best first.
-            size: Tokens per window.
+            kind: Of the windows.
             rng: Draws how many windows and whether there are upper levels; None for all.
             most: Most windows; drawn from the configuration's range when left out.
         """
@@ -170,7 +170,7 @@ class Drawer:
         if most is None:
             low, high = self.config.windows
             most = high if rng is None else int(rng.integers(low, high + 1))
-        found = [examples.windows_of(one, size) for one in chunks]
+        found = [examples.windows_of(one, kind) for one in chunks]
         windows = np.concatenate(found)
         ranks = np.repeat(np.arange(len(found)), [len(one) for one in found])
         scores = (windows @ examples.queries[list(group)].T).max(axis=1, initial=-2.0)
@@ -203,8 +203,8 @@ class Drawer:
     def _answer(self, text: str, most: int) -> tuple[int, ...]:
         return self.layout.answer_ids(text)[:most]
 
-    def _recitation(self, chunk: int, size: int) -> Unit:
-        windows = self.examples.windows_of(chunk, size)
+    def _recitation(self, chunk: int, kind: str) -> Unit:
+        windows = self.examples.windows_of(chunk, kind)
         vectors = windows if len(windows) else self.examples.pooled[[chunk]]
         levels = np.full(len(vectors), 0 if len(windows) else 1, np.int64)
         prompt = self.layout.build(RECITE, memory_tokens=len(vectors) * self.config.tokens_per_embedding)

@@ -13,26 +13,30 @@ import torch
 from mllm_plugin.llm.adapter import Adapter
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.training.llm.draw import Drawer, Way
+from mllm_plugin.training.llm.examples import Examples
 from mllm_plugin.training.llm.losses import read, step_loss
 from mllm_plugin.training.llm.packing import Unit, pack
 
-MODES = ("none", "memory", "both", "text")
+MODES = ("none", "memory", "both", "cut", "text")
 _BATCH = 16
 _SHOWN_WORDS = 40
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def held_out_units(drawer: Drawer, count: int, *, modes: Sequence[str] = MODES) -> dict[str, list[Unit]]:
-    """Units of held-out questions by mode; the same at every call.
-
-    `both` shows about forty words around the best place of the best chunk, `text` the whole chunk.
-    """
+def held_out_units(drawer: Drawer, count: int, modes: Sequence[str]) -> dict[str, list[Unit]]:
+    """Units of held-out questions by mode, see `way_of`; the same at every call."""
     found: dict[str, list[Unit]] = {mode: [] for mode in modes}
     for number in choose_held_out(drawer, count):
         for mode in modes:
             found[mode].append(drawer.unit([number], way_of(drawer, number, mode)))
     return found
+
+
+def modes_of(examples: Examples) -> tuple[str, ...]:
+    """What is measured: `memory` with all kinds of windows, `both` with two of them, the rest once."""
+    others = [kind for kind in examples.windows if kind != examples.kind]
+    return (*MODES, *(f"memory {kind}" for kind in others), *(f"both {kind}" for kind in others[:1]))
 
 
 def choose_held_out(drawer: Drawer, count: int) -> list[int]:
@@ -42,18 +46,28 @@ def choose_held_out(drawer: Drawer, count: int) -> list[int]:
 
 
 def way_of(drawer: Drawer, number: int, mode: str) -> Way:
-    """How a held-out question is put."""
-    examples, size = drawer.examples, next(iter(drawer.examples.windows))
+    """How a held-out question is put.
+
+    Args:
+        drawer: Puts it.
+        number: Of the question.
+        mode: "none"; "memory", as recalled; "text", the best chunk spelled out; "cut", about forty words of
+            it around the best window; "both", these with the memory. A kind of windows may follow.
+    """
+    examples = drawer.examples
+    way, _, kind = mode.partition(" ")
     chunks = examples.questions[number].chunks
-    block = drawer.block([number], chunks, size) if mode in ("memory", "both") else None
-    if mode == "both":
-        return Way(mode, block, (best_part(drawer, number, chunks[0], size),))
-    return Way(mode, block, (examples.texts[chunks[0]],) if mode == "text" else ())
+    has_memory = way in ("memory", "both")
+    block = drawer.block([number], chunks, kind or examples.kind) if has_memory else None
+    if way in ("both", "cut"):
+        return Way(way, block, (best_part(drawer, number, chunks[0]),))
+    return Way(way, block, (examples.texts[chunks[0]],) if way == "text" else ())
 
 
-def best_part(drawer: Drawer, number: int, chunk: int, size: int, words: int = _SHOWN_WORDS) -> str:
+def best_part(drawer: Drawer, number: int, chunk: int, words: int = _SHOWN_WORDS) -> str:
     """Words of a chunk around the window that fits the question best."""
-    text, windows = drawer.examples.texts[chunk].split(), drawer.examples.windows_of(chunk, size)
+    examples = drawer.examples
+    text, windows = examples.texts[chunk].split(), examples.windows_of(chunk, examples.kind)
     if len(text) <= words or not len(windows):
         return " ".join(text[:words])
     best = int((windows @ drawer.examples.queries[number]).argmax())

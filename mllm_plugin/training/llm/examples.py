@@ -55,8 +55,9 @@ class Examples:
         queries: Their embeddings [q, d].
         texts: Of the chunks.
         pooled: Chunk embeddings [c, d].
-        windows: By tokens per window: windows of all chunks, one chunk after another [w, d].
-        ends: By tokens per window: end of each chunk's windows [c].
+        windows: By kind: windows of all chunks, one chunk after another [w, d]. The first kind is the
+            memory's own; a kind's name ends in its tokens per window, such as "16" or "words-8".
+        ends: By kind: end of each chunk's windows [c].
         nodes: Node embeddings [n, d].
         node_levels: Their levels [n].
         documents: Marks of the user's documents in it.
@@ -67,8 +68,8 @@ class Examples:
     queries: NDArray[np.float32]
     texts: list[str]
     pooled: NDArray[np.float32]
-    windows: dict[int, NDArray[np.float32]]
-    ends: dict[int, NDArray[np.int64]]
+    windows: dict[str, NDArray[np.float32]]
+    ends: dict[str, NDArray[np.int64]]
     nodes: NDArray[np.float32]
     node_levels: NDArray[np.int64]
     documents: list[str] = field(default_factory=list)
@@ -78,10 +79,15 @@ class Examples:
         """Dimensions of an embedding."""
         return self.pooled.shape[1]
 
-    def windows_of(self, chunk: int, size: int) -> NDArray[np.float32]:
+    @property
+    def kind(self) -> str:
+        """The memory's own kind of windows."""
+        return next(iter(self.windows))
+
+    def windows_of(self, chunk: int, kind: str) -> NDArray[np.float32]:
         """Windows [w, d] of a chunk, in the order of its text."""
-        ends = self.ends[size]
-        return self.windows[size][ends[chunk - 1] if chunk else 0 : ends[chunk]]
+        ends = self.ends[kind]
+        return self.windows[kind][ends[chunk - 1] if chunk else 0 : ends[chunk]]
 
     def joined(self, other: Examples) -> Examples:
         """Both sets of questions, each over its own chunks.
@@ -89,7 +95,7 @@ class Examples:
         Raises:
             InvalidInputError: They come from different encoders, or have different windows.
         """
-        if (self.encoder, set(self.windows)) != (other.encoder, set(other.windows)):
+        if (self.encoder, list(self.windows)) != (other.encoder, list(other.windows)):
             raise InvalidInputError("examples of different encoders or windows cannot be trained on together")
         chunks, nodes = len(self.texts), len(self.nodes)
         moved = [
@@ -103,8 +109,8 @@ class Examples:
             for one in other.questions
         ]
         ends = {
-            size: np.concatenate([self.ends[size], other.ends[size] + len(self.windows[size])])
-            for size in self.windows
+            kind: np.concatenate([self.ends[kind], other.ends[kind] + len(self.windows[kind])])
+            for kind in self.windows
         }
         return Examples(
             self.encoder,
@@ -112,7 +118,7 @@ class Examples:
             np.concatenate([self.queries, other.queries]),
             [*self.texts, *other.texts],
             np.concatenate([self.pooled, other.pooled]),
-            {size: np.concatenate([rows, other.windows[size]]) for size, rows in self.windows.items()},
+            {kind: np.concatenate([rows, other.windows[kind]]) for kind, rows in self.windows.items()},
             ends,
             np.concatenate([self.nodes, other.nodes]),
             np.concatenate([self.node_levels, other.node_levels]),
@@ -124,10 +130,11 @@ class Examples:
         folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, NDArray] = {name: getattr(self, name).astype(np.float16) for name in _VECTORS}
         tensors["node_levels"] = self.node_levels
-        for size, rows in self.windows.items():
-            tensors |= {f"windows.{size}": rows.astype(np.float16), f"ends.{size}": self.ends[size]}
+        for kind, rows in self.windows.items():
+            tensors |= {f"windows.{kind}": rows.astype(np.float16), f"ends.{kind}": self.ends[kind]}
         meta = {
             "encoder": self.encoder,
+            "kinds": list(self.windows),
             "questions": [one.model_dump() for one in self.questions],
             "texts": self.texts,
             "documents": self.documents,
@@ -149,13 +156,12 @@ class Examples:
         meta = json.loads((folder / META_NAME).read_text(encoding="utf-8"))
         with safe_open(folder / TENSORS_NAME, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        sizes = [int(name.split(".")[1]) for name in tensors if name.startswith("windows.")]
         return cls(
             encoder=meta["encoder"],
             questions=[Question.model_validate(row) for row in meta["questions"]],
             texts=meta["texts"],
-            windows={size: tensors[f"windows.{size}"].astype(np.float32) for size in sizes},
-            ends={size: tensors[f"ends.{size}"] for size in sizes},
+            windows={kind: tensors[f"windows.{kind}"].astype(np.float32) for kind in meta["kinds"]},
+            ends={kind: tensors[f"ends.{kind}"] for kind in meta["kinds"]},
             node_levels=tensors["node_levels"],
             documents=meta["documents"],
             **{name: tensors[name].astype(np.float32) for name in _VECTORS},

@@ -163,8 +163,8 @@ class _Run:
             [group for group in groups if group["params"]], weight_decay=config.weight_decay
         )
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
-        modes = ("none", "text") if self._text_only else evaluate.MODES
-        self._units = evaluate.held_out_units(drawer, config.evaluate_questions, modes=modes)
+        modes = ("none", "text") if self._text_only else evaluate.modes_of(drawer.examples)
+        self._units = evaluate.held_out_units(drawer, config.evaluate_questions, modes)
 
     @property
     def _text_only(self) -> bool:
@@ -236,5 +236,6 @@ class _Run:
             mode: evaluate.losses(self.llm, self.adapter, units, self.config.row_tokens)
             for mode, units in self._units.items()
         }
-        decides = [found[mode] for mode in (("text",) if self._text_only else ("memory", "both"))]
+        ways = ("text",) if self._text_only else ("memory", "both")
+        decides = [value for mode, value in found.items() if mode.split()[0] in ways]
         return {"step": step, "loss": loss, "held_out": sum(decides) / len(decides), **found}

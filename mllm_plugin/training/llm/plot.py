@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_MODES = ("none", "memory", "both", "text")
-
 
 def plot_losses(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     """Draws the training loss and the held-out loss of every mode by step.
@@ -28,11 +26,10 @@ def plot_losses(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     figure, axes = pyplot.subplots(figsize=(7, 4))
     steps = [row["step"] for row in rows]
     axes.plot(steps, [row["loss"] for row in rows], color="0.7", label="training")
-    for mode in _MODES:
-        if mode in rows[0]:
-            axes.plot(steps, [row[mode] for row in rows], marker=".", label=f"held out, {mode}")
+    for mode in [name for name in rows[0] if name not in ("step", "loss", "held_out")]:
+        axes.plot(steps, [row[mode] for row in rows], marker=".", label=f"held out, {mode}")
     axes.set(xlabel="step", ylabel="loss per answer token")
-    axes.legend()
+    axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)

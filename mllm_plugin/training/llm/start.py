@@ -103,8 +103,9 @@ def spoken_examples(examples: Examples, llm: LoadedLLM, offsets: Offsets | None 
     """Vectors of the chunks that hold answers that are trained on; no other text is read."""
     chunks = sorted({one.chunk for one in examples.questions if not one.held_out and one.chunk >= 0})
     texts, found = [examples.texts[one] for one in chunks], []
-    for place, size in enumerate(examples.windows):
-        windows = [examples.windows_of(one, size) for one in chunks]
+    for place, kind in enumerate(examples.windows):
+        windows = [examples.windows_of(one, kind) for one in chunks]
+        size = int(kind.split("-")[-1])
         pooled = examples.pooled[chunks] if place == 0 else None
         found.append(spoken(texts, windows, pooled, llm, size=size, offsets=offsets))
     joined = found[0]
