@@ -21,6 +21,7 @@ class CachedEncoder:
         self._encoder = encoder
         self.dim, self.fingerprint = encoder.dim, encoder.fingerprint
         self.max_tokens, self.token_offsets = encoder.max_tokens, encoder.token_offsets
+        self.window_spans = getattr(encoder, "window_spans", None)
         folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(self.fingerprint.encode()).hexdigest()[:16]
         self._rows = sqlite3.connect(folder / f"{name}.db", timeout=300, check_same_thread=False)

@@ -308,7 +308,9 @@ def measure(options: Namespace) -> tuple[Curves, NDArray[np.object_]]:
         curves["trained"] = walks(other, own, queries, answers)
         curves["trained, no margin"] = walks(other, without(own, slack=True), queries, answers)
         curves["trained, no path score"] = walks(other, without(own, path=True), queries, answers)
-        curves["trained rankers, mean nodes"] = walks(memory, without(own, encoders=True), queries, answers)
+        if own.level_encoders:
+            bare = without(own, encoders=True)
+            curves["trained rankers, mean nodes"] = walks(memory, bare, queries, answers)
     extra = routed_chunks(memory, queries)
     matrix = np.stack([query.vectors[0] for query in queries])
     for lists in options.lists:
