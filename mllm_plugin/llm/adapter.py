@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -91,6 +92,7 @@ class Adapter:
         self._tensors = tensors
         self._name = f"memory-{uuid.uuid4().hex[:12]}"
         self._models: list[Any] = []
+        self._added: MutableMapping[Any, dict[str, Tensor]] = WeakKeyDictionary()
 
     @classmethod
     def create(cls, llm: LoadedLLM, *, encoder: str, dim: int, seed: int = 0, **settings: Any) -> Adapter:
@@ -141,6 +143,7 @@ class Adapter:
         """Takes the changes off a model, which then is what it was; the adapter keeps their values."""
         if any(model is known for known in self._models):
             self._tensors = self.lora_tensors()
+            self._added.clear()
             lora.take_off(model, self._name)
             self._models = [known for known in self._models if known is not model]
 
@@ -150,6 +153,19 @@ class Adapter:
         with lora.switched(model, None):
             self.attach(model)
             lora.switch(model, self._name if self.config.lora_rank else None)
+            yield
+
+    @contextmanager
+    def applied(self, model: Any) -> Iterator[None]:
+        """Inside, the model writes with the changes at no cost per token; for use, not for training."""
+        if any(model is known for known in self._models):
+            with self.enabled(model):
+                yield
+            return
+        if model not in self._added:
+            scale = self.config.lora_alpha / max(1, self.config.lora_rank)
+            self._added[model] = lora.added(model, self._tensors or {}, scale)
+        with lora.switched(model, None), lora.in_place(model, self._added[model]):
             yield
 
     @staticmethod

@@ -72,19 +72,21 @@ def stream(
     adapter: Adapter | None = None,
     lora: bool = True,
     decoding: Decoding | None = None,
+    cancelled: threading.Event | None = None,
 ) -> Generator[str | Generated]:
     """Answers one prompt piece by piece; the last item is the whole.
 
-    The model works in a thread of its own; closing the iterator stops it. Arguments are those of `generate`.
+    The model works in a thread of its own; closing the iterator, or setting `cancelled`, stops it. The other
+    arguments are those of `generate`.
     """
     pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    cancelled = threading.Event()
+    ended = cancelled or threading.Event()
 
     def work() -> None:
         try:
             soft = None if memory is None else [memory]
             settings = decoding or Decoding()
-            [row] = _run(llm, [prompt], soft, adapter, lora, settings, pieces.put, cancelled.is_set)
+            [row] = _run(llm, [prompt], soft, adapter, lora, settings, pieces.put, ended.is_set)
             pieces.put(row.piece(last=True))
             pieces.put(_generated(row))
         except BaseException as error:
@@ -94,7 +96,7 @@ def stream(
     try:
         yield from _until_done(pieces)
     finally:
-        cancelled.set()
+        ended.set()
 
 
 def _until_done(pieces: queue.SimpleQueue[Any]) -> Generator[str | Generated]:
@@ -158,7 +160,7 @@ def _call_model(llm: LoadedLLM, batch: Batch, decoding: Decoding, watch: Watch, 
 def _changes(llm: LoadedLLM, adapter: Adapter | None) -> AbstractContextManager[None]:
     """The model with the adapter's changes, or without any."""
     if adapter is not None:
-        return adapter.enabled(llm.model)
+        return adapter.applied(llm.model)
     return Adapter.disabled(llm.model) if hasattr(llm.model, "peft_config") else nullcontext()
 
 

@@ -1,7 +1,9 @@
-"""Low-rank changes to a language model's linear layers, through peft: put on, switched on and off, taken off.
+"""Low-rank changes to a language model's linear layers.
 
-Several sets of changes may be on one model under names of their own; what is switched off leaves the model's
-output as it was, bit for bit.
+For training through peft: put on, switched on and off, taken off; several sets of changes may be on one model
+under names of their own. For use added into a second set of weights, which costs memory once and no time per
+token (a third of the time on a CPU, where a small model's layers are many and quick). Either way the model
+without them is what it was, bit for bit.
 """
 
 from __future__ import annotations
@@ -117,6 +119,44 @@ def switched(model: Any, name: str | None) -> Iterator[None]:
         switch(model, before)
 
 
+def added(model: Any, tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """The changed layers' weights with the changes in them, by the layers' names.
+
+    Raises:
+        InvalidInputError: The tensors do not fit the model.
+    """
+    layers = dict(model.named_modules())
+    found: dict[str, Tensor] = {}
+    for key in tensors:
+        name, is_first, _ = key.partition(".lora_A.")
+        if is_first:
+            first, second = tensors[key].float(), tensors[f"{name}.lora_B.weight"].float()
+            weight = layers[name].weight.detach() if name in layers else first.new_zeros(0, 0)
+            if weight.shape != (second.shape[0], first.shape[1]):
+                raise InvalidInputError(
+                    f"the adapter's LoRA weights do not fit the model: layer {name} has shape "
+                    f"{tuple(weight.shape)}, expected {(second.shape[0], first.shape[1])}; was the adapter "
+                    f"trained for another model?"
+                )
+            change = (second @ first).to(weight.device) * scale
+            found[name] = (weight.float() + change).to(weight.dtype)
+    return found
+
+
+@contextmanager
+def in_place(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, layers have other weights; afterwards their own again."""
+    layers = dict(model.named_modules())
+    own = {name: layers[name].weight.data for name in weights}
+    try:
+        for name, weight in weights.items():
+            layers[name].weight.data = weight
+        yield
+    finally:
+        for name, weight in own.items():
+            layers[name].weight.data = weight
+
+
 def take_off(model: Any, name: str) -> None:
     """Removes changes; with the last of them the model has its own layers again."""
     for parent, child, layer in list(_layers(model)):
@@ -135,7 +175,7 @@ def take_off(model: Any, name: str) -> None:
 
 def _layers(model: Any) -> Iterator[tuple[Any, str, Any]]:
     """Changed layers, each with its parent and its name there."""
-    if importlib.util.find_spec("peft") is None:
+    if not hasattr(model, "peft_config"):
         return
     from peft.tuners.lora import LoraLayer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
@@ -160,6 +161,7 @@ class MemoryLLM:
         where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
         config = self._settings(settings)
         [plan] = self._plans([turns_of(question)], where, config)
+        closed = Event()
         pieces = stream(
             self.llm,
             plan.prompt,
@@ -167,8 +169,9 @@ class MemoryLLM:
             adapter=self.adapter,
             lora=_lora(config),
             decoding=config.decoding,
+            cancelled=closed,
         )
-        return AnswerStream(plan, pieces, self._answer)
+        return AnswerStream(plan, pieces, self._answer, closed)
 
     async def aanswer(self, question: Question, **options: Any) -> Answer:
         """`answer` without blocking the event loop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from threading import Event
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm.generate import Generated
@@ -20,18 +21,25 @@ class AnswerStream(Iterator[str]):
     """
 
     def __init__(
-        self, plan: Plan, pieces: Generator[str | Generated], finish: Callable[[Plan, Generated], Answer]
+        self,
+        plan: Plan,
+        pieces: Generator[str | Generated],
+        finish: Callable[[Plan, Generated], Answer],
+        closed: Event,
     ) -> None:
         self.sources: tuple[Source, ...] = tuple(plan.sources())
         self.mode: AnswerMode = plan.mode
-        self._plan, self._pieces, self._finish = plan, pieces, finish
+        self._plan, self._pieces, self._finish, self._closed = plan, pieces, finish, closed
         self._answer: Answer | None = None
 
     def __next__(self) -> str:
-        for piece in self._pieces:
-            if isinstance(piece, str):
-                return piece
-            self._answer = self._finish(self._plan, piece)
+        if not self._closed.is_set():
+            for piece in self._pieces:
+                if self._closed.is_set():
+                    break
+                if isinstance(piece, str):
+                    return piece
+                self._answer = self._finish(self._plan, piece)
         raise StopIteration
 
     @property
@@ -48,36 +56,48 @@ class AnswerStream(Iterator[str]):
         return self._answer
 
     def close(self) -> None:
-        """Stops the model."""
-        self._pieces.close()
+        """Stops the model; another thread may be waiting for a piece."""
+        self._closed.set()
 
 
 class AsyncAnswerStream(AsyncIterator[str]):
-    """Pieces of an answer without blocking the event loop; awaiting the first one searches the memory."""
+    """Pieces of an answer without blocking the event loop; awaiting the first one searches the memory.
+
+    What is cancelled while it waits, by a time-out for instance, may be awaited again and loses nothing.
+    """
 
     def __init__(self, start: Callable[[], AnswerStream]) -> None:
         self._start = start
-        self._stream: AnswerStream | None = None
+        self._starting: asyncio.Future[AnswerStream] | None = None
+        self._next: asyncio.Future[str | None] | None = None
 
     async def __anext__(self) -> str:
         stream = await self.started()
-        piece = await asyncio.to_thread(next, stream, None)
+        if self._next is None:
+            self._next = asyncio.ensure_future(asyncio.to_thread(next, stream, None))
+        piece = await asyncio.shield(self._next)
+        self._next = None
         if piece is None:
             raise StopAsyncIteration
         return piece
 
     async def started(self) -> AnswerStream:
         """The stream, its sources known."""
-        if self._stream is None:
-            self._stream = await asyncio.to_thread(self._start)
-        return self._stream
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        return await asyncio.shield(self._starting)
 
     async def answer(self) -> Answer:
         """The whole; waits for what has not come yet."""
+        async for _ in self:
+            pass
         stream = await self.started()
-        return await asyncio.to_thread(lambda: stream.answer)
+        return stream.answer
 
     async def aclose(self) -> None:
         """Stops the model."""
-        if self._stream is not None:
-            await asyncio.to_thread(self._stream.close)
+        for waiting in (self._starting, self._next):
+            if self._starting is not None and self._starting.done() and not self._starting.exception():
+                self._starting.result().close()
+            if waiting is not None:
+                await asyncio.gather(waiting, return_exceptions=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 from conftest import documents, make_adapter
@@ -421,5 +420,38 @@ async def test_a_stream_left_early_stops_the_model(reader):
     async for _ in stream:
         break
     await stream.aclose()
+    assert [piece async for piece in stream] == []
+    with pytest.raises(InvalidInputError, match="closed before its end"):
+        await stream.answer()
     assert (await reader.aanswer(QUESTION)).text
-    assert replace(reader.answer(QUESTION), text="") != reader.answer(QUESTION)
+
+
+async def test_time_outs_lose_nothing(reader):
+    stream, pieces = reader.astream(QUESTION), []
+    with reader.llm.lock:
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.02)
+    pieces = [piece async for piece in stream]
+    assert "".join(pieces) == (await stream.answer()).text == reader.answer(QUESTION).text
+
+
+async def test_closing_while_a_piece_is_awaited(reader):
+    stream = reader.astream(QUESTION, max_new_tokens=200)
+    await stream.started()
+    with reader.llm.lock:
+        waiting = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        closing = asyncio.create_task(stream.aclose())
+        await asyncio.sleep(0.02)
+    await asyncio.wait_for(closing, 10)
+    assert reader.answer(QUESTION).text
+
+
+async def test_never_begun(reader):
+    await reader.astream(QUESTION).aclose()
+    stream = reader.astream("")
+    with pytest.raises(InvalidInputError):
+        await stream.started()
+    await stream.aclose()

@@ -32,12 +32,14 @@ def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     return fast
 
 
-def write_tiny(folder: Path, *, context: int = 1024, template: str | None = TEMPLATE, seed: int = 0) -> Path:
+def write_tiny(
+    folder: Path, *, context: int = 1024, template: str | None = TEMPLATE, seed: int = 0, hidden: int = 32
+) -> Path:
     """Writes model and tokenizer."""
     tokenizer = byte_tokenizer(template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
