@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
 from functools import reduce
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +20,14 @@ from beir import read_corpus, read_qrels, read_queries
 from cached_encoder import CachedEncoder
 from common import cached_encoder, cached_memory, machine, parser
 
-from mllm_plugin import MemoryIndex
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER
 from mllm_plugin.llm.adapter import Adapter
 from mllm_plugin.llm.models import LoadedLLM, load_llm
-from mllm_plugin.training.llm.collect import Labelled, collect_examples
+from mllm_plugin.training.llm.answers import score_answers
+from mllm_plugin.training.llm.collect import Labelled, collect_examples, encode_windows
 from mllm_plugin.training.llm.config import LLMTrainingConfig
+from mllm_plugin.training.llm.draw import Drawer
 from mllm_plugin.training.llm.examples import Examples
 from mllm_plugin.training.llm.loop import fit_adapter, new_adapter
 from mllm_plugin.training.llm.plot import plot_losses
@@ -37,8 +36,7 @@ from mllm_plugin.training.llm.start import Spoken, spoken
 WORDS = (16, 8, 4)  # tokens per window of words, beside the memory's own windows of 16 states
 _HELD_OUT = {"squad": 3, "cuad": 20}  # articles and contracts
 _GROUP = {"squad": "title", "cuad": "group"}
-_WORDS = {"routing": 0.35, "techdocs-11000": 0.3}  # share of the chunks, by memory of train_default.py
-_MOST_WORDS = 14_000
+_WORDS = {"medquad": 4000, "cuad": 3000}  # further documents whose words the projector's start reads
 _LONGEST_ANSWER = 160  # characters
 
 
@@ -92,32 +90,20 @@ def examples_of(name: str, options: Namespace, encoder: CachedEncoder) -> Exampl
 
 
 def further_words(options: Namespace, llm: LoadedLLM, encoder: CachedEncoder) -> Spoken:
-    """Windows of texts from other sets with their words; what is measured on `dev` is not among them."""
-    found = None
-    for name, share in _WORDS.items():
-        texts = list(
-            islice(drawn_chunks(options.cache / "memories" / name, share, options.seed), _MOST_WORDS)
-        )
-        windows = [
-            one
-            for start in range(0, len(texts), 256)
-            for one in encoder.encode_documents(texts[start : start + 256])[1]
-        ]
-        part = spoken(texts, windows, None, llm, offsets=encoder.token_offsets)
-        found = part if found is None else found.joined(part)
-    assert found is not None
-    return found
+    """Windows of all kinds of texts from other sets, with their words; SQuAD is left out for its `dev`."""
+    texts = [text for name, count in _WORDS.items() for text in drawn_texts(name, count, options)]
+    parts = [
+        spoken(texts, encode_windows(one, texts, one.dim), None, llm, size=size, offsets=one.token_offsets)
+        for size, one in ((16, encoder), *((one.window_tokens, one) for one in word_encoders().values()))
+    ]
+    return reduce(Spoken.joined, parts)
 
 
-def drawn_chunks(folder: Path, share: float, seed: int) -> Iterator[str]:
-    """A share of the chunks of a memory that train_default.py has made, SQuAD's left out."""
-    rng = np.random.default_rng(seed)
-    with MemoryIndex.open(folder, create=False, encoder=None) as memory:
-        for record in memory.export(prefix=False, vectors=True):
-            if not record["id"].startswith("s"):
-                for chunk in record["chunks"]:
-                    if rng.random() < share:
-                        yield record["text"][chunk["start"] : chunk["end"]]
+def drawn_texts(name: str, count: int, options: Namespace) -> list[str]:
+    """The beginnings of so many documents of a set."""
+    rng = np.random.default_rng(options.seed)
+    documents = [one.text for one in read_corpus(options.data / name)]
+    return [" ".join(documents[one].split()[:90]) for one in rng.permutation(len(documents))[:count]]
 
 
 def settings(options: Namespace) -> LLMTrainingConfig:
@@ -159,6 +145,7 @@ def main() -> None:
     options.add_argument("--groups", type=int, default=2)
     options.add_argument("--evaluate-every", type=int, default=50)
     options.add_argument("--questions", type=int, default=80, help="held-out questions per measurement")
+    options.add_argument("--scored", type=int, default=100, help="held-out questions answered at the end")
     options.add_argument("--config", default="{}", help="further settings of LLMTrainingConfig as JSON")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
@@ -172,7 +159,13 @@ def main() -> None:
     for row in fitted.rows:
         print({name: round(value, 3) for name, value in row.items()})
     given.out.mkdir(parents=True, exist_ok=True)
-    fitted.adapter.save(given.out, about={"settings": config.model_dump(), "best": fitted.best})
+    scores = score_answers(llm, fitted.adapter, Drawer(examples, fitted.layout, config), given.scored)
+    print(scores)
+    fitted.adapter.save(
+        given.out,
+        encoders=tuple(one.fingerprint for one in word_encoders().values()),
+        about={"settings": config.model_dump(), "best": fitted.best, "held_out": scores},
+    )
     (given.out / "curves.json").write_text(json.dumps({"history": fitted.rows}, indent=1) + "\n")
     plot_losses(fitted.rows, given.out / "curves.png")
     print(f"{machine()}: {fitted.seconds:.0f} s")

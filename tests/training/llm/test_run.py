@@ -47,7 +47,7 @@ def test_questions(memory, llm_folder, asked, tmp_path) -> None:
     )
     adapter = Adapter.load(tmp_path)
     assert report.questions + report.held_out == len(queries)
-    assert set(report.losses) == set(report.scores) == {"none", "memory", "both", "text"}
+    assert set(report.losses) == set(report.scores) == {"none", "memory", "both", "cut", "text"}
     assert adapter.config.encoder == memory.encoder.fingerprint
     assert adapter.has_seen("anna")
     assert not adapter.has_seen("nobody")
