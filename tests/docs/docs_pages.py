@@ -120,7 +120,7 @@ def _stripped(text: str) -> str:
 def sections(text: str, level: int) -> dict[str, str]:
     """Text below each heading of a level, by the first name in backticks of the heading."""
     parts = re.split(rf"^{'#' * level} (?=[^#])", text, flags=re.MULTILINE)[1:]
-    named = ((re.search(r"`(?:mllm )?(\w+)", part.splitlines()[0]), part) for part in parts)
+    named = ((re.search(r"`(?:mllm )?([\w-]+)", part.splitlines()[0]), part) for part in parts)
     return {name[1]: part for name, part in named if name}
 
 
@@ -180,7 +180,7 @@ def _members(thing: type, package: str) -> Iterator[tuple[str, Any]]:
 
 def signature(name: str, function: Callable[..., Any]) -> str:
     """A signature as its source has it, without `self`."""
-    found = inspect.signature(function)
+    found = inspect.signature(inspect.unwrap(function))  # decorators change nothing for the caller
     parts: list[str] = []
     starred = False
     for parameter in found.parameters.values():
