@@ -143,9 +143,14 @@ def entries_of(thing: Any, package: str) -> Iterator[str]:
         yield from known.values()
     for name, member in _members(thing, package):
         if inspect.isfunction(member):
-            yield signature(name, member)
+            yield f"{name}(" if _hides_signature(member) else signature(name, member)
         elif name not in known:
             yield f"`{name}`"
+
+
+def _hides_signature(function: Callable[..., Any]) -> bool:
+    """Whether a decorator, such as those of LlamaIndex's LLMs, shows its own signature."""
+    return next(iter(inspect.signature(function).parameters), "") == "_self"
 
 
 def is_protocol(thing: type) -> bool:
@@ -180,7 +185,7 @@ def _members(thing: type, package: str) -> Iterator[tuple[str, Any]]:
 
 def signature(name: str, function: Callable[..., Any]) -> str:
     """A signature as its source has it, without `self`."""
-    found = inspect.signature(inspect.unwrap(function))  # decorators change nothing for the caller
+    found = inspect.signature(function)
     parts: list[str] = []
     starred = False
     for parameter in found.parameters.values():

