@@ -11,7 +11,6 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     MessageRole,
     TextBlock,
-    ThinkingBlock,
 )
 from llama_index.core.prompts import BasePromptTemplate
 
@@ -98,7 +97,7 @@ def _role(message: ChatMessage) -> str:
 
 def _texts(message: ChatMessage) -> list[str]:
     """Texts of a message; what another model thought is left out."""
-    blocks = [block for block in message.blocks if not isinstance(block, ThinkingBlock)]
+    blocks = [block for block in message.blocks if getattr(block, "block_type", "") != "thinking"]
     for block in blocks:
         if not isinstance(block, TextBlock):
             raise InvalidInputError(
