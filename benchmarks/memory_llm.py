@@ -43,8 +43,8 @@ from mllm_plugin.memory_llm.plan import Plan
 from mllm_plugin.training.llm.evaluate import exact_match, f1
 
 ANSWER_TOKENS = 24
-_BATCH = 8
-_TIMED = 12
+_BATCH = 16
+_TIMED = 8
 _NUMBER = re.compile(r"\d[\d,]*(\.\d+)?")
 _WHERE: dict[str, Any] = {"namespace": (), "prefix": False, "filter": None, "exclude_labels": ()}
 
