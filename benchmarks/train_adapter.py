@@ -111,7 +111,8 @@ def settings(options: Namespace) -> LLMTrainingConfig:
     given = {name: getattr(options, name) for name in ("steps", "groups", "evaluate_every", "seed")}
     if options.text_only:
         given["text_steps"] = options.steps
-    return LLMTrainingConfig(**given, evaluate_questions=options.questions, **json.loads(options.config))
+    given |= {"evaluate_questions": options.questions, **json.loads(options.config)}
+    return LLMTrainingConfig.model_validate(given)
 
 
 def fresh_adapter(
