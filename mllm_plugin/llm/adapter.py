@@ -51,7 +51,7 @@ class AdapterConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
+    format_version: int = Field(default=1, le=1)
     llm: str
     llm_name: str
     encoder: str

@@ -62,7 +62,6 @@ class PromptLayout:
         self.tokenizer, self.system = tokenizer, system
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         self._special = {one.content for one in added if one.special} | set(tokenizer.all_special_tokens)
-        self._special |= set(_HERE[0] + _HERE[-1])
 
     def build(
         self,
@@ -118,9 +117,11 @@ class PromptLayout:
 
     def _plain(self, text: str) -> str:
         """The text with tokens that would steer the model broken up, so that they are mere characters."""
+        text = text.replace(_HERE[0], "").replace(
+            _HERE[-1], ""
+        )  # first, or what is left might be such a token
         for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
+            text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
     def _ids(self, text: str, *, first: bool) -> list[int]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import make_adapter
+from llm_tools import make_adapter
 from tiny import write_tiny
 
 from mllm_plugin import InvalidInputError, NotFoundError
@@ -172,8 +172,8 @@ def test_nothing_there(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"width": 17}, {"format": 3}, {"dim": "wide"}, {"tokens_per_embedding": 0}],
-    ids=["width", "unknown", "type", "zero"],
+    [{"width": 17}, {"format": 3}, {"dim": "wide"}, {"tokens_per_embedding": 0}, {"format_version": 2}],
+    ids=["width", "unknown", "type", "zero", "newer"],
 )
 def test_files_that_do_not_belong_together(tiny, stocked, tmp_path, change):
     make_adapter(tiny, stocked).save(tmp_path)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from conftest import make_adapter
+from llm_tools import make_adapter
 from pydantic import ValidationError
 
 from mllm_plugin.llm.decoding import Decoding

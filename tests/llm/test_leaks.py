@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_adapter
+from llm_tools import make_adapter
 
 from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig, facade
