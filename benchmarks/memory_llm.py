@@ -99,7 +99,10 @@ WINDOWS_ONLY = {"nodes": 0, "chunks": 0, "k": 1, "windows": 400, "memory_budget"
 def rows_of(budget: int) -> list[Row]:
     """All rows; `budget` is the text that `both` spells out, in tokens."""
     both = {"mode": "both", "expand": 1, "text_tokens": budget}
-    found = [Row(f"no memory, {weights}", weights, NOTHING) for weights in ("untouched", "adapter")]
+    found = [
+        Row("no memory, untouched", "untouched", NOTHING),
+        Row("no memory, adapter", "adapter", {**NOTHING, "lora": True}),
+    ]
     for weights in ("untouched", "text LoRA"):
         found += [Row(f"text, {k} chunks, {weights}", weights, {**TEXT, "k": k}) for k in (1, 5, 10)]
         found.append(
@@ -142,7 +145,7 @@ def comparison_rows(both: dict[str, Any]) -> list[Row]:
     """The same for questions about two paragraphs, with and without the upper levels."""
     two = {**both, "expand": 2, "text_tokens": 2 * both["text_tokens"]}
     rows = [
-        Row("no memory, adapter", "adapter", NOTHING),
+        Row("no memory, adapter", "adapter", {**NOTHING, "lora": True}),
         Row("text, 5 chunks, untouched", "untouched", {**TEXT, "k": 5}),
         Row("text, 5 chunks, text LoRA", "text LoRA", {**TEXT, "k": 5}),
         Row("memory", "adapter", {"mode": "memory"}),
