@@ -30,7 +30,7 @@ from mllm_plugin.training.llm.config import LLMTrainingConfig
 from mllm_plugin.training.llm.draw import Drawer
 from mllm_plugin.training.llm.examples import Examples
 from mllm_plugin.training.llm.loop import fit_adapter, new_adapter
-from mllm_plugin.training.llm.plot import plot_losses
+from mllm_plugin.training.llm.run import write_curves
 from mllm_plugin.training.llm.start import Spoken, spoken
 
 WORDS = (16, 8, 4)  # tokens per window of words, beside the memory's own windows of 16 states
@@ -167,8 +167,7 @@ def main() -> None:
         encoders=tuple(one.fingerprint for one in word_encoders().values()),
         about={"settings": config.model_dump(), "best": fitted.best, "held_out": scores},
     )
-    (given.out / "curves.json").write_text(json.dumps({"history": fitted.rows}, indent=1) + "\n")
-    plot_losses(fitted.rows, given.out / "curves.png")
+    write_curves(given.out, fitted, {})
     print(f"{machine()}: {fitted.seconds:.0f} s")
 
 

@@ -190,11 +190,8 @@ class _Run:
         bar.close()
         if state.best:
             self.module.load_state_dict(state.best)
-        scored = [
-            (row["held_out"], int(row["step"]))
-            for row in rows
-            if self._text_only or row["step"] >= config.text_steps
-        ]
+        first = 1 if self._text_only else max(1, config.text_steps)
+        scored = [(row["held_out"], int(row["step"])) for row in rows if row["step"] >= first]
         return rows, min(scored, default=(math.nan, 0))
 
     def step(self, number: int) -> float:

@@ -120,7 +120,13 @@ def save_run(folder: Path, fitted: Fitted, examples: Examples, report: LLMTraini
     """Writes the adapter with what it has seen and reached, and the curves."""
     about = {name: value for name, value in report.to_dict().items() if name != "folder"}
     fitted.adapter.save(folder, documents=tuple(examples.documents), about=about)
-    text = json.dumps({"history": fitted.rows, **about}, indent=1)
+    write_curves(folder, fitted, about)
+
+
+def write_curves(folder: Path, fitted: Fitted, about: Mapping[str, Any]) -> None:
+    """Writes the curves as JSON and as a picture."""
+    rows = [{name: None if value != value else value for name, value in row.items()} for row in fitted.rows]
+    text = json.dumps({"history": rows, **about}, indent=1, allow_nan=False)
     (folder / CURVES_NAME).write_text(text + "\n", encoding="utf-8")
     plot_losses(fitted.rows, folder / PLOT_NAME)
 
