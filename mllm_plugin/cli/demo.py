@@ -37,7 +37,7 @@ _NOTE = Document(
     ),
     metadata={"source": "demo"},
 )
-_READING = {"expand": 1, "max_new_tokens": 24}
+_READING: dict[str, Any] = {"expand": 1, "max_new_tokens": 24}
 _NOTE_QUESTION = "What do I do when the nightly export fails?"
 
 
