@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, file_sha256, resolve_model
+from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
+from mllm_plugin.pretrained import file_sha256, no_progress_bars
 
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
@@ -69,7 +69,7 @@ class HuggingFaceEncoder:
             raise ModelNotFoundError(
                 f"{model}: no fast tokenizer (tokenizer.json); character offsets need one"
             )
-        with _quiet():
+        with no_progress_bars():
             self._model = AutoModel.from_pretrained(
                 self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
             )
@@ -178,20 +178,6 @@ class HuggingFaceEncoder:
         settings += [self.window_layer] if self.window_layer != -1 else []
         digest.update(json.dumps(settings).encode())
         return f"hf:{self._model.config.model_type}:{self.dim}:{digest.hexdigest()[:32]}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar of transformers while a small model loads."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 class _ModelSettings:

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mllm_plugin.encoders.resolve import file_sha256
 from mllm_plugin.errors import InvalidInputError, MissingDependencyError
+from mllm_plugin.pretrained import file_sha256
 
 SOURCE_NAME = "source.json"
 _READING = threading.Lock()

