@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,6 +19,7 @@ from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.prompt import Batch, Prompt, assemble
 
 _BATCH_TOKENS = 8192
+_running: dict[threading.Thread, threading.Event] = {}  # streams' threads, and what stops each
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,24 @@ def stream(
             pieces.put(_generated(row))
         except BaseException as error:
             pieces.put(error)
+        finally:
+            _running.pop(threading.current_thread(), None)
 
-    threading.Thread(target=work, name="mllm-generate", daemon=True).start()
+    thread = threading.Thread(target=work, name="mllm-generate", daemon=True)
+    _running[thread] = ended
+    thread.start()
     try:
         yield from _until_done(pieces)
     finally:
         ended.set()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Ends streams that nobody reads any more: torch aborts a process that ends while a thread computes."""
+    for thread, ended in list(_running.items()):
+        ended.set()
+        thread.join()
 
 
 def _until_done(pieces: queue.SimpleQueue[Any]) -> Generator[str | Generated]:

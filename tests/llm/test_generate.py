@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -178,3 +180,21 @@ def test_an_error_of_the_model_reaches_the_reader(tiny, layout):
 def test_settings_are_checked(settings):
     with pytest.raises(ValidationError):
         Decoding(**settings)
+
+
+ABANDON = """
+import sys
+from mllm_plugin.llm import PromptLayout, load_llm
+from mllm_plugin.llm.decoding import Decoding
+from mllm_plugin.llm.generate import stream
+llm = load_llm(sys.argv[1], device="cpu")
+pieces = stream(llm, PromptLayout(llm.tokenizer).build("Why?"), decoding=Decoding(max_new_tokens=900))
+next(pieces)
+"""
+
+
+def test_a_process_may_end_in_the_middle_of_a_stream(tiny_folder):
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDON, str(tiny_folder)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
