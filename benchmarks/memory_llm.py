@@ -15,17 +15,17 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import resource
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from answering import Asked, Row, comparisons, rows_of
 from beir import read_corpus, read_queries
 from cached_encoder import CachedEncoder
 from common import cached_memory, interval, machine, parser, print_table
@@ -45,37 +45,7 @@ from mllm_plugin.training.llm.evaluate import exact_match, f1
 ANSWER_TOKENS = 24
 _BATCH = 16
 _TIMED = 8
-_NUMBER = re.compile(r"\d[\d,]*(\.\d+)?")
 _WHERE: dict[str, Any] = {"namespace": (), "prefix": False, "filter": None, "exclude_labels": ()}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way of answering.
-
-    Attributes:
-        name: As the table shows it.
-        weights: "untouched", "text LoRA" or "adapter".
-        settings: Of the `MemoryLLM`.
-        twist: "foreign" gives each question another one's embeddings, "shuffled" its own in random order.
-        window: Tokens per window of the memory.
-        questions: "single" or "comparison".
-    """
-
-    name: str
-    weights: str
-    settings: dict[str, Any]
-    twist: str = ""
-    window: int = 16
-    questions: str = "single"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question and its accepted answers."""
-
-    text: str
-    answers: tuple[str, ...]
 
 
 @dataclass
@@ -91,94 +61,6 @@ class Outcome:
     said: list[str]
 
 
-TEXT = {"mode": "text", "text_tokens": None}
-NOTHING = {"mode": "text", "expand": 0}
-WINDOWS_ONLY = {"nodes": 0, "chunks": 0, "k": 1, "windows": 400, "memory_budget": 400}
-
-
-def rows_of(budget: int) -> list[Row]:
-    """All rows; `budget` is the text that `both` spells out, in tokens."""
-    both = {"mode": "both", "expand": 1, "text_tokens": budget}
-    found = [
-        Row("no memory, untouched", "untouched", NOTHING),
-        Row("no memory, adapter", "adapter", {**NOTHING, "lora": True}),
-    ]
-    for weights in ("untouched", "text LoRA"):
-        found += [Row(f"text, {k} chunks, {weights}", weights, {**TEXT, "k": k}) for k in (1, 5, 10)]
-        found.append(
-            Row(f"text, best {budget} tokens, {weights}", weights, {**TEXT, "k": 1, "text_tokens": budget})
-        )
-    found += [
-        Row(
-            "text, as many tokens as `both`, text LoRA",
-            "text LoRA",
-            {**TEXT, "k": 2, "text_tokens": budget + 32},
-        )
-    ]
-    found += [
-        Row(
-            f"memory, {most} soft tokens",
-            "adapter",
-            {"mode": "memory", "memory_budget": most, "windows": most},
-        )
-        for most in (16, 32, 64)
-    ]
-    found += [
-        Row("**both**", "adapter", both),
-        Row("both, same text, no soft tokens", "adapter", {**both, "memory_budget": 0, "lora": True}),
-        Row("both, another question's soft tokens", "adapter", both, twist="foreign"),
-        Row("both, soft tokens in random order", "adapter", both, twist="shuffled"),
-        Row("both, windows alone", "adapter", {**both, "nodes": 0, "chunks": 0}),
-        Row("both, 16 soft tokens", "adapter", {**both, "memory_budget": 16}),
-        Row("both, 64 soft tokens", "adapter", {**both, "memory_budget": 64, "windows": 64}),
-        Row("both, best chunk whole", "adapter", {**both, "text_tokens": None}),
-    ]
-    found.append(Row("best chunk as text, adapter's LoRA", "adapter", {**TEXT, "k": 1, "lora": True}))
-    found += [
-        Row(f"best chunk as soft tokens, {size}x", "adapter", {"mode": "memory", **WINDOWS_ONLY}, window=size)
-        for size in (4, 8, 16)
-    ]
-    return found + comparison_rows(both)
-
-
-def comparison_rows(both: dict[str, Any]) -> list[Row]:
-    """The same for questions about two paragraphs, with and without the upper levels."""
-    two = {**both, "expand": 2, "text_tokens": 2 * both["text_tokens"]}
-    rows = [
-        Row("no memory, adapter", "adapter", {**NOTHING, "lora": True}),
-        Row("text, 5 chunks, untouched", "untouched", {**TEXT, "k": 5}),
-        Row("text, 5 chunks, text LoRA", "text LoRA", {**TEXT, "k": 5}),
-        Row("memory", "adapter", {"mode": "memory"}),
-        Row("memory, windows alone", "adapter", {"mode": "memory", "nodes": 0, "chunks": 0}),
-        Row("both, two passages", "adapter", two),
-        Row("both, two passages, windows alone", "adapter", {**two, "nodes": 0, "chunks": 0}),
-        Row("same text, no soft tokens", "adapter", {**two, "memory_budget": 0, "lora": True}),
-    ]
-    return [replace(row, questions="comparison") for row in rows]
-
-
-def comparisons(rows: Sequence[dict[str, Any]], count: int, seed: int = 0) -> list[Asked]:
-    """Questions for the larger of two numbers, each in a paragraph of its own."""
-    rng, numbers = np.random.default_rng(seed), []
-    for row in rows:
-        answer = row["answers"][0]
-        counted = row["text"].lower().startswith(("how many", "in what year", "what year", "in which year"))
-        if counted and _NUMBER.fullmatch(answer):
-            numbers.append((row, float(answer.replace(",", ""))))
-    found: list[Asked] = []
-    while len(found) < count and len(numbers) > 1:
-        (first, one), (second, other) = (
-            numbers[n] for n in rng.choice(len(numbers), 2, replace=False).tolist()
-        )
-        years = [row["text"].lower().startswith("how many") for row in (first, second)]
-        if one == other or first["doc"] == second["doc"] or years[0] != years[1]:
-            continue
-        asked = " or: ".join(row["text"].strip().rstrip("?") for row in (first, second))
-        larger = first if one > other else second
-        found.append(Asked(f"Which number is larger: {asked}?", tuple(larger["answers"])))
-    return found
-
-
 class Bench:
     """The model, its weights and memories, each made once."""
 
@@ -186,7 +68,7 @@ class Bench:
         self.options, self.llm = options, load_llm()
         self.memories: dict[int, MemoryIndex] = {}
         self.asked = self._questions()
-        encoder = self.memory(16).encoder.fingerprint
+        encoder = self.memory().encoder.fingerprint
         self.adapters = {
             "untouched": None,
             "text LoRA": Adapter.load(options.text_lora) if options.text_lora else None,
@@ -195,18 +77,19 @@ class Bench:
             else shipped_adapter(self.llm, encoder),
         }
 
-    def memory(self, window: int) -> MemoryIndex:
-        """All paragraphs of SQuAD, with windows of so many tokens."""
-        if window not in self.memories:
+    def memory(self, words: int = 0) -> MemoryIndex:
+        """All paragraphs of SQuAD; with windows of so many words, or the usual ones."""
+        if words not in self.memories:
             options = self.options
+            settings = {"window_tokens": words, "window_layer": 0} if words else {}
             encoder = CachedEncoder(
-                HuggingFaceEncoder(DEFAULT_ENCODER, window_tokens=window), options.cache / "embeddings"
+                HuggingFaceEncoder(DEFAULT_ENCODER, **settings), options.cache / "embeddings"
             )
-            name = "squad" if window == 16 else f"squad-{window}"
-            self.memories[window] = cached_memory(
+            name = f"squad-words-{words}" if words else "squad"
+            self.memories[words] = cached_memory(
                 name, lambda: read_corpus(options.data / "squad"), encoder, options.cache
             )
-        return self.memories[window]
+        return self.memories[words]
 
     def _questions(self) -> dict[str, list[Asked]]:
         rows = list(read_queries(self.options.data / "squad", "dev").values())
@@ -217,12 +100,12 @@ class Bench:
     def reader(self, row: Row) -> MemoryLLM:
         """A `MemoryLLM` over the row's memory with the row's weights."""
         adapter = self.adapters[row.weights]
-        memory = self.memory(row.window)
+        memory = self.memory(row.words)
         if adapter is not None and memory.encoder.fingerprint not in (
             adapter.config.encoder,
             *adapter.config.encoders,
         ):
-            raise SystemExit(f"the adapter does not read windows of {row.window} tokens")
+            raise SystemExit(f"the adapter does not read windows of {row.words} words")
         return MemoryLLM(memory, self.llm, adapter)
 
     def settings(self, row: Row) -> dict[str, Any]:
@@ -337,9 +220,7 @@ def kept(bench: Bench, row: Row, folder: Path) -> Outcome:
     adapter = bench.adapters[row.weights]
     weights = "" if adapter is None else hashlib.sha256(_bytes(adapter)).hexdigest()
     asked = [asdict(one) for one in bench.asked[row.questions]]
-    key = json.dumps(
-        [bench.settings(row), row.twist, row.window, weights, asked], sort_keys=True, default=str
-    )
+    key = json.dumps([bench.settings(row), row.twist, row.words, weights, asked], sort_keys=True, default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if path.is_file():
         return Outcome(**json.loads(path.read_text()))
