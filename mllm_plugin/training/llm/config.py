@@ -12,7 +12,7 @@ class ModeShares(BaseModel):
         memory: With memory tokens only.
         both: With memory tokens and text.
         text: With text only; where it is drawn beside one of the others, it is their teacher.
-        recite: The key words of a chunk, one per window, are to be listed from its memory tokens; per group.
+        recite: A passage is to be repeated from its memory tokens; per group of questions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.llm.prompt import Prompt, PromptLayout, memory_order
 from mllm_plugin.training.llm.config import LLMTrainingConfig
 from mllm_plugin.training.llm.examples import Examples, Question
 from mllm_plugin.training.llm.packing import Branch, Memories, Unit
 
-RECITE = "List the key words of the memory."
+RECITE = "Repeat the text of the memory."
 _SECOND_TEXT = 0.2  # how often two chunks are spelled out beside memory tokens
 _TEXTS = (0.45, 0.25, 0.1, 0.1, 0.1)  # how often one to five are while the LLM reads text only
 _RECITED_TOKENS = 64
@@ -55,9 +54,6 @@ class Drawer:
     def __init__(self, examples: Examples, layout: PromptLayout, config: LLMTrainingConfig) -> None:
         self.examples, self.layout, self.config = examples, layout, config
         self._groups: dict[int, list[list[int]]] = {}
-        self._tokens = {chunk: self._ids(text) for chunk, text in enumerate(examples.texts)}
-        self._counts = np.bincount(np.concatenate(list(self._tokens.values())))
-        self._end = self.layout.answer_ids("")[-1]
         by_chunk: dict[int, list[int]] = {}
         for number, question in enumerate(examples.questions):
             if not question.held_out and question.chunk >= 0:
@@ -213,17 +209,8 @@ class Drawer:
         levels = np.full(len(vectors), 0 if len(windows) else 1, np.int64)
         prompt = self.layout.build(RECITE, memory_tokens=len(vectors) * self.config.tokens_per_embedding)
         before, after, (rest,) = _shared([prompt])
-        answer = (*self._key_words(chunk, len(vectors))[: _RECITED_TOKENS - 1], self._end)
+        answer = self._answer(self.examples.texts[chunk], _RECITED_TOKENS)
         return Unit(before, Memories(vectors, levels), after, [Branch(rest, answer, "recite")])
-
-    def _key_words(self, chunk: int, count: int) -> list[int]:
-        """The rarest token of each of so many equal parts of a chunk."""
-        parts = np.array_split(self._tokens[chunk], count)
-        return [int(part[self._counts[part].argmin()]) for part in parts if len(part)]
-
-    def _ids(self, text: str) -> NDArray[np.int64]:
-        ids = self.layout.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return np.array(ids, dtype=np.int64)
 
 
 def _shared(prompts: Sequence[Prompt]) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError
@@ -22,7 +21,6 @@ from mllm_plugin.llm.projector import MemoryProjector
 from mllm_plugin.training.llm.examples import Examples
 
 _BATCH, _RATE, _OTHERS, _SHARPNESS = 512, 2e-3, 1024, 8.0
-_FOCUS, _NEARNESS = 8.0, 3.0  # nearly all weight on the rarest word: a model cannot read a sum of many
 _KNOWN_WORDS = 4.0  # log of how often the commonest words are met; they say nothing of a text
 
 Offsets = Callable[[str], NDArray[np.int64]]
@@ -127,7 +125,7 @@ def start_projector(
 ) -> float:
     """Teaches a projector to tell the words behind a vector from others, by the LLM's own embeddings.
 
-    The rarest word weighs most. Afterwards soft tokens have the mean and the spread of the LLM's embeddings.
+    Rare words weigh more. Afterwards soft tokens have the mean and the spread of the LLM's embeddings.
 
     Args:
         projector: Is changed.
@@ -145,7 +143,6 @@ def start_projector(
     counts = np.bincount(np.concatenate(given.words), minlength=len(table))
     known = np.flatnonzero(counts)
     weights = np.maximum(np.log(counts.sum() / (counts + 1.0)) - _KNOWN_WORDS, 0.05)
-    weights = (weights / weights.max()) ** _FOCUS
     center = table[torch.from_numpy(known).to(device)].mean(dim=0)
     spread = (table - center).norm(dim=-1).mean()
     sharpness = torch.nn.Parameter((_SHARPNESS / spread**2).log())
@@ -160,10 +157,8 @@ def start_projector(
         words, targets = _targets([given.words[row] for row in rows], weights, known, rng)
         tokens = projector(vectors[rows].to(device), levels[rows].to(device))
         tokens = tokens.reshape(len(rows), -1, tokens.shape[-1]).mean(dim=1) - center
-        others, targets = table[torch.from_numpy(words).to(device)] - center, targets.to(device)
-        scores = tokens @ others.T * sharpness.exp()
-        loss = -(targets * scores.log_softmax(dim=-1)).sum(dim=-1).mean()
-        loss = loss + _NEARNESS * (1 - cosine_similarity(tokens, targets @ others)).mean()
+        scores = tokens @ (table[torch.from_numpy(words).to(device)] - center).T * sharpness.exp()
+        loss = -(targets.to(device) * scores.log_softmax(dim=-1)).sum(dim=-1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
