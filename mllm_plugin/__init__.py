@@ -31,6 +31,7 @@ from mllm_plugin.errors import (
     UnsupportedFilesystemError,
 )
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.reembed import reembed
 from mllm_plugin.types import (
     AddReport,
     BuildReport,
@@ -92,4 +93,5 @@ __all__ = [
     "TreeConfig",
     "UnsupportedFilesystemError",
     "VerifyReport",
+    "reembed",
 ]

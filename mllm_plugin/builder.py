@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.care import REGROUP_SHARE
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import AddReport, BuildReport, Document, Namespace
-
-_REGROUP_SHARE = 0.1  # of the chunks: a small addition to a large memory is not worth grouping all of it
 
 
 class IndexBuilder:
@@ -57,7 +56,7 @@ class IndexBuilder:
             raise InvalidTypeError(f"expected an iterable of Document, got {type(documents).__name__}")
         started = time.perf_counter()
         reports = list(self._batches(documents))
-        self._memory.regroup(self._namespace, min_share=_REGROUP_SHARE)
+        self._memory.regroup(self._namespace, min_share=REGROUP_SHARE)
         totals = {
             name: sum(getattr(report, name) for report in reports)
             for name in ("added", "updated", "unchanged", "chunks", "encoded")

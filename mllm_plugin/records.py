@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby, islice, pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import apsw
@@ -28,9 +28,10 @@ from mllm_plugin.store.documents import DocumentState, read_documents
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.writer import PreparedDocument
-from mllm_plugin.types import AddReport, Document, Namespace
+from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 
 _BATCH = 256
+_BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
 _COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
 
 
@@ -70,29 +71,39 @@ def export_records(
 ) -> Iterator[dict[str, Any]]:
     """Yields the records of one namespace."""
     ids = tx.execute(
-        "SELECT document_rowid, split FROM documents WHERE namespace_id = ? ORDER BY document_rowid",
+        "SELECT document_rowid FROM documents WHERE namespace_id = ? ORDER BY document_rowid",
         (row.namespace_id,),
     )
-    for rowid, split in list(ids):
+    for (rowid,) in list(ids):
         (document,) = read_documents(tx, row.namespace_id, row.namespace, [rowid])
-        record: dict[str, Any] = {
-            "id": document.id,
-            "text": document.text,
-            "metadata": document.metadata,
-            "labels": list(document.labels),
-            "masks": list(document.masks),
-            "namespace": list(document.namespace),
-            "split": bool(split),
-        }
+        record = record_of(document)
         if vectors:
             record |= {"encoder": encoder, "chunks": list(_chunks(tx, rowid, dim))}
         yield record
 
 
+def record_of(document: StoredDocument) -> dict[str, Any]:
+    """A document without its vectors."""
+    return {
+        "id": document.id,
+        "text": document.text,
+        "metadata": document.metadata,
+        "labels": list(document.labels),
+        "masks": list(document.masks),
+        "namespace": list(document.namespace),
+        "split": document.split,
+    }
+
+
 def import_records(
     ingest: Ingest, fingerprint: str, dim: int, records: Iterable[Mapping[str, Any]]
-) -> AddReport:
-    """Adds records, a transaction for each run of up to 256 neighbours that go the same way.
+) -> tuple[AddReport, set[Namespace]]:
+    """Adds records, a transaction for each run of up to 256 neighbours or 64 K characters that go one way.
+
+    Whole groups are placed quickly, as a bulk build does: regroup the namespaces afterwards.
+
+    Returns:
+        What was done, and the namespaces that records went to.
 
     Raises:
         InvalidTypeError: `records` is no iterable of dictionaries.
@@ -105,12 +116,28 @@ def import_records(
         usable = bool(record.chunks) and record.encoder == fingerprint
         return check_namespace(record.namespace), record.split, usable
 
-    reports = []
+    reports, namespaces = [], set()
     for (namespace, split, usable), run in groupby(map(_record, records), key):
-        while batch := list(islice(run, _BATCH)):
+        namespaces.add(namespace)
+        for batch in _batches(run):
             reports.append(_import_batch(ingest, batch, namespace, split, dim if usable else None))
     totals = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
-    return AddReport(ids=tuple(name for report in reports for name in report.ids), **totals)
+    ids = tuple(name for report in reports for name in report.ids)
+    return AddReport(ids=ids, **totals), namespaces
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Runs of records that are written, and lost by an interruption, together."""
+    batch: list[Record] = []
+    characters = 0
+    for record in records:
+        batch.append(record)
+        characters += len(record.text)
+        if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _record(data: Any) -> Record:
@@ -155,7 +182,7 @@ def _import_batch(
         else:
             prepared, encoded = [_prepared(one, records[one.id], namespace, dim) for one in changed], 0
         prepared = [item.with_masks(records[item.document.id].masks) for item in prepared]
-        return ingest.write(documents, prepared, namespace, encoded=encoded, split=split)
+        return ingest.write(documents, prepared, namespace, encoded=encoded, split=split, provisional=True)
 
     return ingest.retried(attempt)
 

@@ -112,7 +112,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument(_Report):
-    """A document as the memory holds it."""
+    """A document as the memory holds it; `split` is False where it was to be kept as one chunk."""
 
     id: str
     text: str
@@ -121,6 +121,7 @@ class StoredDocument(_Report):
     labels: tuple[str, ...]
     masks: tuple[str, ...]
     chunks: int
+    split: bool
 
 
 @dataclass(frozen=True, slots=True)

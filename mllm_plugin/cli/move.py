@@ -1,4 +1,4 @@
-"""`mllm import` and `export`: moving in and out without embedding anything again."""
+"""`mllm import`, `export`, `reembed`: moving in, out, and to another encoder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mllm_plugin.cli.settings import Settings, encoder_option, namespace_option,
 from mllm_plugin.encoders import VectorsOnly
 from mllm_plugin.errors import DimensionMismatchError, EncoderMismatchError
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.reembed import reembed
 from mllm_plugin.transfer import Columns, Record, Source, open_source, placed, write_jsonl
 
 
@@ -67,6 +68,24 @@ def export(settings: Settings, file: Path, vectors: bool) -> None:
         count = write_jsonl(file, _with_bar(records, settings))
     what = f"{plural(count, 'document')} written to {file}{' with vectors' if vectors else ''}"
     emit(settings, {"file": str(file), "documents": count, "vectors": vectors}, [what])
+
+
+@click.command("reembed")
+@click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+@encoder_option
+@shared_options
+def reembed_(settings: Settings, target: Path) -> None:
+    """Copy the memory into the folder TARGET with another --encoder; the old one stays as it is.
+
+    Every text is cut and embedded anew; metadata, labels, masks and namespaces are kept. Interrupted, the
+    same command goes on where it was. Put the new folder in the old one's place when you are content with it.
+    """
+    with settings.reading() as memory:
+        encoder = settings.load_encoder(settings.encoder)
+        with settings.stage("embed and write"):
+            report = reembed(memory, target, encoder, progress=not settings.json)
+    done = f"{plural(report.added, 'document')} copied to {target}, {plural(report.encoded, 'text')} embedded"
+    emit(settings, {"memory": str(target), "encoder": encoder.fingerprint, **report.to_dict()}, [done])
 
 
 @contextmanager
@@ -131,4 +150,4 @@ def _import_lines(counts: dict[str, Any]) -> Iterator[str]:
         yield f"{plural(counts['without_text'], 'row')} without a text left out"
 
 
-COMMANDS = (import_, export)
+COMMANDS = (import_, export, reembed_)

@@ -20,6 +20,8 @@ from mllm_plugin.store.statistics import chunk_count, namespace_stats, text_byte
 from mllm_plugin.store.verify import verify_store
 from mllm_plugin.types import AddReport, CompactReport, Namespace, Stats, VerifyReport
 
+REGROUP_SHARE = 0.1  # of the chunks: a small addition to a large memory is not worth grouping all of it
+
 
 class Care(MemoryParts):
     """Calls that look after the files."""
@@ -117,7 +119,9 @@ class Care(MemoryParts):
     def import_records(self, records: Iterable[Mapping[str, Any]]) -> AddReport:
         """Adds records of `export`; encodes only those without vectors of this encoder."""
         self._database.check_writable()
-        report = import_records(self._ingest, self.encoder.fingerprint, self.dim, records)
+        report, namespaces = import_records(self._ingest, self.encoder.fingerprint, self.dim, records)
+        for namespace in sorted(namespaces):
+            self.regroup(namespace, min_share=REGROUP_SHARE)
         if report.updated:
             self._erase(wait=0.0)
         return report

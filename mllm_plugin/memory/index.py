@@ -113,5 +113,6 @@ def _check_encoder(encoder: TextEncoder | None, stored: str, folder: Path) -> No
     if encoder is not None and encoder.fingerprint != stored:
         raise EncoderMismatchError(
             f"the memory at {folder} was written with encoder {stored!r}, got {encoder.fingerprint!r}. "
-            f"Vectors of two encoders do not compare: open it with the first, or build a new memory"
+            f"Vectors of two encoders do not compare: open it with the first, or make a copy whose texts are "
+            f"embedded anew with reembed(memory, path, encoder) or `mllm reembed`"
         )

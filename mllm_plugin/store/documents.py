@@ -91,13 +91,13 @@ def read_documents(
     """Documents by row id, in the order asked."""
     for rowid in rowids:
         row = tx.execute(
-            "SELECT id, text, metadata, "
+            "SELECT id, text, metadata, split, "
             "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) "
             "FROM documents d WHERE d.document_rowid = ? AND d.namespace_id = ?",
             (rowid, namespace_id),
         ).get
         if row:
-            document_id, text, metadata, chunks = row
+            document_id, text, metadata, split, chunks = row
             yield StoredDocument(
                 id=document_id,
                 text=text.decode("utf-8"),
@@ -106,6 +106,7 @@ def read_documents(
                 labels=_names(tx, "labels", rowid),
                 masks=_names(tx, "masks", rowid),
                 chunks=chunks,
+                split=bool(split),
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+import apsw
 from pydantic import ValidationError
 
 from mllm_plugin.config import MemoryConfig
@@ -76,6 +77,19 @@ def save_settings(
     found = load_settings(database)
     assert found is not None
     return found
+
+
+def copied_from(tx: apsw.Connection) -> str | None:
+    """The folder of the memory that this one is an unfinished copy of."""
+    return tx.execute("SELECT value FROM meta WHERE key = 'copied_from'").get
+
+
+def mark_as_copy(tx: apsw.Connection, folder: str | None) -> None:
+    """Marks a memory as an unfinished copy of the one in `folder`; None when it is finished."""
+    if folder is None:
+        tx.execute("DELETE FROM meta WHERE key = 'copied_from'")
+    else:
+        tx.execute("INSERT OR REPLACE INTO meta VALUES ('copied_from', ?)", (folder,))
 
 
 def _chosen(config: MemoryConfig) -> str:

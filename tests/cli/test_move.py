@@ -243,3 +243,15 @@ def test_a_lance_folder(mllm, mllm_json, tmp_path: Path, encoder: ToyEncoder) ->
     assert (report["added"], report["encoded"]) == (ROWS, 0)
     (hit,) = mllm_json("search", "row 1007 of the table", "-k", "1")["hits"]
     assert (hit["document_id"], hit["metadata"]) == ("r1007", {"number": 1007, "kind": "row"})
+
+
+def test_reembed_writes_a_copy_of_another_encoder(mllm, mllm_json, filled: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    before = contents(filled)
+    report = mllm_json("reembed", copy, named=ToyEncoder(32))
+    assert (report["added"], report["encoder"], report["memory"]) == (3, "toy:32:1", str(copy))
+    assert contents(filled) == before
+    with MemoryIndex.open(copy, encoder=None) as memory:
+        assert (memory.dim, memory.stats().masked_documents) == (32, 1)
+    again = mllm("reembed", copy, named=ToyEncoder(32), code=1)
+    assert "a memory of its own" in again.stderr

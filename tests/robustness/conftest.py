@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
-from robustness_tools import KEPT, end_started
+from robustness_tools import KEPT, LONG, SMALL_GROUPS, end_started, some_documents
 from toy import ToyEncoder
 
-from mllm_plugin import MemoryIndex
+from mllm_plugin import Document, MemoryIndex
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +35,21 @@ def shared(tmp_path_factory) -> Iterator[MemoryIndex]:
     """A stocked memory for tests whose calls must all be refused."""
     with MemoryIndex.open(tmp_path_factory.mktemp("shared") / "memory", encoder=ToyEncoder()) as memory:
         memory.add(KEPT)
+        yield memory
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Masks, labels, namespaces, uncut documents, vectors from the caller."""
+    with MemoryIndex.open(tmp_path / "source", encoder=ToyEncoder(), config=SMALL_GROUPS) as memory:
+        memory.add([*KEPT, *some_documents(60), LONG])
+        memory.add([Document(LONG.text, id="whole", labels=("x", "y"))], split=False)
+        memory.add([Document("the vector knows best", id="vector")], embeddings=[np.arange(16.0)])
+        memory.add([Document("the password of anna", id="note"), *KEPT], namespace=("users", "anna"))
+        memory.add([Document("the password of bob", id="note")], namespace=("users", "bob"))
+        memory.mask(["d3", "whole"], label="draft")
+        memory.mask(["d3"])
+        memory.mask(["note"], namespace=("users", "bob"))
         yield memory
 
 

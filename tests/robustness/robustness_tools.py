@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from toy import ToyEncoder
 
-from mllm_plugin import Document, Hit, MemoryIndex, StoredDocument
+from mllm_plugin import Document, Hit, MemoryConfig, MemoryIndex, StoredDocument, TreeConfig
 
 REPOSITORY = Path(__file__).parents[2]
 STARTED: list[subprocess.Popen] = []  # ended after each test, whatever became of it
@@ -29,6 +29,11 @@ KEPT = [
     ),
     Document("a fox crosses the frozen river at dawn", id="fox", metadata={"year": 2001}),
 ]
+
+LONG = Document(
+    " ".join(f"long{n} text." for n in range(300)), id="long", metadata={"deep": {"list": [1, None, "ü"]}}
+)
+SMALL_GROUPS = MemoryConfig(tree=TreeConfig(fan_out=8))
 
 
 def some_documents(count: int, prefix: str = "d", words: int = 12) -> list[Document]:

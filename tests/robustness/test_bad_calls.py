@@ -350,7 +350,7 @@ def test_remove_with_an_odd_wait_is_all_or_nothing(stocked, wait):
 def test_another_encoder_is_refused_with_advice(tmp_path, stocked):
     with (
         unharmed(stocked),
-        pytest.raises(EncoderMismatchError, match=r"'toy:16:1', got 'toy:32:1'.*build a new"),
+        pytest.raises(EncoderMismatchError, match=r"'toy:16:1', got 'toy:32:1'.*reembed"),
     ):
         MemoryIndex.open(stocked.path, encoder=ToyEncoder(32))
 

@@ -7,47 +7,34 @@ import json
 import random
 import shutil
 
-import numpy as np
 import pytest
-from robustness_tools import KEPT, MODES, answers, assert_sound, contents, some_documents, unharmed
+from robustness_tools import (
+    KEPT,
+    MODES,
+    SMALL_GROUPS,
+    answers,
+    assert_sound,
+    contents,
+    some_documents,
+    unharmed,
+)
 from toy import ToyEncoder
 
 from mllm_plugin import (
     DamagedStoreError,
     Document,
     InvalidInputError,
-    MemoryConfig,
     MemoryIndex,
     MLLMError,
-    TreeConfig,
 )
 from mllm_plugin.store.database import FILE_NAME
 
-LONG = Document(
-    " ".join(f"long{n} text." for n in range(300)), id="long", metadata={"deep": {"list": [1, None, "ü"]}}
-)
 QUERIES = ["lighthouse", "d7 w3", "long200 text", "password"]
-CONFIG = MemoryConfig(tree=TreeConfig(fan_out=8))
-
-
-@pytest.fixture
-def source(tmp_path):
-    """Masks, labels, namespaces, uncut documents, vectors from the caller."""
-    with MemoryIndex.open(tmp_path / "source", encoder=ToyEncoder(), config=CONFIG) as memory:
-        memory.add([*KEPT, *some_documents(60), LONG])
-        memory.add([Document(LONG.text, id="whole", labels=("x", "y"))], split=False)
-        memory.add([Document("the vector knows best", id="vector")], embeddings=[np.arange(16.0)])
-        memory.add([Document("the password of anna", id="note"), *KEPT], namespace=("users", "anna"))
-        memory.add([Document("the password of bob", id="note")], namespace=("users", "bob"))
-        memory.mask(["d3", "whole"], label="draft")
-        memory.mask(["d3"])
-        memory.mask(["note"], namespace=("users", "bob"))
-        yield memory
 
 
 @pytest.fixture
 def target(tmp_path):
-    with MemoryIndex.open(tmp_path / "target", encoder=ToyEncoder(), config=CONFIG) as memory:
+    with MemoryIndex.open(tmp_path / "target", encoder=ToyEncoder(), config=SMALL_GROUPS) as memory:
         yield memory
 
 
