@@ -11,10 +11,10 @@ from typing import Any
 from mllm_plugin import Document
 
 
-def read_corpus(folder: Path) -> Iterator[Document]:
-    """Documents of a set: title and text, the other fields as metadata."""
+def read_corpus(folder: Path, *, titles: bool = True) -> Iterator[Document]:
+    """Documents of a set: title (unless left out) and text, the other fields as metadata."""
     for row in _lines(folder, "corpus.jsonl"):
-        title, text = row.get("title", "").strip(), row["text"]
+        title, text = row.get("title", "").strip() if titles else "", row["text"]
         metadata = {name: value for name, value in row.items() if name not in ("id", "_id", "text", "title")}
         yield Document(
             id=row.get("id") or row["_id"], text=f"{title}\n{text}" if title else text, metadata=metadata

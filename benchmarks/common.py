@@ -89,10 +89,10 @@ class Chunks:
     vectors: NDArray[np.float32]
 
 
-def read_chunks(memory: MemoryIndex) -> Chunks:
-    """Reads every chunk with its vector from a memory's default namespace."""
+def read_chunks(memory: MemoryIndex, namespace: str = "") -> Chunks:
+    """Reads every chunk with its vector from a namespace, the default one when left out."""
     texts, documents, vectors = [], [], []
-    for record in memory.export(prefix=False, vectors=True):
+    for record in memory.export(namespace=namespace or (), prefix=False, vectors=True):
         for chunk in record["chunks"]:
             texts.append(record["text"][chunk["start"] : chunk["end"]])
             documents.append(record["id"])

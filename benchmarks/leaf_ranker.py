@@ -32,6 +32,7 @@ from common import (
 from numpy.typing import NDArray
 from retrieval import identifier_questions, rivals
 
+from mllm_plugin import ChunkingConfig
 from mllm_plugin.hierarchy import LeafRanker
 from mllm_plugin.training.leaf import LeafEvidence, collect_evidence, train_leaf
 
@@ -73,7 +74,9 @@ def chosen_queries(name: str, split: str, most: int, options: Namespace) -> dict
 def measure(name: str, options: Namespace, encoder: CachedEncoder) -> Measured:
     """Reads one set."""
     folder = options.data / name
-    memory = cached_memory(name, lambda: read_corpus(folder), encoder, options.cache)
+    key = name if options.chunk_tokens == 128 else f"{name}-{options.chunk_tokens}"
+    chunking = ChunkingConfig(chunk_tokens=options.chunk_tokens)
+    memory = cached_memory(key, lambda: read_corpus(folder), encoder, options.cache, chunking=chunking)
     judged, chunks = read_qrels(folder), read_chunks(memory)
     dev = chosen_queries(name, "dev", options.queries, options)
     strangers = {
@@ -208,6 +211,7 @@ def print_answerable(sets: Mapping[str, Measured], left_out: Mapping[str, LeafRa
 def main() -> None:
     arguments = parser((__doc__ or "").splitlines()[0])
     arguments.add_argument("--sets", nargs="+", default=["squad", "scifact", "medquad", "cuad"])
+    arguments.add_argument("--chunk-tokens", type=int, default=128)
     arguments.add_argument("--train", type=int, default=1000, help="train queries per set")
     arguments.add_argument("--queries", type=int, default=600, help="dev queries per set")
     arguments.add_argument("--candidates", type=int, default=200)

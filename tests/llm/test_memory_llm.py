@@ -120,6 +120,7 @@ def test_a_folder_and_how_its_adapter_was_trained_to_read(stocked, tiny, tmp_pat
     assert kinds(answer) == [(1, True), (0, False), (0, False), (0, False)]
     assert "As trained." in answer.prompt
     assert [level for level, _ in kinds(llm.answer(QUESTION, windows=0, nodes=1, chunks=1))] == [1, 3, 2, 1]
+    assert "As trained." not in llm.answer(QUESTION, mode="text").prompt
 
 
 def test_a_wrong_pair_is_refused(stocked, tiny, tmp_path):
