@@ -44,8 +44,8 @@ class AdapterConfig(BaseModel):
         lora_rank: 0 for none.
         lora_alpha: Scale of the changes, relative to the rank.
         lora_targets: Layers changed, by name; all linear ones but the output layer by default.
-        reading: Settings of a `MemoryLLM` that suit it where it reads embeddings, by name; whoever uses it may
-            set others.
+        reading: Settings of a `MemoryLLM` that suit it where it reads embeddings, by name; whoever uses it
+            may set others.
         documents: Marks of the user's documents that the training saw, see `document_mark`.
         about: Data, command, seeds, figures; for people.
     """
