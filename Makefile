@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/mllm demo
 
 test: $(READY) lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
