@@ -84,7 +84,8 @@ def reembed_(settings: Settings, target: Path) -> None:
         encoder = settings.load_encoder(settings.encoder)
         with settings.stage("embed and write"):
             report = reembed(memory, target, encoder, progress=not settings.json)
-    done = f"{plural(report.added, 'document')} copied to {target}, {plural(report.encoded, 'text')} embedded"
+    documents = plural(report.added + report.updated + report.unchanged, "document")
+    done = f"{documents} copied to {target}, {plural(report.encoded, 'text')} embedded"
     emit(settings, {"memory": str(target), "encoder": encoder.fingerprint, **report.to_dict()}, [done])
 
 
