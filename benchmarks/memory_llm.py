@@ -145,29 +145,43 @@ class Bench:
 
     def time(self, row: Row) -> tuple[float, float, float]:
         """Median milliseconds to the first token, of these without the search, and megabytes at most."""
-        reader = self.reader(row)
+        reader, before = self.reader(row), _resident()
         config = reader._settings(self.settings(row))
-        whole, model = [], []
-        before = _resident()
-        for one in self.asked[row.questions][:_TIMED]:
-            started = time.perf_counter()
-            [plan] = reader._plans([turns_of(one.text)], _WHERE, config)
-            planned = time.perf_counter()
-            pieces = stream(
-                self.llm,
-                plan.prompt,
-                plan.memory,
-                adapter=reader.adapter,
-                lora=_lora(config),
-                decoding=config.decoding,
-            )
-            next(pieces)
-            ended = time.perf_counter()
-            pieces.close()
-            whole.append(1000 * (ended - started))
-            model.append(1000 * (ended - planned))
+        times = [self.first_token(reader, config, one) for one in self.asked[row.questions][:_TIMED]]
+        whole, model = np.median(times[1:], axis=0).tolist()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return float(np.median(whole[1:])), float(np.median(model[1:])), peak - before
+        return whole, model, peak - before
+
+    def first_token(self, reader: MemoryLLM, config: Any, asked: Asked) -> tuple[float, float]:
+        """Milliseconds from a question to the first piece of its answer, and of these without the search."""
+        started = time.perf_counter()
+        [plan] = reader._plans([turns_of(asked.text)], _WHERE, config)
+        planned = time.perf_counter()
+        pieces = stream(
+            self.llm,
+            plan.prompt,
+            plan.memory,
+            adapter=reader.adapter,
+            lora=_lora(config),
+            decoding=config.decoding,
+        )
+        next(pieces)
+        ended = time.perf_counter()
+        pieces.close()
+        return 1000 * (ended - started), 1000 * (ended - planned)
+
+    def sooner(self, rows: Sequence[Row], than: Row) -> list[NDArray[np.float64]]:
+        """How many times sooner each row's first token comes, question by question, all rows in turn."""
+        readers = [self.reader(row) for row in (than, *rows)]
+        configs = [
+            reader._settings(self.settings(row)) for reader, row in zip(readers, (than, *rows), strict=True)
+        ]
+        times = []
+        for one in self.asked["single"][: 2 * _TIMED]:
+            pairs = zip(readers, configs, strict=True)
+            times.append([self.first_token(reader, config, one)[0] for reader, config in pairs])
+        measured = np.array(times[1:])
+        return list((measured[:, :1] / measured[:, 1:]).T)
 
 
 def timed_alone(options: Namespace, row: Row) -> tuple[float, float, float]:
@@ -272,6 +286,19 @@ def differences(found: dict[str, tuple[Row, Outcome]], pairs: Sequence[tuple[str
     print_table(["", "F1"], table)
 
 
+def latencies(bench: Bench, found: dict[str, tuple[Row, Outcome]]) -> None:
+    """First tokens beside those of five chunks as text, measured in turn since machines are noisy."""
+    rows = [found[name][0] for name in SOONER if name in found]
+    if not rows or THAN not in found:
+        return
+    table = []
+    for row, ratios in zip(rows, bench.sooner(rows, found[THAN][0]), strict=True):
+        low, high = interval(ratios)
+        table.append([row.name, f"{ratios.mean():.2f} [{low:.2f}, {high:.2f}]"])
+    print_table([f"first token sooner than `{THAN}`", "times"], table)
+    print()
+
+
 def draw(found: dict[str, tuple[Row, Outcome]], path: Path) -> None:
     """F1 against input tokens."""
     import matplotlib
@@ -279,25 +306,38 @@ def draw(found: dict[str, tuple[Row, Outcome]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    groups = {"untouched": "o", "text LoRA": "s", "adapter": "^"}
-    for weights, marker in groups.items():
-        points = [
-            (np.mean(one.tokens), 100 * np.mean(one.f1), row.name)
-            for row, one in found.values()
-            if row.weights == weights and row.questions == "single" and not row.twist
-        ]
-        if points:
-            axes.scatter([p[0] for p in points], [p[1] for p in points], marker=marker, label=weights)
-        for tokens, score, name in points:
-            axes.annotate(name.replace("**", "").split(", " + weights)[0], (tokens, score), fontsize=6)
+    figure, axes = pyplot.subplots(figsize=(10, 5.5))
+    markers = {"untouched": "o", "text LoRA": "s", "adapter": "^"}
+    points = [
+        (float(np.mean(one.tokens)), 100 * float(np.mean(one.f1)), row)
+        for row, one in found.values()
+        if row.questions == "single" and not row.twist
+    ]
+    points.sort(key=lambda point: point[:2])
+    for weights, marker in markers.items():
+        chosen = [point for point in points if point[2].weights == weights]
+        axes.scatter(
+            [point[0] for point in chosen], [point[1] for point in chosen], marker=marker, label=weights
+        )
+    for number, (tokens, score, _) in enumerate(points, start=1):
+        side = (4, 3) if number % 2 else (-11, -9)
+        axes.annotate(str(number), (tokens, score), side, textcoords="offset points", fontsize=7)
+    names = [f"{number}  {row.name.replace('**', '')}" for number, (_, _, row) in enumerate(points, start=1)]
+    axes.text(1.02, 1, "\n".join(names), transform=axes.transAxes, va="top", fontsize=7)
     axes.set(xlabel="input tokens", ylabel="F1", xscale="log")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center right")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
 
+THAN = "text, 5 chunks, text LoRA"
+SOONER = (
+    "**both**",
+    "both, best chunk whole",
+    "text, as many tokens as `both`, text LoRA",
+    "text, 1 chunks, text LoRA",
+)
 PAIRS = (
     ("**both**", "both, same text, no soft tokens"),
     ("**both**", "both, another question's soft tokens"),
@@ -306,7 +346,10 @@ PAIRS = (
     ("**both**", "text, as many tokens as `both`, text LoRA"),
     ("**both**", "text, 5 chunks, text LoRA"),
     ("**both**", "text, 5 chunks, untouched"),
+    ("both, best chunk whole", "best chunk as text, adapter's LoRA"),
+    ("both, best chunk whole", "text, 5 chunks, text LoRA"),
     ("memory, 32 soft tokens", "no memory, adapter"),
+    ("best chunk as soft tokens, 4x", "no memory, adapter"),
 )
 
 
@@ -336,6 +379,7 @@ def main() -> None:
         print(f"\n{len(asked)} {kind} questions\n")
         report(found, kind)
     print()
+    latencies(bench, found)
     differences(found, PAIRS)
     if options.plot:
         draw(found, options.plot)
