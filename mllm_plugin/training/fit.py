@@ -55,6 +55,11 @@ class Comparison:
         rivals = [one for one in (self.misses_identity, self.misses_rival) if one is not None]
         return self.misses_trained < min(rivals)
 
+    @property
+    def left(self) -> float:
+        """Misses of the trained walk as a share of the identity start's."""
+        return self.misses_trained / max(self.misses_identity, 1e-9)
+
     def summary(self) -> str:
         """What was gained, in words."""
         scored = self.trained[self.width][0]

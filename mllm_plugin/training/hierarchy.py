@@ -166,7 +166,7 @@ class _Run:
             state.best, state.best_recall = _weights(self.module), self._measure(stage, 0, float("nan"))
         bar = tqdm(
             range(state.step, self.config.steps),
-            desc=f"levels {stage}, {stage + 1}",
+            desc=f"levels {stage}, {stage + 1}: {' and '.join(self.config.parts)}",
             disable=not progress or not distributed.is_first(),
         )
         for step in bar:

@@ -43,7 +43,7 @@ class TrainingReport:
     Attributes:
         folder: Where the weights are; None when nothing was gained and nothing was written.
         fingerprint: Of the weights; empty when there are none.
-        routing: What the level encoders and rankers gained, in words.
+        routing: What the level encoders and rankers gained, and which were taken, in words.
         leaf: What the leaf ranker gained, in words; empty without labelled queries.
         kept: Parts that are kept: "routing", "leaf".
         queries: Queries trained and measured on, spans included.
@@ -97,8 +97,9 @@ def train_memory(
 ) -> TrainingReport:
     """Trains level encoders, rankers and, with labels, the leaf ranker on a memory's own documents.
 
-    A part that does no better is saved as the memory has it. An interrupted run goes on when it is called
-    again with the same arguments.
+    Routing is trained twice, with level encoders and with rankers alone; what misses less of the held-out
+    questions is taken. A part that does no better is saved as the memory has it. An interrupted run goes on
+    when it is called again with the same arguments.
 
     Args:
         memory: Opened with its encoder.
@@ -109,7 +110,7 @@ def train_memory(
             measured then comes from groups that were not trained on.
         spans: Spans of the documents to use as questions; 0 for none.
         namespace: Whose documents.
-        config: Settings of the routing part.
+        config: Settings of the routing part; one that names its `parts` is trained in that way alone.
         device: "cpu", "cuda"; CUDA when there is one.
         loss: Objective of the routing part.
         progress: Show progress bars.
@@ -123,16 +124,20 @@ def train_memory(
     marks = held_out_queries(queries, qrels, _groups(memory, namespace, group_by))
     texts, held_out = _questions(memory, queries, marks, spans, namespace, config.seed)
     samples = collect_samples(memory, texts, held_out, namespace=namespace, progress=progress)
-    fitted = fit(
-        samples,
-        memory.config.tree,
-        config,
-        device=device,
-        rival=_in_place(memory),
-        checkpoint=folder / "checkpoints" / _run_name(samples, config),
-        loss=loss,
-        progress=progress,
-    )
+    runs = [
+        fit(
+            samples,
+            memory.config.tree,
+            way,
+            device=device,
+            rival=_in_place(memory),
+            checkpoint=folder / "checkpoints" / _run_name(samples, way),
+            loss=loss,
+            progress=progress,
+        )
+        for way in _ways(config)
+    ]
+    fitted = min(runs, key=lambda one: one.comparison.left)
     leaf = _fit_leaf(memory, queries, qrels, marks, namespace, config.seed)
     better = {"routing": fitted.comparison.better, "leaf": leaf is not None and leaf.better}
     kept = [name for name, gained in better.items() if gained]
@@ -144,12 +149,24 @@ def train_memory(
     return TrainingReport(
         folder=folder if kept else None,
         fingerprint=fingerprint,
-        routing=fitted.comparison.summary(),
+        routing=_routing(fitted),
         leaf=leaf.summary() if leaf is not None else "",
         kept=tuple(kept),
         queries=len(texts),
         seconds=time.perf_counter() - started,
     )
+
+
+def _ways(config: TrainingConfig) -> list[TrainingConfig]:
+    """With level encoders and without, unless the configuration names the parts."""
+    if "parts" in config.model_fields_set:
+        return [config]
+    return [config.model_copy(update={"parts": ("rankers",)}), config]
+
+
+def _routing(fitted: Fitted) -> str:
+    nodes = "folded by trained encoders" if fitted.hierarchy.level_encoders else "means"
+    return f"{fitted.comparison.summary()}; nodes are {nodes}"
 
 
 def held_out_queries(
@@ -270,7 +287,7 @@ def _save(
         seen |= set(before.weights.config.documents)  # a part of them may be in what is saved
     about = {
         "config": config.model_dump(),
-        "routing": fitted.comparison.summary(),
+        "routing": _routing(fitted),
         "leaf": leaf.summary() if leaf is not None else "",
     }
     return chosen.save(folder, encoder=memory.encoder.fingerprint, about=about, documents=sorted(seen))

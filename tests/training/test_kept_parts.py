@@ -8,7 +8,7 @@ from toy import ToyEncoder
 
 from mllm_plugin import Document, LexicalConfig, MemoryConfig, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, MappedRanker, document_mark
-from mllm_plugin.training import Comparison, Fitted, train_memory
+from mllm_plugin.training import Comparison, Fitted, TrainingConfig, train_memory
 from mllm_plugin.training import run as runs
 from mllm_plugin.training.hierarchy import History
 
@@ -60,6 +60,29 @@ def test_a_part_that_did_no_better_stays_as_it_was(trained, routing, leaf):
     assert saved.ranker(2).path_weight == (0.75 if routing else 0.25)
     assert saved.leaf_ranker.tensors["weights"].tolist() == ([0.5] * 3 if leaf else [1, 2, 3])
     assert {"an older document", document_mark((), "d7")} <= set(saved.weights.config.documents)
+
+
+@pytest.mark.parametrize("better", [("rankers",), ("encoders", "rankers")])
+def test_the_way_that_misses_less_is_taken(monkeypatch, memory, tmp_path, better):
+    tried = []
+
+    def fit(samples, tree, config, **_):
+        tried.append(config.parts)
+        curve = {8: (0.1, 0.5)}
+        compared = Comparison(curve, curve, 8, 0.5, 0.2 if config.parts == better else 0.3)
+        path = float(len(config.parts))
+        return Fitted(Hierarchy(rankers={2: ranker(path)}), History(), compared, 0.0)
+
+    monkeypatch.setattr(runs, "fit", fit)
+    monkeypatch.setattr(runs, "_write_curves", lambda *_: None)
+    report = train_memory(memory, tmp_path / "out", spans=40, progress=False)
+    assert Hierarchy.load(report.folder).ranker(2).path_weight == len(better)
+    assert sorted(tried) == [("encoders", "rankers"), ("rankers",)]
+    tried.clear()
+    train_memory(
+        memory, tmp_path / "one", spans=40, config=TrainingConfig(parts=("rankers",)), progress=False
+    )
+    assert tried == [("rankers",)]
 
 
 def test_nothing_is_saved_when_nothing_did_better(trained, tmp_path):
