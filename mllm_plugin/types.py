@@ -153,7 +153,8 @@ class RemoveReport(_Report):
         erased: True only when no file of the memory holds the text or its vectors any more.
         missing: Ids that were not there.
         reason: Why `erased` is False, and what to do; empty otherwise.
-        weights: Fingerprints of trained weights that have seen a removed document.
+        weights: What was trained on a removed document: fingerprints of the memory's trained weights, and
+            "adapter:FOLDER" of adapters for language models.
     """
 
     documents: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import apsw
 
@@ -64,7 +64,7 @@ def load_hierarchy(tx: apsw.Connection, fingerprint: str, leaf: LeafConfig) -> H
 def save_hierarchy(tx: apsw.Connection, hierarchy: Hierarchy) -> None:
     """Records the hierarchy in use and copies its weights; those of the one before are deleted."""
     tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_KEY, hierarchy.fingerprint))
-    tx.execute("DELETE FROM weights")
+    tx.execute("DELETE FROM weights WHERE tensors <> x''")
     if (weights := hierarchy.weights) is not None:
         config = weights.config.model_dump(mode="json")
         marks = json.dumps(config.get("documents", []))
@@ -74,8 +74,24 @@ def save_hierarchy(tx: apsw.Connection, hierarchy: Hierarchy) -> None:
         )
 
 
+def note_adapter(tx: apsw.Connection, folder: str, marks: Iterable[str]) -> None:
+    """Records an adapter that was trained on documents; its numbers lie elsewhere, so its row has none.
+
+    Args:
+        tx: A write transaction.
+        folder: Where the adapter is; one trained there before is no longer known.
+        marks: Of the documents, see `document_mark`.
+    """
+    name = f"adapter:{folder}"
+    tx.execute("DELETE FROM weights WHERE fingerprint = ?", (name,))
+    tx.execute(
+        "INSERT INTO weights (fingerprint, config, tensors, documents) VALUES (?, '{}', x'', ?)",
+        (name, json.dumps(sorted(marks))),
+    )
+
+
 def weights_that_saw(tx: apsw.Connection, namespace: Namespace, rowids: Sequence[int]) -> tuple[str, ...]:
-    """Fingerprints of the stored weights that were trained on one of these documents."""
+    """Fingerprints of the stored weights, and folders of adapters, that were trained on one of these."""
     found = []
     for fingerprint, documents in list(tx.execute("SELECT fingerprint, documents FROM weights")):
         marks = set(json.loads(documents))

@@ -119,7 +119,7 @@ CREATE TABLE weights (                    -- generations of trained weights; non
     generation INTEGER PRIMARY KEY,
     fingerprint TEXT NOT NULL,
     config TEXT NOT NULL,
-    tensors BLOB NOT NULL,                -- safetensors
+    tensors BLOB NOT NULL,                -- safetensors; empty: an adapter, which lies elsewhere
     documents TEXT NOT NULL DEFAULT '[]'  -- ids of documents the training saw
 );
 """

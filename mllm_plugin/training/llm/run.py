@@ -13,6 +13,7 @@ from typing import Any
 
 from mllm_plugin.llm.models import DEFAULT_LLM, LoadedLLM, load_llm
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.store.hierarchies import note_adapter
 from mllm_plugin.training.llm.answers import score_answers
 from mllm_plugin.training.llm.collect import Labelled, collect_examples, collect_passages
 from mllm_plugin.training.llm.config import LLMTrainingConfig
@@ -71,7 +72,8 @@ def train_llm(
     """Trains an adapter on questions about a memory's documents, or on passages of them.
 
     What the memory recalls is computed once and kept in `out`; an interrupted run goes on when it is called
-    again with the same arguments.
+    again with the same arguments. The memory notes what the adapter has seen: when one of these documents is
+    removed, `RemoveReport.weights` names the adapter's folder.
 
     Args:
         memory: Opened with its encoder.
@@ -108,6 +110,9 @@ def train_llm(
     fitted = fit_adapter(loaded, examples, config, checkpoint=work, progress=progress)
     report = _report(folder, loaded, examples, fitted, config, started)
     save_run(folder, fitted, examples, report)
+    if not memory._database.read_only:
+        with memory._database.write() as tx:
+            note_adapter(tx, str(folder.resolve()), examples.documents)
     return report
 
 

@@ -51,6 +51,11 @@ def test_questions(memory, llm_folder, asked, tmp_path) -> None:
     assert adapter.config.encoder == memory.encoder.fingerprint
     assert adapter.has_seen("anna")
     assert not adapter.has_seen("nobody")
+    memory.add([Document("never trained on", id="new")])
+    memory.install("identity")  # replaces the memory's own weights and forgets no adapter
+    assert memory.remove(["new"]).weights == ()
+    assert memory.remove(["anna"]).weights == (f"adapter:{tmp_path.resolve()}",)
+    assert memory.verify().problems == ()
     assert json.loads((tmp_path / "curves.json").read_text())["history"][0]["step"] == 0
 
 
