@@ -31,7 +31,7 @@ from mllm_plugin.errors import (
     UnsupportedFilesystemError,
 )
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.reembed import reembed
+from mllm_plugin.reembedding import reembed
 from mllm_plugin.types import (
     AddReport,
     BuildReport,

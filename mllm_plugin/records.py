@@ -96,14 +96,16 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
 
 
 def import_records(
-    ingest: Ingest, fingerprint: str, dim: int, records: Iterable[Mapping[str, Any]]
-) -> tuple[AddReport, set[Namespace]]:
+    ingest: Ingest,
+    fingerprint: str,
+    dim: int,
+    records: Iterable[Mapping[str, Any]],
+    touched: set[Namespace],
+) -> AddReport:
     """Adds records, a transaction for each run of up to 256 neighbours or 64 K characters that go one way.
 
-    Whole groups are placed quickly, as a bulk build does: regroup the namespaces afterwards.
-
-    Returns:
-        What was done, and the namespaces that records went to.
+    Whole groups are placed quickly, as a bulk build does: the namespaces must be regrouped afterwards. Those
+    that records went to are added to `touched`.
 
     Raises:
         InvalidTypeError: `records` is no iterable of dictionaries.
@@ -116,14 +118,14 @@ def import_records(
         usable = bool(record.chunks) and record.encoder == fingerprint
         return check_namespace(record.namespace), record.split, usable
 
-    reports, namespaces = [], set()
+    reports = []
     for (namespace, split, usable), run in groupby(map(_record, records), key):
-        namespaces.add(namespace)
+        touched.add(namespace)
         for batch in _batches(run):
             reports.append(_import_batch(ingest, batch, namespace, split, dim if usable else None))
     totals = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
     ids = tuple(name for report in reports for name in report.ids)
-    return AddReport(ids=ids, **totals), namespaces
+    return AddReport(ids=ids, **totals)
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

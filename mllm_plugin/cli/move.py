@@ -15,7 +15,7 @@ from mllm_plugin.cli.settings import Settings, encoder_option, namespace_option,
 from mllm_plugin.encoders import VectorsOnly
 from mllm_plugin.errors import DimensionMismatchError, EncoderMismatchError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.reembed import reembed
+from mllm_plugin.reembedding import reembed
 from mllm_plugin.transfer import Columns, Record, Source, open_source, placed, write_jsonl
 
 
@@ -84,9 +84,11 @@ def reembed_(settings: Settings, target: Path) -> None:
         encoder = settings.load_encoder(settings.encoder)
         with settings.stage("embed and write"):
             report = reembed(memory, target, encoder, progress=not settings.json)
-    documents = plural(report.added + report.updated + report.unchanged, "document")
-    done = f"{documents} copied to {target}, {plural(report.encoded, 'text')} embedded"
-    emit(settings, {"memory": str(target), "encoder": encoder.fingerprint, **report.to_dict()}, [done])
+    with MemoryIndex.open(target, encoder=None) as copy:
+        count = copy.stats().documents
+    done = f"{plural(count, 'document')} in {target}, {plural(report.encoded, 'text')} embedded"
+    found = {"memory": str(target), "encoder": encoder.fingerprint, "documents": count, **report.to_dict()}
+    emit(settings, found, [done])
 
 
 @contextmanager

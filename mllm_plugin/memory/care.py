@@ -119,9 +119,17 @@ class Care(MemoryParts):
     def import_records(self, records: Iterable[Mapping[str, Any]]) -> AddReport:
         """Adds records of `export`; encodes only those without vectors of this encoder."""
         self._database.check_writable()
-        report, namespaces = import_records(self._ingest, self.encoder.fingerprint, self.dim, records)
-        for namespace in sorted(namespaces):
-            self.regroup(namespace, min_share=REGROUP_SHARE)
+        touched: set[Namespace] = set()
+        try:
+            report = import_records(self._ingest, self.encoder.fingerprint, self.dim, records, touched)
+        except InvalidInputError:  # a bad record; what came before it is kept
+            self._regroup_all(touched)
+            raise
+        self._regroup_all(touched)
         if report.updated:
             self._erase(wait=0.0)
         return report
+
+    def _regroup_all(self, namespaces: Iterable[Namespace]) -> None:
+        for namespace in sorted(namespaces):
+            self.regroup(namespace, min_share=REGROUP_SHARE)

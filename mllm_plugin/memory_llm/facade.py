@@ -189,7 +189,9 @@ class MemoryLLM:
 
     def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
         """Settings of a call, with a mode that is no longer "auto"."""
-        config = settings_of({}, self.config, given)
+        config = settings_of(self.adapter.config.reading if self.adapter else {}, self.config, given)
+        if config.mode in ("text", "none"):  # how the adapter reads embeddings does not matter
+            config = settings_of({"mode": config.mode}, self.config, given)
         if self.adapter is None and config.mode in ("memory", "both") and not self._text_instead:
             raise InvalidInputError(
                 f"mode {config.mode!r} needs an adapter for {self.llm.name}; pass one to MemoryLLM.open, or "
@@ -199,8 +201,6 @@ class MemoryLLM:
             asked_for = "system" in {*self.config.model_fields_set, *given}
             return config.model_copy(update={"system": config.system if asked_for else ""})
         mode = "text" if self.adapter is None else "both" if config.mode == "auto" else config.mode
-        if self.adapter is not None and mode != "text":
-            config = settings_of(self.adapter.config.reading, self.config, given)
         return config.model_copy(update={"mode": mode})
 
     def _plans(self, turns: Sequence[Turns], where: Mapping[str, Any], config: MemoryLLMConfig) -> list[Plan]:

@@ -144,6 +144,19 @@ def masked_documents(tx: apsw.Connection, namespace_id: int, label: str | None) 
     return [rowid for (rowid,) in rows]
 
 
+def masks_of_all(tx: apsw.Connection, namespace_id: int) -> dict[str, set[str]]:
+    """Names of the masks on each document of a namespace, by its id; empty sets where there is none."""
+    rows = tx.execute(
+        "SELECT d.id, m.label FROM documents d LEFT JOIN masks m USING (document_rowid) "
+        "WHERE d.namespace_id = ?",
+        (namespace_id,),
+    )
+    found: dict[str, set[str]] = {}
+    for document_id, label in rows:
+        found.setdefault(document_id, set()).update(() if label is None else (label,))
+    return found
+
+
 def _names(tx: apsw.Connection, table: str, rowid: int) -> tuple[str, ...]:
     rows = tx.execute(f"SELECT label FROM {table} WHERE document_rowid = ? ORDER BY label", (rowid,))
     return tuple(label for (label,) in rows)

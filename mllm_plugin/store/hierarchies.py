@@ -79,14 +79,15 @@ def note_adapter(tx: apsw.Connection, folder: str, marks: Iterable[str]) -> None
 
     Args:
         tx: A write transaction.
-        folder: Where the adapter is; one trained there before is no longer known.
+        folder: Where the adapter is; what was noted for it before stays.
         marks: Of the documents, see `document_mark`.
     """
     name = f"adapter:{folder}"
+    known = tx.execute("SELECT documents FROM weights WHERE fingerprint = ?", (name,)).get
     tx.execute("DELETE FROM weights WHERE fingerprint = ?", (name,))
     tx.execute(
         "INSERT INTO weights (fingerprint, config, tensors, documents) VALUES (?, '{}', x'', ?)",
-        (name, json.dumps(sorted(marks))),
+        (name, json.dumps(sorted({*marks, *json.loads(known or "[]")}))),
     )
 
 

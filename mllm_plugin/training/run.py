@@ -125,19 +125,22 @@ def train_memory(
     texts, held_out = _questions(memory, queries, marks, spans, namespace, config.seed)
     samples = collect_samples(memory, texts, held_out, namespace=namespace, progress=progress)
     runs = [
-        fit(
-            samples,
-            memory.config.tree,
+        (
             way,
-            device=device,
-            rival=_in_place(memory),
-            checkpoint=folder / "checkpoints" / _run_name(samples, way),
-            loss=loss,
-            progress=progress,
+            fit(
+                samples,
+                memory.config.tree,
+                way,
+                device=device,
+                rival=_in_place(memory),
+                checkpoint=folder / "checkpoints" / _run_name(samples, way),
+                loss=loss,
+                progress=progress,
+            ),
         )
         for way in _ways(config)
     ]
-    fitted = min(runs, key=lambda one: one.comparison.left)
+    config, fitted = min(runs, key=lambda run: (not run[1].comparison.better, run[1].comparison.left))
     leaf = _fit_leaf(memory, queries, qrels, marks, namespace, config.seed)
     better = {"routing": fitted.comparison.better, "leaf": leaf is not None and leaf.better}
     kept = [name for name, gained in better.items() if gained]

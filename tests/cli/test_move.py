@@ -249,7 +249,7 @@ def test_reembed_writes_a_copy_of_another_encoder(mllm, mllm_json, filled: Path,
     copy = tmp_path / "copy"
     before = contents(filled)
     report = mllm_json("reembed", copy, named=ToyEncoder(32))
-    assert (report["added"], report["encoder"], report["memory"]) == (3, "toy:32:1", str(copy))
+    assert (report["documents"], report["encoder"], report["memory"]) == (3, "toy:32:1", str(copy))
     assert contents(filled) == before
     with MemoryIndex.open(copy, encoder=None) as memory:
         assert (memory.dim, memory.stats().masked_documents) == (32, 1)

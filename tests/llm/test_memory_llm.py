@@ -121,6 +121,9 @@ def test_a_folder_and_how_its_adapter_was_trained_to_read(stocked, tiny, tmp_pat
     assert "As trained." in answer.prompt
     assert [level for level, _ in kinds(llm.answer(QUESTION, windows=0, nodes=1, chunks=1))] == [1, 3, 2, 1]
     assert "As trained." not in llm.answer(QUESTION, mode="text").prompt
+    make_adapter(tiny, stocked, reading={"mode": "memory"}).save(tmp_path / "memory")
+    llm = MemoryLLM.open(stocked, model=tiny, adapter=tmp_path / "memory")
+    assert llm.answer(QUESTION, max_new_tokens=2).mode == "memory"
 
 
 def test_a_wrong_pair_is_refused(stocked, tiny, tmp_path):

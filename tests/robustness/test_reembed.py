@@ -6,7 +6,14 @@ import pytest
 from robustness_tools import LONG, answers, contents
 from toy import ToyEncoder
 
-from mllm_plugin import Document, EncoderMismatchError, InvalidInputError, MemoryIndex, reembed
+from mllm_plugin import (
+    Document,
+    EncoderMismatchError,
+    InvalidInputError,
+    MemoryIndex,
+    reembed,
+    reembedding,
+)
 
 WIDER = 32
 
@@ -125,9 +132,32 @@ def test_what_others_write_meanwhile_reaches_the_copy(source, tmp_path):
         assert without_chunks(copy) == without_chunks(source)
 
 
+def test_what_others_remove_and_unmask_in_the_last_pass_is_followed(source, tmp_path, monkeypatch):
+    done = []
+
+    def after_a_pass(memory, copy, progress):
+        report = one_pass(memory, copy, progress)
+        if not (report.added or report.updated or done):
+            done.append(source.remove(["fox"]))
+            source.unmask(["d3"], label="draft")
+            source.add([Document("the lighthouse burned down", id="lighthouse")])
+        return report
+
+    one_pass = reembedding._pass
+    monkeypatch.setattr(reembedding, "_pass", after_a_pass)
+    reembed(source, tmp_path / "copy", ToyEncoder(WIDER), progress=False)
+    assert done
+    with opened(tmp_path / "copy") as copy:
+        assert without_chunks(copy) == without_chunks(source)
+
+
 def test_a_memory_that_is_no_copy_is_left_alone(source, tmp_path):
-    with MemoryIndex.open(tmp_path / "other", encoder=ToyEncoder(WIDER), config=source.config) as other:
+    with MemoryIndex.open(tmp_path / "other", encoder=ToyEncoder(WIDER)) as other:
         other.add([Document("mine", id="mine")])
+    with MemoryIndex.open(tmp_path / "narrow", encoder=ToyEncoder(8)) as other:
+        other.add([Document("mine", id="mine")])
+    with pytest.raises(InvalidInputError, match="a memory of its own"):
+        reembed(source, tmp_path / "narrow", ToyEncoder(WIDER), progress=False)
     with pytest.raises(InvalidInputError, match="a memory of its own"):
         reembed(source, tmp_path / "other", ToyEncoder(WIDER), progress=False)
     with pytest.raises(InvalidInputError, match="the memory itself"):
@@ -142,5 +172,10 @@ def test_a_memory_that_is_no_copy_is_left_alone(source, tmp_path):
 def test_a_copy_begun_with_another_encoder_is_refused(source, tmp_path):
     with pytest.raises(Interrupted):
         reembed(source, tmp_path / "copy", Stopping(1), progress=False)
-    with pytest.raises(EncoderMismatchError, match="reembed"):
+    with pytest.raises(EncoderMismatchError, match="was begun with encoder 'toy:32:1', got 'toy:8:1'"):
         reembed(source, tmp_path / "copy", ToyEncoder(8), progress=False)
+    with (
+        MemoryIndex.open(tmp_path / "third", encoder=ToyEncoder()) as third,
+        pytest.raises(InvalidInputError, match=r"an unfinished copy of .*source"),
+    ):
+        reembed(third, tmp_path / "copy", ToyEncoder(WIDER), progress=False)

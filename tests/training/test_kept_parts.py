@@ -85,6 +85,25 @@ def test_the_way_that_misses_less_is_taken(monkeypatch, memory, tmp_path, better
     assert tried == [("rankers",)]
 
 
+def test_a_way_that_is_better_goes_before_one_that_misses_nothing_either_way(monkeypatch, memory, tmp_path):
+    def fit(samples, tree, config, **_):
+        curve = {8: (0.1, 0.5)}
+        misses = (0.0, 0.0) if config.parts == ("rankers",) else (0.06, 0.02)
+        return Fitted(
+            Hierarchy(rankers={2: ranker(len(config.parts))}),
+            History(),
+            Comparison(curve, curve, 8, *misses),
+            0.0,
+        )
+
+    monkeypatch.setattr(runs, "fit", fit)
+    monkeypatch.setattr(runs, "_write_curves", lambda *_: None)
+    report = train_memory(memory, tmp_path / "out", spans=40, progress=False)
+    saved = Hierarchy.load(report.folder)
+    assert saved.ranker(2).path_weight == 2
+    assert saved.weights.config.about["config"]["parts"] == ["encoders", "rankers"]
+
+
 def test_nothing_is_saved_when_nothing_did_better(trained, tmp_path):
     report = trained(routing=False, leaf=False)
     assert (report.folder, report.fingerprint, report.kept) == (None, "", ())

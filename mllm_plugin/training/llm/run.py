@@ -72,8 +72,8 @@ def train_llm(
     """Trains an adapter on questions about a memory's documents, or on passages of them.
 
     What the memory recalls is computed once and kept in `out`; an interrupted run goes on when it is called
-    again with the same arguments. The memory notes what the adapter has seen: when one of these documents is
-    removed, `RemoveReport.weights` names the adapter's folder.
+    again with the same arguments. Unless it is open read-only, the memory notes what the adapter sees: when
+    one of these documents is removed, `RemoveReport.weights` names the adapter's folder.
 
     Args:
         memory: Opened with its encoder.
@@ -107,12 +107,12 @@ def train_llm(
             memory, passages, namespace=namespace, seed=config.seed, progress=progress
         )
         examples.save(work)
+    if not memory._database.read_only:  # now, since what is removed from here on is in the examples
+        with memory._database.write() as tx:
+            note_adapter(tx, str(folder.resolve()), examples.documents)
     fitted = fit_adapter(loaded, examples, config, checkpoint=work, progress=progress)
     report = _report(folder, loaded, examples, fitted, config, started)
     save_run(folder, fitted, examples, report)
-    if not memory._database.read_only:
-        with memory._database.write() as tx:
-            note_adapter(tx, str(folder.resolve()), examples.documents)
     return report
 
 
