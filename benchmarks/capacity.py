@@ -37,7 +37,9 @@ class Constants:
     Attributes:
         characters_per_token: Of the encoder's own tokens.
         tokens_per_chunk: Mean; at most `chunk_tokens`.
-        disk, disk_without_windows: Bytes on disk per chunk beyond the text, after `compact()`.
+        disk, disk_without_windows: Bytes on disk per chunk beyond the text, after `compact()`: what a memory
+            of all documents takes more than one of half of them.
+        fixed: Bytes that a memory takes however few its chunks are: weights, a page for each table.
         blocks: Bytes of memory per chunk when the walk has every embedding chunk in its cache.
         image: Bytes of memory per chunk of the in-memory image that `flat` and `exact` read.
         tokens_per_second: Of Encoder 1 over chunks.
@@ -48,6 +50,7 @@ class Constants:
     tokens_per_chunk: float
     disk: float
     disk_without_windows: float
+    fixed: float
     blocks: float
     image: float
     tokens_per_second: float
@@ -88,13 +91,17 @@ def measure() -> Constants:
     tokens = [len(encoder.token_offsets(text)) for text in texts]
     recorded = _Recorded(encoder, texts)
     with tempfile.TemporaryDirectory() as folder:
-        disk, blocks, image, chunks_per_second = _built(Path(folder) / "full", recorded, documents)
+        full, blocks, image, chunks_per_second = _built(Path(folder) / "full", recorded, documents)
+        half, *_ = _built(Path(folder) / "half", recorded, documents[::2])
         plain, *_ = _built(Path(folder) / "plain", recorded, documents, level0=False)
+        plain_half, *_ = _built(Path(folder) / "plain-half", recorded, documents[::2], level0=False)
+    disk = _slope(full, half)
     return Constants(
         characters_per_token=sum(map(len, texts)) / sum(tokens),
         tokens_per_chunk=sum(tokens) / len(tokens),
         disk=disk,
-        disk_without_windows=plain,
+        disk_without_windows=_slope(plain, plain_half),
+        fixed=full[1] - disk * full[0],
         blocks=blocks,
         image=image,
         tokens_per_second=sum(tokens) / recorded.seconds,
@@ -104,8 +111,8 @@ def measure() -> Constants:
 
 def _built(
     folder: Path, encoder: TextEncoder, documents: Sequence[Document], *, level0: bool = True
-) -> tuple[float, float, float, float]:
-    """Per chunk: bytes on disk, of blocks and of the image; and chunks written per second."""
+) -> tuple[tuple[int, float], float, float, float]:
+    """Chunks and bytes on disk beyond the text; bytes per chunk of blocks and image; chunks per second."""
     config = MemoryConfig(level0=level0, embedding_cache=False)
     with MemoryIndex.open(folder, encoder=encoder, config=config) as memory:
         report = IndexBuilder(memory, progress=False).build(documents)
@@ -118,11 +125,16 @@ def _built(
             nodes = [node for (node,) in tx.execute("SELECT node_id FROM nodes")]
             blocks = sum(load_block(tx, node, memory.dim).nbytes for node in nodes)
     return (
-        stats.bytes_per_chunk_beyond_text,
+        (stats.chunks, stats.chunks * stats.bytes_per_chunk_beyond_text),
         blocks / stats.chunks,
         image.nbytes / stats.chunks,
         report.chunks / report.seconds,
     )
+
+
+def _slope(more: tuple[int, float], fewer: tuple[int, float]) -> float:
+    """Bytes per further chunk."""
+    return (more[1] - fewer[1]) / (more[0] - fewer[0])
 
 
 def main() -> None:
@@ -151,7 +163,8 @@ def _constants(found: Constants) -> list[list[str]]:
         ["characters per token", f"{found.characters_per_token:.2f}"],
         ["tokens per chunk", f"{found.tokens_per_chunk:.1f}"],
         ["bytes on disk per chunk beyond its text", f"{found.disk:,.0f}"],
-        ["the same without level 0", f"{found.disk_without_windows:,.0f}"],
+        ["bytes on disk that every memory takes", f"{found.fixed:,.0f}"],
+        ["bytes on disk per chunk without level 0", f"{found.disk_without_windows:,.0f}"],
         ["bytes of memory per chunk in beam search, all cached", f"{found.blocks:,.0f}"],
         ["bytes of memory per chunk in flat and exact search", f"{found.image:,.0f}"],
         ["tokens encoded per second", f"{found.tokens_per_second:,.0f}"],
@@ -166,8 +179,8 @@ def _row(found: Constants, documents: int, tokens: int) -> list[str]:
     return [
         f"{documents:,}",
         f"{chunks:,.0f}",
-        _gigabytes(text + chunks * found.disk),
-        _gigabytes(text + chunks * found.disk_without_windows),
+        _gigabytes(text + found.fixed + chunks * found.disk),
+        _gigabytes(text + found.fixed + chunks * found.disk_without_windows),
         _gigabytes(min(chunks * found.blocks, SearchConfig().cache_bytes)),
         _gigabytes(chunks * found.image),
         f"{hours:.2f}",
