@@ -1,4 +1,4 @@
-"""What the tests of recall share."""
+"""What the tests of searching and recall share."""
 
 from __future__ import annotations
 

@@ -2,26 +2,10 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
+from recall_tools import CONFIG, many_documents
 
 from mllm_plugin import Document, InvalidInputError, MemoryConfig, MemoryIndex, SearchConfig, TreeConfig
-
-_CONFIG = MemoryConfig(tree=TreeConfig(fan_out=6, cap_factor=2))
-
-
-def _documents(count: int, seed: int = 0) -> list[Document]:
-    rng = np.random.default_rng(seed)
-    texts = [" ".join(f"w{n}" for n in rng.integers(120, size=12)) for _ in range(count)]
-    return [
-        Document(
-            f"{text} id{number}",
-            id=f"d{number}",
-            metadata={"n": number},
-            labels=("odd",) if number % 2 else (),
-        )
-        for number, text in enumerate(texts)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +13,8 @@ def library(tmp_path_factory):
     from toy import ToyEncoder
 
     folder = tmp_path_factory.mktemp("search")
-    with MemoryIndex.open(folder, encoder=ToyEncoder(), config=_CONFIG) as memory:
-        memory.add(_documents(500))
+    with MemoryIndex.open(folder, encoder=ToyEncoder(), config=CONFIG) as memory:
+        memory.add(many_documents(500))
         yield memory
 
 
