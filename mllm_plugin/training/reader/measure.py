@@ -1,0 +1,124 @@
+"""What a reader makes of held-out chunks: losses with its own memory, another's, none and the text; answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mllm_plugin.training.reader.fit import Reader, TensorStep
+from mllm_plugin.training.reader.stack import Weights
+from mllm_plugin.training.reader.tasks import Memory, Prompts, Row, Sizes, assemble, prompt_row
+from mllm_plugin.training.reader.texts import LONGEST, ReaderTexts
+
+_REPEATED = 64  # tokens
+_NOTHING = np.zeros(0, np.int64)
+WAYS = ("own", "foreign", "none", "text")
+
+
+@dataclass
+class Held:
+    """Held-out questions, a batch of chunks at a time.
+
+    Attributes:
+        reader: What is measured.
+        texts: Where they are from.
+        prompts: The model's.
+    """
+
+    reader: Reader
+    texts: ReaderTexts
+    prompts: Prompts
+
+    def questions(self, most: int | None = None) -> NDArray[np.int64]:
+        """Numbers of the held-out ones, in an order that mixes them."""
+        found = np.flatnonzero(self.texts.held_out)
+        return np.random.default_rng(0).permutation(found)[:most]
+
+    def _batches(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        size = self.reader.sizes.chunks
+        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+    def _sizes(self) -> Sizes:
+        """Shapes with room for a row of any kind for each chunk."""
+        sizes = self.reader.sizes
+        return replace(sizes, short=sizes.chunks, long=sizes.chunks, predicted=sizes.chunks * _REPEATED)
+
+    def _rows(self, numbers: NDArray[np.int64], ratio: int, way: str, *, repeat: bool) -> tuple[list, NDArray, list[Row]]:
+        tokens = [self.texts.chunks[int(self.texts.asked[n])][:LONGEST] for n in numbers]
+        size = np.full(len(numbers), ratio)
+        memory = Memory(self.reader.sizes, np.array([len(one) for one in tokens]), size)
+        rows = []
+        for place, number in enumerate(numbers):
+            other = (place + len(numbers) // 2) % len(numbers)
+            block = {"own": place, "foreign": other}.get(way)
+            soft = _NOTHING if block is None else memory.windows(block)
+            if repeat:
+                rows.append(prompt_row(self.prompts, soft, [], self.prompts["repeat"], tokens[place][:_REPEATED], way))
+                continue
+            said = np.concatenate([self.texts.answers[int(number)], self.prompts["end"]])
+            passages = [tokens[place]] if way == "text" else []
+            rows.append(prompt_row(self.prompts, soft, passages, self.texts.questions[int(number)], said, way))
+        return tokens, size, rows
+
+    @torch.no_grad()
+    def losses(
+        self, numbers: NDArray[np.int64], ratio: int, way: str, *, repeat: bool = False
+    ) -> NDArray[np.float64]:
+        """Mean loss per token of each answer (with its end), or of repeating each chunk [q]."""
+        found = []
+        for batch in self._batches(numbers):
+            tokens, size, rows = self._rows(batch, ratio, way, repeat=repeat)
+            for row in rows:
+                row.weight = 1.0
+            step = assemble(tokens, size, rows, self._sizes())
+            given = TensorStep.of(step, self.reader.stack.embeddings.device)
+            values = self.reader.loss(given)[1].cpu().numpy()
+            places = step.kinds[way]
+            ends = np.cumsum([len(row.answer) for row in rows])
+            if len(places) != ends[-1]:
+                raise RuntimeError("a held-out row found no room in the step's shapes")
+            found += [float(part.mean()) for part in np.split(values[places], ends[:-1])]
+        return np.array(found)
+
+    @torch.no_grad()
+    def answers(self, numbers: NDArray[np.int64], ratio: int, way: str, most: int = 16) -> list[list[int]]:
+        """Greedy answers as token ids."""
+        writes = self.reader.writer.added(self.reader.stack) if self.reader.config.writes else None
+        weights = self.reader.reader.added(self.reader.stack)
+        found: list[list[int]] = []
+        for batch in self._batches(numbers):
+            tokens, size, rows = self._rows(batch, ratio, way, repeat=False)
+            step = TensorStep.of(assemble(tokens, size, [], self.reader.sizes), self.reader.stack.embeddings.device)
+            memory = self.reader.memory(step.ids, step.live, step.size, writes)
+            found += self._greedy(rows, memory, weights, most)
+        return found
+
+    def _greedy(self, rows: Sequence[Row], memory: Tensor, weights: Weights, most: int) -> list[list[int]]:
+        device, stack = memory.device, self.reader.stack
+        longest = max(len(row.ids) for row in rows) + most
+        ids = torch.zeros(len(rows), longest, dtype=torch.long, device=device)
+        places = torch.full_like(ids, -1)
+        last = torch.tensor([len(row.ids) for row in rows], device=device) - 1
+        for line, row in enumerate(rows):
+            ids[line, : len(row.ids)] = torch.as_tensor(row.ids, device=device)
+            places[line, : len(row.places)] = torch.as_tensor(row.places, device=device)
+        lines, said = torch.arange(len(rows), device=device), []
+        for _ in range(most):
+            states = self.reader.states(memory, [(ids, places)], weights).unflatten(0, ids.shape)
+            chosen = (stack.normed(states[lines, last]) @ stack.embeddings.T).argmax(dim=-1)
+            said.append(chosen)
+            last = last + 1
+            ids[lines, last] = chosen
+        end = int(self.prompts["end"][0])
+        written = torch.stack(said, dim=1).tolist()
+        return [row[: row.index(end)] if end in row else row for row in written]
+
+
+def credit(losses: Mapping[str, NDArray[np.float64]]) -> float:
+    """Nats per token that one's own memory gives over another's."""
+    return float(losses["foreign"].mean() - losses["own"].mean())
