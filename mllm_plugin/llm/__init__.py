@@ -3,6 +3,7 @@
 from mllm_plugin.llm.adapter import Adapter, AdapterConfig, shipped_adapter
 from mllm_plugin.llm.models import DEFAULT_LLM, LoadedLLM, load_llm, resolve_llm
 from mllm_plugin.llm.projector import MemoryProjector
+from mllm_plugin.llm.reader import MemoryReader, ReaderConfig, shipped_reader
 from mllm_plugin.llm.prompt import DEFAULT_SYSTEM, Batch, Prompt, PromptLayout, assemble, memory_order
 
 __all__ = [
@@ -13,11 +14,14 @@ __all__ = [
     "Batch",
     "LoadedLLM",
     "MemoryProjector",
+    "MemoryReader",
     "Prompt",
     "PromptLayout",
+    "ReaderConfig",
     "assemble",
     "load_llm",
     "memory_order",
     "resolve_llm",
     "shipped_adapter",
+    "shipped_reader",
 ]

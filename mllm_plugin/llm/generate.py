@@ -17,6 +17,7 @@ from mllm_plugin.llm.adapter import Adapter
 from mllm_plugin.llm.decoding import Decoding, FinishReason, RowText, SeededSampling, Watch, decoder, end_ids
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.prompt import Batch, Prompt, assemble
+from mllm_plugin.llm.reader import MemoryReader
 
 _BATCH_TOKENS = 8192
 _running: dict[threading.Thread, threading.Event] = {}  # streams' threads, and what stops each
@@ -42,7 +43,7 @@ def generate(
     prompts: Sequence[Prompt],
     memory: Sequence[tuple[Any, Any]] | None = None,
     *,
-    adapter: Adapter | None = None,
+    adapter: Adapter | MemoryReader | None = None,
     lora: bool = True,
     decoding: Decoding | None = None,
 ) -> list[Generated]:
@@ -71,7 +72,7 @@ def stream(
     prompt: Prompt,
     memory: tuple[Any, Any] | None = None,
     *,
-    adapter: Adapter | None = None,
+    adapter: Adapter | MemoryReader | None = None,
     lora: bool = True,
     decoding: Decoding | None = None,
     cancelled: threading.Event | None = None,
@@ -128,7 +129,7 @@ def _run(
     llm: LoadedLLM,
     prompts: Sequence[Prompt],
     memory: Sequence[tuple[Any, Any]] | None,
-    adapter: Adapter | None,
+    adapter: Adapter | MemoryReader | None,
     lora: bool,
     decoding: Decoding,
     on_piece: Callable[[str], None] | None = None,
@@ -171,14 +172,14 @@ def _call_model(llm: LoadedLLM, batch: Batch, decoding: Decoding, watch: Watch, 
     )
 
 
-def _changes(llm: LoadedLLM, adapter: Adapter | None) -> AbstractContextManager[None]:
+def _changes(llm: LoadedLLM, adapter: Adapter | MemoryReader | None) -> AbstractContextManager[None]:
     """The model with the adapter's changes, or without any."""
     if adapter is not None:
         return adapter.applied(llm.model)
     return Adapter.disabled(llm.model) if hasattr(llm.model, "peft_config") else nullcontext()
 
 
-def _soft_tokens(adapter: Adapter | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
+def _soft_tokens(adapter: Adapter | MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
     filled = [(vectors, levels) for vectors, levels in memory or () if len(levels)]
     if adapter is None or not filled:
         return None

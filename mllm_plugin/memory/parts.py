@@ -29,6 +29,7 @@ class MemoryParts:
         self._cache = (
             None if database.read_only else EmbeddingCache(database.folder, encoder.fingerprint, encoder.dim)
         )
+        self._vector_caches: dict[str, EmbeddingCache] = {}
         used = self._cache if config.embedding_cache else None  # one that is not used is still erased
         self._ingest = Ingest(database, encoder, used, config, self._hierarchies)
         self._searcher = Searcher(config, self._hierarchies, encoder.dim)
@@ -39,9 +40,22 @@ class MemoryParts:
         with self._database.read() as tx:
             return self._hierarchies.of(tx)
 
+    def vector_cache(self, fingerprint: str, dim: int) -> EmbeddingCache | None:
+        """A place for what can be made again of stored texts, by what made it; every removal empties it.
+
+        None where nothing may be kept: a memory opened for reading only, or without `embedding_cache`.
+        """
+        if self._database.read_only or not self.config.embedding_cache:
+            return None
+        if fingerprint not in self._vector_caches:
+            self._vector_caches[fingerprint] = EmbeddingCache(self.path, fingerprint, dim)
+        return self._vector_caches[fingerprint]
+
     def close(self) -> None:
         """Closes the files; further calls raise `ClosedError`."""
         self._database.close()
+        for cache in self._vector_caches.values():
+            cache.close()
         if self._cache is not None:
             self._cache.close()
 

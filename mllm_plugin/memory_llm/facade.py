@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, PromptLayout, load_llm
+from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, MemoryReader, PromptLayout, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory_llm.answer import Answer, Usage
@@ -18,6 +18,7 @@ from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns
 from mllm_plugin.memory_llm.pairing import DEFAULT, choose_adapter
 from mllm_plugin.memory_llm.plan import Plan, Planner
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
+from mllm_plugin.memory_llm.writing import Writer
 from mllm_plugin.types import Namespace, Recall
 
 
@@ -37,13 +38,14 @@ class MemoryLLM:
         self,
         memory: MemoryIndex,
         llm: LoadedLLM,
-        adapter: Adapter | None = None,
+        adapter: Adapter | MemoryReader | None = None,
         config: MemoryLLMConfig | None = None,
         *,
         text_instead: bool = False,
     ) -> None:
         self.memory, self.llm, self.adapter = memory, llm, adapter
-        if adapter is not None:
+        self._writer = Writer(memory, llm, adapter) if isinstance(adapter, MemoryReader) else None
+        if isinstance(adapter, Adapter):
             adapter.projector.to(llm.device).eval()
         self.config = config or MemoryLLMConfig()
         self._text_instead = text_instead
@@ -55,7 +57,7 @@ class MemoryLLM:
         memory: MemoryIndex,
         *,
         model: str | Path | LoadedLLM = DEFAULT_LLM,
-        adapter: str | Path | Adapter | None = DEFAULT,
+        adapter: str | Path | Adapter | MemoryReader | None = DEFAULT,
         config: MemoryLLMConfig | None = None,
         device: str | None = None,
         dtype: Any = None,
@@ -66,9 +68,9 @@ class MemoryLLM:
         Args:
             memory: An open memory, with its encoder.
             model: Any causal language model by name, folder or GGUF file, see `load_llm`; or a loaded one.
-            adapter: "default" for the one that comes with the package; where there is none for this model
-                and encoder, a warning says so and the model reads text only. None for text only, a folder
-                that `mllm train-llm` wrote, or an `Adapter`.
+            adapter: "default" for the reader that comes with the package; where there is none for this
+                model, a warning says so and the model reads text only. None for text only, a folder with a
+                reader or an adapter, a `MemoryReader` or an `Adapter`.
             config: Settings.
             device: "cpu", "cuda", …; CUDA when there is one.
             dtype: A torch dtype or its name; float32 on the CPU and bfloat16 elsewhere when left out.
@@ -208,7 +210,11 @@ class MemoryLLM:
         per_embedding = self.adapter.config.tokens_per_embedding if self.adapter else 0
         planner = Planner(layout, self.llm.context, per_embedding)
         recalls = self._recall([one.query for one in turns], where, config)
-        return [planner.plan(one, recall, config) for one, recall in zip(turns, recalls, strict=True)]
+        written: Sequence[Recall | None] = [None] * len(recalls)
+        if self._writer is not None and config.mode in ("memory", "both"):
+            written = self._writer.read(recalls, config)
+        given = zip(turns, recalls, written, strict=True)
+        return [planner.plan(one, recall, config, read) for one, recall, read in given]
 
     def _recall(
         self, queries: Sequence[str], where: Mapping[str, Any], config: MemoryLLMConfig
@@ -216,7 +222,8 @@ class MemoryLLM:
         """What the memory has for each query; windows serve to cut text, too."""
         if config.mode == "none":
             return [Recall(query, (), {}) for query in queries]
-        nodes = config.nodes if config.mode in ("memory", "both") else 0
+        encoded = config.mode in ("memory", "both") and self._writer is None
+        nodes = config.nodes if encoded else 0
         return self.memory.recall_batch(
             queries, k=config.k, nodes=nodes, mode=config.search, beam_width=config.beam_width, **where
         )

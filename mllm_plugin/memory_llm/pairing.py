@@ -6,20 +6,21 @@ import warnings
 from pathlib import Path
 
 from mllm_plugin.errors import AdapterMismatchError, InvalidTypeError
-from mllm_plugin.llm import Adapter, LoadedLLM, shipped_adapter
+from mllm_plugin.llm import Adapter, AdapterConfig, LoadedLLM, MemoryReader, shipped_adapter, shipped_reader
+from mllm_plugin.llm.reader import CONFIG_NAME as READER_NAME
 from mllm_plugin.protocols import TextEncoder
 
 DEFAULT = "default"
 
 
 def choose_adapter(
-    given: str | Path | Adapter | None, llm: LoadedLLM, encoder: TextEncoder
-) -> Adapter | None:
+    given: str | Path | Adapter | MemoryReader | None, llm: LoadedLLM, encoder: TextEncoder
+) -> Adapter | MemoryReader | None:
     """The adapter that a caller names.
 
     Args:
         given: "default" for the one that comes with the package (none, with a warning, where there is none
-            for this model and encoder), None for text only, a folder, or an `Adapter`.
+            for this model and encoder), None for text only, a folder, a `MemoryReader` or an `Adapter`.
         llm: The model.
         encoder: The memory's.
 
@@ -32,17 +33,21 @@ def choose_adapter(
         return None
     if given == DEFAULT:
         return _shipped(llm, encoder)
-    if not isinstance(given, str | Path | Adapter):
+    if not isinstance(given, str | Path | Adapter | MemoryReader):
         raise InvalidTypeError(
-            f"adapter must be 'default', None, a folder or an Adapter, got {type(given).__name__}"
+            f"adapter must be 'default', None, a folder, a MemoryReader or an Adapter, got {type(given).__name__}"
         )
-    adapter = given if isinstance(given, Adapter) else Adapter.load(given)
+    adapter = _loaded(given) if isinstance(given, str | Path) else given
     _check(adapter, llm, encoder)
     return adapter
 
 
-def _shipped(llm: LoadedLLM, encoder: TextEncoder) -> Adapter | None:
-    adapter = shipped_adapter(llm, encoder.fingerprint)
+def _loaded(folder: str | Path) -> Adapter | MemoryReader:
+    return (MemoryReader if (Path(folder) / READER_NAME).is_file() else Adapter).load(folder)
+
+
+def _shipped(llm: LoadedLLM, encoder: TextEncoder) -> Adapter | MemoryReader | None:
+    adapter = shipped_reader(llm) or shipped_adapter(llm, encoder.fingerprint)
     if adapter is None:
         warnings.warn(
             f"no adapter comes with the package for the model {llm.name} ({llm.fingerprint}) and the encoder "
@@ -53,14 +58,14 @@ def _shipped(llm: LoadedLLM, encoder: TextEncoder) -> Adapter | None:
     return adapter
 
 
-def _check(adapter: Adapter, llm: LoadedLLM, encoder: TextEncoder) -> None:
+def _check(adapter: Adapter | MemoryReader, llm: LoadedLLM, encoder: TextEncoder) -> None:
     config = adapter.config
     if config.llm != llm.fingerprint:
         raise AdapterMismatchError(
             f"the adapter was trained for the model {config.llm_name} ({config.llm}), got {llm.name} "
             f"({llm.fingerprint}); use that model, or train an adapter for this one with `mllm train-llm`"
         )
-    if not config.fits(llm, encoder.fingerprint):
+    if not config.fits(llm, encoder.fingerprint) and isinstance(config, AdapterConfig):
         raise AdapterMismatchError(
             f"the adapter was trained for the encoder {config.encoder!r}, the memory has "
             f"{encoder.fingerprint!r}; train one for it with `mllm train-llm`"

@@ -87,8 +87,16 @@ class Planner:
     context: int
     per_embedding: int
 
-    def plan(self, turns: Turns, recall: Recall, config: MemoryLLMConfig) -> Plan:
+    def plan(
+        self, turns: Turns, recall: Recall, config: MemoryLLMConfig, read: Recall | None = None
+    ) -> Plan:
         """Chooses passages and embeddings, and drops what does not fit, the least relevant first.
+
+        Args:
+            turns: What is asked.
+            recall: What the memory has for it.
+            config: What is to be read.
+            read: The same with what the model reads in place of Encoder 1's embeddings.
 
         Raises:
             InvalidInputError: The question alone is too long.
@@ -97,7 +105,7 @@ class Planner:
         wanted = 0 if config.mode in ("memory", "none") else config.spelled(embeddings=embeddings)
         hits, windows = recall.hits[:wanted], recall.levels.get(0, ())
         passages = choose_passages(hits, windows, config.text_tokens, self.layout.count)
-        block = choose_block(recall, config, self.per_embedding, passages) if embeddings else _EMPTY
+        block = choose_block(read or recall, config, self.per_embedding, passages) if embeddings else _EMPTY
         draft = _Draft(self, turns, tuple(passages), block, self.context - config.max_new_tokens)
         fitted = draft.fit(windows)
         dropped = Dropped(

@@ -1,0 +1,308 @@
+"""A reader: what makes a language model write its memory as vectors of its own input space, and read them.
+
+It is made for one language model and works with any Encoder 1, since it reads texts and not the embeddings that
+found them. JSON + safetensors; low-rank changes are kept as int8 rows with a scale each.
+
+Shapes: s windows of a chunk, h width of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.hierarchy.weights import document_mark
+from mllm_plugin.llm import lora
+from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.llm.reading import RATIOS, ReadingVectors
+
+CONFIG_NAME, TENSORS_NAME = "reader.json", "reader.safetensors"
+_WRITER, _READER, _SPACE, _SCALE = "writer.", "reader.", "space.", ".scale"
+_LONGEST = 512  # tokens that the writer sees at once
+_BATCH_TOKENS = 4096
+
+
+class ReaderConfig(BaseModel):
+    """What a reader is made for and of.
+
+    Args:
+        format_version: Of this layout.
+        kind: Tells it from an adapter that reads another encoder's embeddings.
+        llm: Fingerprint of the language model.
+        llm_name: Its name, for messages.
+        hidden: Width of the model's input.
+        ratios: Window sizes that it was trained with, in tokens.
+        ratio: The one in use: tokens of text per memory token.
+        scale: Of the low-rank changes.
+        refusal: What it says when the memory does not hold the answer.
+        reading: Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others.
+        documents: Marks of the user's documents that the training saw, see `document_mark`.
+        about: Data, command, seeds, figures; for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = Field(default=1, le=1)
+    kind: Literal["reader"] = "reader"
+    llm: str
+    llm_name: str
+    hidden: int = Field(ge=1)
+    ratios: tuple[int, ...] = RATIOS
+    ratio: int = 4
+    scale: float = Field(default=2.0, gt=0)
+    refusal: str = "unknown"
+    reading: dict[str, Any] = {}
+    documents: tuple[str, ...] = ()
+    about: dict[str, Any] = {}
+
+    @property
+    def tokens_per_embedding(self) -> int:
+        """Memory tokens per reading vector."""
+        return 1
+
+    def fits(self, llm: LoadedLLM, encoder: str = "") -> bool:
+        """Whether it is made for a model; any Encoder 1 will do."""
+        return self.llm == llm.fingerprint
+
+
+class Written(NamedTuple):
+    """A chunk as its reader reads it.
+
+    Attributes:
+        vectors: Of its windows [s, h].
+        spans: Characters of the text that each covers [s, 2].
+    """
+
+    vectors: NDArray[np.float32]
+    spans: NDArray[np.int64]
+
+
+class MemoryReader:
+    """Writes texts as reading vectors and reads these, with one language model.
+
+    Args:
+        config: What it is.
+        tensors: The two sets of low-rank changes, the map and the kinds, and the idf of the model's tokens.
+    """
+
+    def __init__(self, config: ReaderConfig, tensors: Mapping[str, Tensor]) -> None:
+        self.config = config
+        self._tensors = dict(tensors)
+        self._space: ReadingVectors | None = None
+        self._added: MutableMapping[Any, dict[str, dict[str, Tensor]]] = WeakKeyDictionary()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever what it writes would."""
+        digest = hashlib.sha256(f"{self.config.llm}:{self.config.ratio}".encode())
+        for name in sorted(self._tensors):
+            if not name.startswith(_READER):
+                digest.update(self._tensors[name].float().cpu().numpy().tobytes())
+        return f"reader:{digest.hexdigest()[:32]}"
+
+    def space(self, llm: LoadedLLM) -> ReadingVectors:
+        """What turns texts of a model's tokens into vectors; made at the first call.
+
+        Raises:
+            InvalidInputError: The tensors do not fit the model.
+        """
+        if self._space is None:
+            idf = self._tensors[f"{_SPACE}idf"]
+            if len(idf) != len(llm.embeddings.weight):
+                raise InvalidInputError(
+                    f"the reader knows {len(idf)} tokens, the model has {len(llm.embeddings.weight)}; was it "
+                    f"trained for another model?"
+                )
+            space = ReadingVectors(llm.embeddings.weight, idf, self.config.ratios)
+            own = _below(self._tensors, _SPACE)
+            space.load_state_dict({name: own[name] for name in space.state_dict()})
+            self._space = space.to(llm.device).eval().requires_grad_(False)
+        return self._space
+
+    # -- writing
+
+    def write(self, llm: LoadedLLM, texts: Sequence[str]) -> list[Written]:
+        """Reading vectors of texts, in windows of `config.ratio` tokens; long texts are written in parts."""
+        space = self.space(llm)
+        parts = [(row, *part) for row, text in enumerate(texts) for part in _parts(llm.tokenizer, text)]
+        order = sorted(range(len(parts)), key=lambda place: len(parts[place][1]))
+        found: dict[int, Written] = {}
+        with llm.lock, torch.inference_mode(), self._changed(llm.model, _WRITER):
+            for batch in _batches(order, [len(part[1]) for part in parts]):
+                written = self._write(llm, space, [parts[place][1] for place in batch])
+                for place, vectors in zip(batch, written, strict=True):
+                    found[place] = Written(vectors, _windows(parts[place][2], self.config.ratio))
+        return [_joined([found[n] for n, part in enumerate(parts) if part[0] == row], llm.hidden) for row in range(len(texts))]
+
+    def _write(
+        self, llm: LoadedLLM, space: ReadingVectors, rows: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float32]]:
+        longest = max(map(len, rows))
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        live = torch.zeros(ids.shape, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)], live[place, : len(row)] = torch.tensor(row), True
+        ids, live = ids.to(llm.device), live.to(llm.device)
+        mask = torch.zeros(len(rows), 1, longest, longest, dtype=llm.dtype, device=llm.device)
+        mask = mask.masked_fill(~live[:, None, None, :], torch.finfo(llm.dtype).min)  # both ways
+        states = llm.model.get_decoder()(
+            inputs_embeds=llm.embeddings(ids), attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        ratio = self.config.ratio
+        size = torch.full((len(rows),), ratio, device=llm.device)
+        vectors = space.windows(ids, live, states, size, -(-longest // ratio))
+        return [one[: -(-len(row) // ratio)].float().cpu().numpy() for one, row in zip(vectors, rows, strict=True)]
+
+    # -- reading
+
+    def soft_tokens(self, vectors: Any, levels: Any) -> Tensor:
+        """Memory tokens [n, h] of reading vectors [n, h] of levels [n]: 0 windows, 1 chunks, 2 and more nodes.
+
+        Raises:
+            InvalidInputError: Nothing was written yet, so that the model is not known.
+        """
+        if self._space is None:
+            raise InvalidInputError("the reader has no model yet; call write or space first")
+        space = self._space
+        given = torch.as_tensor(vectors, dtype=torch.float32, device=space.centre.device)
+        level = torch.as_tensor(levels, dtype=torch.long, device=space.centre.device)
+        window = self.config.ratios.index(self.config.ratio)
+        kinds = torch.where(level == 0, window, space.chunk_kind + (level > 1).long())
+        return space.tokens(given, kinds)
+
+    def applied(self, model: Any) -> AbstractContextManager[None]:
+        """Inside, the model reads and answers as trained, at no cost per token; afterwards it is as before."""
+        return self._changed(model, _READER)
+
+    @contextmanager
+    def _changed(self, model: Any, which: str) -> Iterator[None]:
+        weights = self._added.setdefault(model, {})
+        if which not in weights:
+            weights[which] = lora.added(model, _below(self._tensors, which), self.config.scale)
+        with lora.switched(model, None), lora.in_place(model, weights[which]):
+            yield
+
+    # -- files
+
+    def has_seen(self, document_id: str, namespace: tuple[str, ...] = ()) -> bool:
+        """Whether the training saw a document of the user's."""
+        return document_mark(namespace, document_id) in self.config.documents
+
+    def save(self, folder: str | Path, **changes: Any) -> None:
+        """Writes both files.
+
+        Args:
+            folder: Made when it is not there.
+            changes: Fields of the configuration to replace, such as `about` or `reading`.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        config = ReaderConfig.model_validate({**self.config.model_dump(), **changes})
+        (target / TENSORS_NAME).write_bytes(save(_packed(self._tensors)))
+        (target / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> MemoryReader:
+        """Reads what `save` wrote.
+
+        Raises:
+            NotFoundError: A file is missing.
+            InvalidInputError: They cannot be read as a reader.
+        """
+        source = Path(folder)
+        for name in (CONFIG_NAME, TENSORS_NAME):
+            if not (source / name).is_file():
+                raise NotFoundError(f"no reader in {source}: {name} is missing")
+        try:
+            config = ReaderConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
+            tensors = _unpacked(load((source / TENSORS_NAME).read_bytes()))
+            missing = {f"{_SPACE}{name}" for name in ("idf", "map.weight", "kinds.weight")} - tensors.keys()
+        except (ValidationError, SafetensorError, RuntimeError) as error:
+            raise InvalidInputError(f"the reader in {source} cannot be read: {error}") from error
+        if missing or not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+            raise InvalidInputError(f"the reader in {source} is damaged: {sorted(missing) or 'numbers that are none'}")
+        return cls(config, tensors)
+
+
+def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
+    """The reader that comes with the package for a model; None without one."""
+    folder = files("mllm_plugin") / "trained"
+    for source in folder.iterdir() if folder.is_dir() else ():
+        if (source / CONFIG_NAME).is_file():
+            config = ReaderConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
+            if config.fits(llm):
+                with as_file(source) as path:
+                    return MemoryReader.load(path)
+    return None
+
+
+def _parts(tokenizer: Any, text: str) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+    """Ids and character spans of a text, in parts that the writer takes."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, spans = encoded["input_ids"], np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+    for start in range(0, len(ids), _LONGEST):
+        yield ids[start : start + _LONGEST], spans[start : start + _LONGEST]
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places in batches of a bounded number of padded tokens."""
+    batch: list[int] = []
+    for place in order:
+        if batch and (len(batch) + 1) * lengths[place] > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _windows(spans: NDArray[np.int64], ratio: int) -> NDArray[np.int64]:
+    starts = spans[::ratio, 0]
+    lasts = np.minimum(np.arange(len(starts)) * ratio + ratio, len(spans)) - 1
+    return np.stack([starts, spans[lasts, 1]], axis=1)
+
+
+def _joined(parts: Sequence[Written], hidden: int) -> Written:
+    if not parts:
+        return Written(np.zeros((0, hidden), np.float32), np.zeros((0, 2), np.int64))
+    return Written(np.concatenate([one.vectors for one in parts]), np.concatenate([one.spans for one in parts]))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Low-rank changes as int8 rows with a scale each, the rest as fp16."""
+    found = {}
+    for name in sorted(tensors):
+        value = tensors[name].detach().float().cpu()
+        if ".lora_" not in name:
+            found[name] = value.to(torch.float16).contiguous()
+            continue
+        scale = (value.abs().amax(dim=1) / 127).clamp(min=1e-8)
+        found[name] = (value / scale[:, None]).round().to(torch.int8).contiguous()
+        found[f"{name}{_SCALE}"] = scale.to(torch.float32)
+    return found
+
+
+def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value.float() * tensors[f"{name}{_SCALE}"][:, None] if value.dtype == torch.int8 else value.float()
+        for name, value in tensors.items()
+        if not name.endswith(_SCALE)
+    }

@@ -1,0 +1,108 @@
+"""What a reader reads of a recall: vectors that the language model wrote of the hits' texts, kept until they go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.llm import LoadedLLM, MemoryReader
+from mllm_plugin.llm.reader import Written
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory_llm.block import CHUNK, WINDOW
+from mllm_plugin.memory_llm.config import MemoryLLMConfig
+from mllm_plugin.store.cache import EmbeddingCache, hash_text
+from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall
+
+_SPANS = np.dtype("<i4")
+_VECTORS = np.dtype("<f2")
+Chunk = tuple[Namespace, str]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes chunks for a reader, each once: what is written is kept in the memory's folder.
+
+    Every removal empties that cache, as it does for embeddings.
+
+    Args:
+        memory: Whose chunks.
+        llm: Writes.
+        reader: How.
+    """
+
+    memory: MemoryIndex
+    llm: LoadedLLM
+    reader: MemoryReader
+
+    def read(self, recalls: Sequence[Recall], config: MemoryLLMConfig) -> list[Recall]:
+        """Recalls with written vectors in place of Encoder 1's; what is spelled out whole is left out."""
+        spelled = 0
+        if config.mode == "both" and not config.repeat and config.text_tokens is None:
+            spelled = config.spelled(embeddings=True)
+        kept = [recall.hits[spelled:] for recall in recalls]
+        written = self.written({(hit.namespace, hit.text) for hits in kept for hit in hits})
+        return [
+            replace(recall, levels=dict(_levels(hits, written)))
+            for recall, hits in zip(recalls, kept, strict=True)
+        ]
+
+    def written(self, chunks: set[Chunk]) -> dict[Chunk, Written]:
+        """Chunks, by namespace and text, as the reader reads them."""
+        cache = self.memory.vector_cache(self.reader.fingerprint, self.reader.config.hidden)
+        found = {chunk: kept for chunk in chunks if (kept := self._kept(cache, chunk)) is not None}
+        missing = sorted(chunks - found.keys())
+        if missing:
+            new = dict(zip(missing, self.reader.write(self.llm, [text for _, text in missing]), strict=True))
+            if cache is not None:
+                cache.put((hash_text(*chunk), _mean(one), _bytes(one)) for chunk, one in new.items())
+            found |= new
+        return found
+
+    def _kept(self, cache: EmbeddingCache | None, chunk: Chunk) -> Written | None:
+        entry = cache.get(hash_text(*chunk)) if cache is not None else None
+        width = self.reader.config.hidden
+        return None if entry is None else _written(entry[1], width)
+
+
+def _levels(hits: Sequence[Hit], written: Mapping[Chunk, Written]) -> Iterator[tuple[int, tuple[MemoryEmbedding, ...]]]:
+    pairs = [(hit, written[hit.namespace, hit.text]) for hit in hits]
+    pairs = [(hit, one) for hit, one in pairs if len(one.vectors)]
+    yield (
+        WINDOW,
+        tuple(
+            _embedding(WINDOW, hit, vector, hit.start + int(span[0]), hit.start + int(span[1]))
+            for hit, one in pairs
+            for vector, span in zip(one.vectors, one.spans, strict=True)
+        ),
+    )
+    yield CHUNK, tuple(_embedding(CHUNK, hit, _mean(one), hit.start, hit.end) for hit, one in pairs)
+
+
+def _embedding(level: int, hit: Hit, vector: NDArray[np.float32], start: int, end: int) -> MemoryEmbedding:
+    return MemoryEmbedding(
+        level, vector[None], hit.score, hit.chunk_id, hit.document_id, start, end, hit.namespace
+    )
+
+
+def _mean(one: Written) -> NDArray[np.float32]:
+    """Level 1: the mean of its windows."""
+    return one.vectors.mean(axis=0) if len(one.vectors) else np.zeros(one.vectors.shape[1], np.float32)
+
+
+def _bytes(one: Written) -> bytes:
+    return one.spans.astype(_SPANS).tobytes() + one.vectors.astype(_VECTORS).tobytes()
+
+
+def _written(data: bytes, width: int) -> Written | None:
+    """What `_bytes` wrote; None where it cannot be that."""
+    each = 2 * _SPANS.itemsize + width * _VECTORS.itemsize
+    count, rest = divmod(len(data), each)
+    if rest:
+        return None
+    edge = count * 2 * _SPANS.itemsize
+    spans = np.frombuffer(data[:edge], _SPANS).reshape(-1, 2).astype(np.int64)
+    vectors = np.frombuffer(data[edge:], _VECTORS).reshape(-1, width).astype(np.float32)
+    return Written(vectors, spans) if np.isfinite(vectors).all() else None
