@@ -1,12 +1,13 @@
-r"""How well a small language model answers from a memory: embeddings, text, both; quality, tokens, time.
+r"""How well a small language model answers from a memory: memory tokens, text, both; quality, tokens, time.
 
-    python benchmarks/memory_llm.py --data DIR --text-lora DIR --plot docs/memory-llm.png
+    python benchmarks/memory_llm.py --data DIR --plot docs/memory-llm.png
 
-SQuAD `dev` questions over all its paragraphs, and comparison questions about two paragraphs that this script
-generates. Rows differ in what the language model reads; the retriever and the model are the same. "untouched"
-is the model as it comes; "text LoRA" the same model trained on the same questions with text in its prompt
-(`train_adapter.py --text-only`), "adapter" the one that the package ships. Input tokens count everything the
-model reads, soft tokens too. Finished rows are kept in the cache, so that an interrupted run goes on.
+SQuAD `dev` questions over all its paragraphs. Rows differ in what the language model reads; the retriever and
+the model are the same. "untouched" is the model as it comes; in the other rows it has the reader's changes,
+which were trained on other articles' questions with text too, so text is no weaker a rival. Input tokens
+count everything the model reads, memory tokens too. Unanswerable questions are the same ones, asked with the
+document that answers left out of the search. Finished rows are kept in the cache, so that an interrupted run
+goes on.
 """
 
 from __future__ import annotations
@@ -25,17 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from answering import Asked, Row, comparisons, rows_of
+from answering import Asked, Row, rows_of
 from beir import read_corpus, read_queries
-from cached_encoder import CachedEncoder
-from common import cached_memory, interval, machine, parser, print_table
+from common import cached_encoder, cached_memory, interval, machine, parser, print_table
 from numpy.typing import NDArray
 
-from mllm_plugin import MemoryIndex
-from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
-from mllm_plugin.encoders.resolve import DEFAULT_ENCODER
-from mllm_plugin.llm import Adapter, load_llm
-from mllm_plugin.llm.adapter import shipped_adapter
+from mllm_plugin import Document
+from mllm_plugin.llm import MemoryReader, load_llm, shipped_reader
 from mllm_plugin.llm.generate import generate, stream
 from mllm_plugin.memory_llm import MemoryLLM
 from mllm_plugin.memory_llm.messages import turns_of
@@ -45,16 +42,16 @@ from mllm_plugin.training.llm.evaluate import exact_match, f1
 ANSWER_TOKENS = 24
 _BATCH = 16
 _TIMED = 8
-_WHERE: dict[str, Any] = {"namespace": (), "prefix": False, "filter": None, "exclude_labels": ()}
 
 
 @dataclass
 class Outcome:
-    """What a row gave: per question F1, exact match and tokens read; milliseconds and megabytes."""
+    """What a row gave: for each question F1, exact match, tokens read, how likely it found it to decline."""
 
     f1: list[float]
     exact: list[float]
     tokens: list[int]
+    declined: list[float]
     first_token: float  # median milliseconds from question to first piece of answer, search included
     prefill: float  # of these, without the search
     megabytes: float  # at most, above what was in use before the first question
@@ -62,106 +59,102 @@ class Outcome:
 
 
 class Bench:
-    """The model, its weights and memories, each made once."""
+    """The model, its reader and the memory, each made once."""
 
     def __init__(self, options: Namespace) -> None:
-        self.options, self.llm = options, load_llm()
-        self.memories: dict[int, MemoryIndex] = {}
-        self.asked = self._questions()
-        encoder = self.memory().encoder.fingerprint
-        self.adapters = {
-            "untouched": None,
-            "text LoRA": Adapter.load(options.text_lora) if options.text_lora else None,
-            "adapter": Adapter.load(options.adapter)
-            if options.adapter
-            else shipped_adapter(self.llm, encoder),
-        }
+        self.options, self.llm = options, load_llm(dtype=options.dtype)
+        self.memory = cached_memory(
+            "squad-documents", self._documents, cached_encoder(options.cache), options.cache
+        )
+        rows = list(read_queries(options.data / "squad", "dev").values())
+        order = np.random.default_rng(0).permutation(len(rows))[: options.limit]
+        self.asked = [Asked(rows[n]["text"], tuple(rows[n]["answers"]), rows[n]["doc"]) for n in order]
+        self.reader = MemoryReader.load(options.reader) if options.reader else shipped_reader(self.llm)
 
-    def memory(self, words: int = 0) -> MemoryIndex:
-        """All paragraphs of SQuAD; with windows of so many words, or the usual ones."""
-        if words not in self.memories:
-            options = self.options
-            settings = {"window_tokens": words, "window_layer": 0} if words else {}
-            encoder = CachedEncoder(
-                HuggingFaceEncoder(DEFAULT_ENCODER, **settings), options.cache / "embeddings"
-            )
-            name = f"squad-words-{words}" if words else "squad"
-            self.memories[words] = cached_memory(
-                name, lambda: read_corpus(options.data / "squad"), encoder, options.cache
-            )
-        return self.memories[words]
+    def _documents(self) -> list[Document]:
+        corpus = read_corpus(self.options.data / "squad")
+        return [replace(one, metadata={"document": one.id}) for one in corpus]
 
-    def _questions(self) -> dict[str, list[Asked]]:
-        rows = list(read_queries(self.options.data / "squad", "dev").values())
-        order = np.random.default_rng(0).permutation(len(rows))[: self.options.limit]
-        single = [Asked(rows[n]["text"], tuple(rows[n]["answers"])) for n in order]
-        return {"single": single, "comparison": comparisons(rows, self.options.comparisons)}
-
-    def reader(self, row: Row) -> MemoryLLM:
-        """A `MemoryLLM` over the row's memory with the row's weights."""
-        adapter = self.adapters[row.weights]
-        memory = self.memory(row.words)
-        if adapter is not None and memory.encoder.fingerprint not in (
-            adapter.config.encoder,
-            *adapter.config.encoders,
-        ):
-            raise SystemExit(f"the adapter does not read windows of {row.words} words")
-        return MemoryLLM(memory, self.llm, adapter)
+    def answerer(self, row: Row) -> MemoryLLM:
+        """A `MemoryLLM` as the row has it."""
+        return MemoryLLM(self.memory, self.llm, self.reader if row.reader else None)
 
     def settings(self, row: Row) -> dict[str, Any]:
         """Of every call."""
-        lora = {"lora": True} if row.weights == "text LoRA" else {}
-        return {"max_new_tokens": ANSWER_TOKENS, "search": "flat", **lora, **row.settings}
+        return {"max_new_tokens": ANSWER_TOKENS, "search": "flat", **row.settings}
+
+    def plans(self, row: Row, answerer: MemoryLLM, asked: Sequence[Asked]) -> tuple[list[Asked], list[Any]]:
+        """The row's questions and what is read for each."""
+        config = answerer._settings(self.settings(row))
+        where: dict[str, Any] = {"namespace": (), "prefix": False, "filter": None, "exclude_labels": ()}
+        if row.without:
+            found = []
+            for one in asked:
+                own = {**where, "filter": {"document": {"$ne": one.document}}}
+                found += answerer._plans([turns_of(one.text)], own, config)
+            return list(asked), found
+        found = answerer._plans([turns_of(one.text) for one in asked], where, config)
+        if row.necessary:
+            kept = [pair for pair in zip(asked, found, strict=True) if self._necessary(*pair)]
+            return [one for one, _ in kept], [plan for _, plan in kept]
+        return list(asked), list(_twisted(found, row.twist))
+
+    def _necessary(self, one: Asked, plan: Plan) -> bool:
+        shown = plan.passages[0].text if plan.passages else ""
+        hits = self.memory.search(one.text, k=5, mode="flat")
+        beside = any(any(answer in hit.text for answer in one.answers) for hit in hits[1:])
+        return beside and not any(answer in shown for answer in one.answers)
 
     def run(self, row: Row) -> Outcome:
         """Answers all questions, then times a few."""
-        reader, asked = self.reader(row), self.asked[row.questions]
-        config = reader._settings(self.settings(row))
-        plans = reader._plans([turns_of(one.text) for one in asked], _WHERE, config)
-        plans = _twisted(plans, row.twist)
+        answerer = self.answerer(row)
+        config = answerer._settings(self.settings(row))
+        asked, plans = self.plans(row, answerer, self.asked)
         said: list[str] = []
+        declined: list[float] = []
         for start in range(0, len(plans), _BATCH):
             part = plans[start : start + _BATCH]
             found = generate(
                 self.llm,
                 [plan.prompt for plan in part],
                 [plan.memory for plan in part],
-                adapter=reader.adapter,
+                adapter=answerer.adapter,
                 lora=_lora(config),
                 decoding=config.decoding,
             )
             said += [one.text for one in found]
+            declined += [one.declined or 0.0 for one in found]
         pairs = list(zip(said, (one.answers for one in asked), strict=True))
-        first_token, prefill, megabytes = timed_alone(self.options, row)
+        times = timed_alone(self.options, row) if self.options.time else (0.0, 0.0, 0.0)
         return Outcome(
             [f1(*pair) for pair in pairs],
             [float(exact_match(*pair)) for pair in pairs],
             [len(plan.prompt) for plan in plans],
-            first_token,
-            prefill,
-            megabytes,
+            declined,
+            *times,
             said,
         )
 
     def time(self, row: Row) -> tuple[float, float, float]:
         """Median milliseconds to the first token, of these without the search, and megabytes at most."""
-        reader, before = self.reader(row), _resident()
-        config = reader._settings(self.settings(row))
-        times = [self.first_token(reader, config, one) for one in self.asked[row.questions][:_TIMED]]
+        answerer, before = self.answerer(row), _resident()
+        times = [self.first_token(row, answerer, one) for one in self.asked[:_TIMED]]
+        times = [self.first_token(row, answerer, one) for one in self.asked[:_TIMED]]  # written by now
         whole, model = np.median(times[1:], axis=0).tolist()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return whole, model, peak - before
 
-    def first_token(self, reader: MemoryLLM, config: Any, asked: Asked) -> tuple[float, float]:
+    def first_token(self, row: Row, answerer: MemoryLLM, asked: Asked) -> tuple[float, float]:
         """Milliseconds from a question to the first piece of its answer, and of these without the search."""
+        config = answerer._settings(self.settings(row))
         started = time.perf_counter()
-        [plan] = reader._plans([turns_of(asked.text)], _WHERE, config)
+        _, [plan] = self.plans(replace(row, necessary=False, twist=""), answerer, [asked])
         planned = time.perf_counter()
         pieces = stream(
             self.llm,
             plan.prompt,
             plan.memory,
-            adapter=reader.adapter,
+            adapter=answerer.adapter,
             lora=_lora(config),
             decoding=config.decoding,
         )
@@ -172,14 +165,13 @@ class Bench:
 
     def sooner(self, rows: Sequence[Row], than: Row) -> list[NDArray[np.float64]]:
         """How many times sooner each row's first token comes, question by question, all rows in turn."""
-        readers = [self.reader(row) for row in (than, *rows)]
-        configs = [
-            reader._settings(self.settings(row)) for reader, row in zip(readers, (than, *rows), strict=True)
-        ]
+        answerers = [self.answerer(row) for row in (than, *rows)]
         times = []
-        for one in self.asked["single"][: 2 * _TIMED]:
-            pairs = zip(readers, configs, strict=True)
-            times.append([self.first_token(reader, config, one)[0] for reader, config in pairs])
+        for one in self.asked[: 2 * _TIMED]:
+            pairs = list(zip((than, *rows), answerers, strict=True))
+            for row, answerer in pairs:
+                self.plans(row, answerer, [one])  # chunks are written once, not with every question
+            times.append([self.first_token(row, answerer, one)[1] for row, answerer in pairs])
         measured = np.array(times[1:])
         return list((measured[:, :1] / measured[:, 1:]).T)
 
@@ -224,21 +216,21 @@ def _twisted(plans: Sequence[Plan], twist: str) -> Sequence[Any]:
             found.append(_Twisted(plan.prompt, (plan.memory[0][order], plan.memory[1][order])))
             continue
         other = plans[(place + len(plans) // 2) % len(plans)].memory
-        rows = np.arange(count) % len(other[1])
+        rows = np.arange(count) % max(1, len(other[1]))
         found.append(_Twisted(plan.prompt, (other[0][rows], other[1][rows])))
     return found
 
 
 def kept(bench: Bench, row: Row, folder: Path) -> Outcome:
     """The outcome of a row, from the cache when the same row was run before."""
-    adapter = bench.adapters[row.weights]
-    weights = "" if adapter is None else hashlib.sha256(_bytes(adapter)).hexdigest()
-    asked = [asdict(one) for one in bench.asked[row.questions]]
-    key = json.dumps([bench.settings(row), row.twist, row.words, weights, asked], sort_keys=True, default=str)
+    weights = bench.reader.fingerprint if row.reader and bench.reader else ""
+    asked = [asdict(one) for one in bench.asked]
+    parts = [bench.settings(row), row.twist, row.without, row.necessary, weights, asked, bench.options.dtype]
+    key = json.dumps(parts, sort_keys=True, default=str)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if path.is_file():
         outcome = Outcome(**json.loads(path.read_text()))
-        if not bench.options.retime:
+        if not bench.options.time or outcome.first_token:
             return outcome
         first_token, prefill, megabytes = timed_alone(bench.options, row)
         outcome = replace(outcome, first_token=first_token, prefill=prefill, megabytes=megabytes)
@@ -249,36 +241,41 @@ def kept(bench: Bench, row: Row, folder: Path) -> Outcome:
     return outcome
 
 
-def _bytes(adapter: Adapter) -> bytes:
-    return b"".join(value.numpy().tobytes() for _, value in sorted(adapter._stored().items()))
-
-
-def report(found: dict[str, tuple[Row, Outcome]], questions: str) -> None:
-    """The table of one kind of question."""
-    chosen = {name: pair for name, pair in found.items() if pair[0].questions == questions}
+def report(found: dict[str, tuple[Row, Outcome]]) -> None:
+    """The table of answers."""
     table = []
-    for row, one in chosen.values():
-        low, high = interval(100 * np.array(one.f1))
+    for row, one in found.values():
+        low, high = interval(100 * np.array(one.f1)) if one.f1 else (0.0, 0.0)
+        scores = (
+            ["", ""]
+            if row.without
+            else [f"{100 * np.mean(one.f1):.1f} [{low:.1f}, {high:.1f}]", f"{100 * np.mean(one.exact):.1f}"]
+        )
+        declined = f"{100 * np.mean(np.array(one.declined) > 0.5):.1f} %" if row.reader else ""
         table.append(
-            [
-                row.name,
-                f"{100 * np.mean(one.f1):.1f} [{low:.1f}, {high:.1f}]",
-                f"{100 * np.mean(one.exact):.1f}",
-                f"{np.mean(one.tokens):.0f}",
-                f"{one.first_token:.0f}",
-                f"{one.prefill:.0f}",
-                f"{one.megabytes:.0f}",
-            ]
+            [row.name, str(len(one.f1)), *scores, declined, f"{np.mean(one.tokens):.0f}"]
+            + [f"{value:.0f}" if value else "" for value in (one.first_token, one.prefill, one.megabytes)]
         )
     print_table(
-        ["", "F1", "exact match", "input tokens", "first token ms", "of it the model", "peak MB"], table
+        [
+            "",
+            "questions",
+            "F1",
+            "exact match",
+            "declined",
+            "input tokens",
+            "first token ms",
+            "of it the model",
+            "peak MB",
+        ],
+        table,
     )
 
 
-def differences(found: dict[str, tuple[Row, Outcome]], pairs: Sequence[tuple[str, str]]) -> None:
+def differences(found: dict[str, tuple[Row, Outcome]]) -> None:
     """F1 of pairs of rows, question by question."""
     table = []
-    for first, second in pairs:
+    for first, second in PAIRS:
         if first in found and second in found:
             gap = 100 * (np.array(found[first][1].f1) - np.array(found[second][1].f1))
             low, high = interval(gap)
@@ -286,8 +283,42 @@ def differences(found: dict[str, tuple[Row, Outcome]], pairs: Sequence[tuple[str
     print_table(["", "F1"], table)
 
 
+def declining(found: dict[str, tuple[Row, Outcome]]) -> None:
+    """How well declining tells questions without an answer in the memory from those with one."""
+    table = []
+    for there, gone in TOLD:
+        if there in found and gone in found:
+            known, unknown = (np.array(found[name][1].declined) for name in (there, gone))
+            above = (unknown[:, None] > known).mean() + 0.5 * (unknown[:, None] == known).mean()
+            lost = float(np.quantile(known, 0.95))
+            right = 100 * np.mean(np.array(found[there][1].f1)[known > 0.5] > 0) if (known > 0.5).any() else 0
+            table.append(
+                [
+                    there,
+                    f"{above:.3f}",
+                    f"{100 * np.mean(known > 0.5):.1f} %",
+                    f"{100 * np.mean(unknown > 0.5):.1f} %",
+                    f"{lost:.3f}",
+                    f"{100 * np.mean(unknown > lost):.1f} %",
+                    f"{right:.0f} %",
+                ]
+            )
+    print_table(
+        [
+            "",
+            "AUROC",
+            "declined though answerable",
+            "declined, unanswerable",
+            "threshold that loses 5 %",
+            "declines there",
+            "",
+        ],
+        table,
+    )
+
+
 def latencies(bench: Bench, found: dict[str, tuple[Row, Outcome]]) -> None:
-    """First tokens beside those of five chunks as text, measured in turn since machines are noisy."""
+    """First tokens beside those of chunks as text, measured in turn since machines are noisy."""
     rows = [found[name][0] for name in SOONER if name in found]
     if not rows or THAN not in found:
         return
@@ -295,8 +326,7 @@ def latencies(bench: Bench, found: dict[str, tuple[Row, Outcome]]) -> None:
     for row, ratios in zip(rows, bench.sooner(rows, found[THAN][0]), strict=True):
         low, high = interval(ratios)
         table.append([row.name, f"{ratios.mean():.2f} [{low:.2f}, {high:.2f}]"])
-    print_table([f"first token sooner than `{THAN}`", "times"], table)
-    print()
+    print_table([f"first token sooner than `{THAN}`, without the search", "times"], table)
 
 
 def draw(found: dict[str, tuple[Row, Outcome]], path: Path) -> None:
@@ -306,81 +336,62 @@ def draw(found: dict[str, tuple[Row, Outcome]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(10, 5.5))
-    markers = {"untouched": "o", "text LoRA": "s", "adapter": "^"}
-    points = [
-        (float(np.mean(one.tokens)), 100 * float(np.mean(one.f1)), row)
-        for row, one in found.values()
-        if row.questions == "single" and not row.twist
-    ]
-    points.sort(key=lambda point: point[:2])
-    for weights, marker in markers.items():
-        chosen = [point for point in points if point[2].weights == weights]
-        axes.scatter(
-            [point[0] for point in chosen], [point[1] for point in chosen], marker=marker, label=weights
-        )
-    for number, (tokens, score, _) in enumerate(points, start=1):
-        side = (4, 3) if number % 2 else (-11, -9)
-        axes.annotate(str(number), (tokens, score), side, textcoords="offset points", fontsize=7)
-    names = [f"{number}  {row.name.replace('**', '')}" for number, (_, _, row) in enumerate(points, start=1)]
-    axes.text(1.02, 1, "\n".join(names), transform=axes.transAxes, va="top", fontsize=7)
+    figure, axes = pyplot.subplots(figsize=(10, 5))
+    for row, one in found.values():
+        if not row.twist and not row.without and not row.necessary:
+            marker = "^" if "memory" in row.name else "o" if row.reader else "x"
+            axes.scatter(np.mean(one.tokens), 100 * np.mean(one.f1), marker=marker, label=row.name)
     axes.set(xlabel="input tokens", ylabel="F1", xscale="log")
     axes.grid(alpha=0.3)
-    axes.legend(loc="center right")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
 
-THAN = "text, 5 chunks, text LoRA"
-SOONER = (
-    "**both**",
-    "both, best chunk whole",
-    "text, as many tokens as `both`, text LoRA",
-    "text, 1 chunks, text LoRA",
-)
+THAN = "text, 5 chunks"
+SOONER = ("text, 1 chunks", "memory, 5 chunks", "memory, best chunk", "both: best chunk as text, 4 as memory")
+BOTH = "both: best chunk as text, 4 as memory"
 PAIRS = (
-    ("**both**", "both, same text, no soft tokens"),
-    ("**both**", "both, another question's soft tokens"),
-    ("**both**", "both, soft tokens in random order"),
-    ("**both**", "both, windows alone"),
-    ("**both**", "text, as many tokens as `both`, text LoRA"),
-    ("**both**", "text, 5 chunks, text LoRA"),
-    ("**both**", "text, 5 chunks, untouched"),
-    ("both, best chunk whole", "best chunk as text, adapter's LoRA"),
-    ("both, best chunk whole", "text, 5 chunks, text LoRA"),
-    ("memory, 32 soft tokens", "no memory, adapter"),
-    ("best chunk as soft tokens, 4x", "no memory, adapter"),
+    ("memory, best chunk", "nothing"),
+    ("memory, best chunk", "memory, best chunk, another question's"),
+    ("memory, best chunk", "memory, best chunk, in random order"),
+    ("memory, best chunk", "text cut to 32 tokens"),
+    (BOTH, "text, 1 chunks"),
+    (BOTH, "text, 5 chunks"),
+    (BOTH, "both, another question's memory"),
+    ("both, answer in memory alone", "text, best chunk, answer elsewhere"),
+)
+TOLD = (
+    ("text, 1 chunks", "unanswerable: text, 1 chunks"),
+    ("memory, 5 chunks", "unanswerable: memory, 5 chunks"),
+    (BOTH, "unanswerable: both"),
 )
 
 
 def main() -> None:
     arguments = parser((__doc__ or "").splitlines()[0])
-    arguments.add_argument("--adapter", type=Path, help="folder; the shipped one when left out")
+    arguments.add_argument("--reader", type=Path, help="folder; the shipped one when left out")
+    arguments.add_argument("--limit", type=int, default=300, help="questions")
     arguments.add_argument(
-        "--text-lora", type=Path, help="folder of the rival; its rows are left out without"
+        "--positions", type=int, default=32, help="tokens of text beside a best chunk's memory tokens"
     )
-    arguments.add_argument("--limit", type=int, default=150, help="SQuAD questions")
-    arguments.add_argument("--comparisons", type=int, default=60, help="comparison questions")
-    arguments.add_argument("--budget", type=int, default=64, help="tokens of text in `both`")
     arguments.add_argument("--rows", nargs="*", help="only rows whose name contains one of these")
-    arguments.add_argument("--retime", action="store_true", help="time finished rows again")
+    arguments.add_argument("--dtype", default="float32", help="of the language model")
+    arguments.add_argument("--time", action="store_true", help="measure first tokens and memory of each row")
     arguments.add_argument("--plot", type=Path)
     options = arguments.parse_args()
     bench, found = Bench(options), {}
-    for row in rows_of(options.budget):
-        if row.weights != "untouched" and bench.adapters[row.weights] is None:
-            continue
-        if options.rows and not any(one in row.name for one in options.rows):
-            continue
-        name = row.name if row.questions == "single" else f"comparison: {row.name}"
-        found[name] = (row, kept(bench, row, options.cache / "memory-llm"))
-    print(f"On {machine()}; SmolLM2-135M-Instruct and all-MiniLM-L6-v2, float32.\n")
-    for kind, asked in bench.asked.items():
-        print(f"\n{len(asked)} {kind} questions\n")
-        report(found, kind)
+    for row in rows_of(options.positions):
+        if not options.rows or any(one in row.name for one in options.rows):
+            found[row.name] = (row, kept(bench, row, options.cache / "memory-llm"))
+    print(f"On {machine()}; SmolLM2-135M-Instruct and all-MiniLM-L6-v2, {options.dtype}.\n")
+    report(found)
+    print()
+    declining(found)
+    print()
+    differences(found)
     print()
     latencies(bench, found)
-    differences(found, PAIRS)
     if options.plot:
         draw(found, options.plot)
 

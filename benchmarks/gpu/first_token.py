@@ -1,9 +1,9 @@
-r"""Milliseconds to the first token on a device: chunks as text, as memory tokens at 4x and 8x, as kept keys and values.
+r"""Milliseconds to the first token: chunks as text, as memory tokens at 4x and 8x, as kept keys and values.
 
     python benchmarks/gpu/first_token.py --model DIR
 
-A chunk has 80 tokens here, so that 100 of them fit the model's context; a question has 24. Token ids are random,
-since only shapes count. Medians of repeated runs after a warm-up, one prompt at a time.
+A chunk has 80 tokens here, so that 100 of them fit the model's context; a question has 24. Token ids are
+random, since only shapes count. Medians of repeated runs after a warm-up, one prompt at a time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ def measure(model: Any, device: torch.device, chunks: int, repeats: int) -> dict
     for ratio in (4, 8):
         found[f"memory {ratio}x"] = milliseconds(read(chunks * CHUNK // ratio), device, repeats)
     kept = DynamicCache()
-    model(input_ids=torch.randint(words, (1, chunks * CHUNK), device=device), past_key_values=kept, logits_to_keep=1)
+    model(
+        input_ids=torch.randint(words, (1, chunks * CHUNK), device=device),
+        past_key_values=kept,
+        logits_to_keep=1,
+    )
 
     def from_kept() -> None:
         kept.crop(chunks * CHUNK)

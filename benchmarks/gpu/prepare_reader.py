@@ -1,9 +1,9 @@
-r"""Writes what benchmarks/gpu/train_reader.py trains on: token ids of texts, blanks and questions, in one file.
+r"""Writes what train_reader.py trains on: token ids of texts, blanks and questions, in one file.
 
     python benchmarks/gpu/prepare_reader.py --data DIR --out reader-texts.npz
 
-DIR as benchmarks/prepare_data.py makes it. Questions are those of SQuAD; the others give text alone. Also writes
-the prompt's fixed parts as token ids, so that training needs no tokenizer.
+DIR as benchmarks/prepare_data.py makes it. Questions are those of SQuAD; the others give text alone. Also
+writes the prompt's fixed parts as token ids, so that training needs no tokenizer.
 """
 
 from __future__ import annotations
@@ -74,14 +74,20 @@ def main() -> None:
     prompt = layout.build("Q", memory_tokens=1)
     place = prompt.ids.index(tokenizer("Q", add_special_tokens=False)["input_ids"][0], prompt.memory_at)
     parts = {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in PARTS.items()}
-    parts |= {"head": prompt.ids[: prompt.memory_at], "tail": prompt.ids[place + 1 :], "end": [tokenizer.eos_token_id]}
+    parts |= {
+        "head": prompt.ids[: prompt.memory_at],
+        "tail": prompt.ids[place + 1 :],
+        "end": [tokenizer.eos_token_id],
+    }
     words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     parts["word_starts"] = [n for n, word in enumerate(words) if word.startswith(("Ġ", "Ċ"))]
     options.out.with_suffix(".json").write_text(json.dumps({name: list(ids) for name, ids in parts.items()}))
     lengths = np.diff(texts.chunks.ends, prepend=0)
-    print(f"{len(texts.chunks)} chunks of {lengths.mean():.0f} tokens (95 %: {np.percentile(lengths, 95):.0f}), "
-          f"{lengths.sum() / 1e6:.1f} M tokens; {len(texts.blanks)} blanks; {len(texts.asked)} questions, "
-          f"{int(texts.held_out.sum())} held out; {options.out.stat().st_size / 2**20:.1f} MiB")
+    print(
+        f"{len(texts.chunks)} chunks of {lengths.mean():.0f} tokens, "
+        f"{lengths.sum() / 1e6:.1f} M tokens; {len(texts.blanks)} blanks; {len(texts.asked)} questions, "
+        f"{int(texts.held_out.sum())} held out; {options.out.stat().st_size / 2**20:.1f} MiB"
+    )
 
 
 if __name__ == "__main__":

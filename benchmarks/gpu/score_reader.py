@@ -2,8 +2,8 @@ r"""F1 of the answers that benchmarks/gpu/train_reader.py wrote for held-out SQu
 
     python benchmarks/gpu/score_reader.py --answers answers.json --texts reader-texts.npz --data DIR
 
-Each question is read with the one chunk that answers it: as memory tokens at several ratios, as text, not at all, and
-with another question's memory.
+Each question is read with the one chunk that answers it: as memory tokens at several ratios, as text, not at
+all, and with another question's memory.
 """
 
 from __future__ import annotations
@@ -43,8 +43,18 @@ def main() -> None:
         whole = scores.mean() if whole is None else whole
         low, high = interval(scores)
         refused = 100 * np.mean([one.lower() == REFUSAL for one in written])
-        title = name.replace("text 4", "text").replace("none 4", "nothing").replace("own", "memory") + "x" * name[0:3].count("own")
-        table.append([title, f"{scores.mean():.1f} [{low:.1f}, {high:.1f}]", f"{exact:.1f}", f"{100 * scores.mean() / whole:.0f} %", f"{refused:.1f} %"])
+        title = name.replace("text 4", "text").replace("none 4", "nothing").replace(
+            "own", "memory"
+        ) + "x" * name[0:3].count("own")
+        table.append(
+            [
+                title,
+                f"{scores.mean():.1f} [{low:.1f}, {high:.1f}]",
+                f"{exact:.1f}",
+                f"{100 * scores.mean() / whole:.0f} %",
+                f"{refused:.1f} %",
+            ]
+        )
     print_table([f"{len(asked)} questions", "F1", "exact match", "of the text's F1", "refused"], table)
 
 

@@ -2,8 +2,9 @@ r"""Trains the reader of SmolLM2-135M-Instruct on one GPU (or, a few steps, on a
 
     python benchmarks/gpu/train_reader.py --model DIR --texts reader-texts.npz --out DIR --seconds 400
 
-DIR of the model as `mllm_plugin.llm.resolve_llm` gives it. Writes tensors in files of at most 16 MB, the curve, and the
-greedy answers to held-out questions as token ids, which `benchmarks/gpu/score_reader.py` scores.
+DIR of the model as `mllm_plugin.llm.resolve_llm` gives it. Writes tensors in files of at most 16 MB, the
+curve, and the greedy answers to held-out questions as token ids, which `benchmarks/gpu/score_reader.py`
+scores.
 """
 
 from __future__ import annotations
@@ -66,17 +67,24 @@ def build(options: argparse.Namespace, texts: ReaderTexts, device: Any, **change
     stack = LlamaStack(tensors, settings, dtype=dtype)
     torch.manual_seed(options.seed)
     sizes = Sizes(**json.loads(options.sizes))
-    config = FitConfig(**{"seconds": options.seconds, "rate": options.rate, "map_rate": options.rate, **changes})
+    config = FitConfig(
+        **{"seconds": options.seconds, "rate": options.rate, "map_rate": options.rate, **changes}
+    )
     reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), config, sizes).to(device)
     if options.compile:
         reader.stack.layer = torch.compile(layer, dynamic=False)
     return reader
 
 
-def train(reader: Reader, options: argparse.Namespace, texts: ReaderTexts, prompts: Prompts, device: Any) -> list:
+def train(
+    reader: Reader, options: argparse.Namespace, texts: ReaderTexts, prompts: Prompts, device: Any
+) -> list:
     sampler = Sampler(texts, prompts, reader.sizes)
     loader = DataLoader(
-        Steps(sampler, options.seed), batch_size=None, num_workers=options.workers, prefetch_factor=4 if options.workers else None
+        Steps(sampler, options.seed),
+        batch_size=None,
+        num_workers=options.workers,
+        prefetch_factor=4 if options.workers else None,
     )
     held, curve, next_look = Held(reader, texts, prompts), [], options.look
     for done in fit(reader, loader, device, report_every=options.report, most_steps=options.steps):
@@ -89,7 +97,11 @@ def train(reader: Reader, options: argparse.Namespace, texts: ReaderTexts, promp
             reader.stack.layer = compiled
         curve.append(row)
         say(**row)
-        if options.stop_at and done.seconds > options.stop_at and row.get("held_out", {}).get("repeat_credit", 9) < 1:
+        if (
+            options.stop_at
+            and done.seconds > options.stop_at
+            and row.get("held_out", {}).get("repeat_credit", 9) < 1
+        ):
             say(stopped="repeating has less than 1 nat of credit")
             break
     return curve
@@ -126,9 +138,13 @@ def main() -> None:
     arguments.add_argument("--config", default="{}", help="fields of FitConfig as JSON")
     arguments.add_argument("--workers", type=int, default=12)
     arguments.add_argument("--report", type=int, default=50)
-    arguments.add_argument("--look", type=float, default=60, help="seconds between looks at held-out questions")
+    arguments.add_argument(
+        "--look", type=float, default=60, help="seconds between looks at held-out questions"
+    )
     arguments.add_argument("--stop-at", type=float, default=0, help="end then if nothing was learned")
-    arguments.add_argument("--answers", type=int, default=1194, help="held-out questions to answer at the end")
+    arguments.add_argument(
+        "--answers", type=int, default=1194, help="held-out questions to answer at the end"
+    )
     arguments.add_argument("--compile", action="store_true")
     options = arguments.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -141,14 +157,24 @@ def main() -> None:
     curve = train(reader, options, texts, prompts, device)
     options.out.mkdir(parents=True, exist_ok=True)
     save(reader, options.out)
-    (options.out / "curve.json").write_text(json.dumps({"args": {k: str(v) for k, v in vars(options).items()}, "curve": curve}))
+    (options.out / "curve.json").write_text(
+        json.dumps({"args": {k: str(v) for k, v in vars(options).items()}, "curve": curve})
+    )
     reader.stack.layer = layer
     held = Held(reader, texts, prompts)
     if options.answers:
         say(final=losses(held, options.answers), s=round(time.monotonic() - began, 1))
         numbers = held.questions(options.answers)
         said: dict[str, Any] = {"questions": numbers.tolist()}
-        for way, ratio in (("own", 4), ("text", 4), ("own", 8), ("own", 2), ("own", 16), ("none", 4), ("foreign", 4)):
+        for way, ratio in (
+            ("own", 4),
+            ("text", 4),
+            ("own", 8),
+            ("own", 2),
+            ("own", 16),
+            ("none", 4),
+            ("foreign", 4),
+        ):
             said[f"{way} {ratio}"] = held.answers(numbers, ratio, way)
             (options.out / "answers.json").write_text(json.dumps(said))
         say(answered=len(numbers), s=round(time.monotonic() - began, 1))

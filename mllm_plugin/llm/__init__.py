@@ -3,8 +3,8 @@
 from mllm_plugin.llm.adapter import Adapter, AdapterConfig, shipped_adapter
 from mllm_plugin.llm.models import DEFAULT_LLM, LoadedLLM, load_llm, resolve_llm
 from mllm_plugin.llm.projector import MemoryProjector
-from mllm_plugin.llm.reader import MemoryReader, ReaderConfig, shipped_reader
 from mllm_plugin.llm.prompt import DEFAULT_SYSTEM, Batch, Prompt, PromptLayout, assemble, memory_order
+from mllm_plugin.llm.reader import MemoryReader, ReaderConfig, shipped_reader
 
 __all__ = [
     "DEFAULT_LLM",

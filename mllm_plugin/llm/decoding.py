@@ -24,6 +24,8 @@ class Decoding(BaseModel):
         top_p: Sample among the likeliest tokens that together have this probability.
         seed: Makes sampling repeatable; random when left out.
         stop: Texts before which the output ends.
+        decline_above: Where the model was trained to decline, it does so when it finds it likelier than this
+            that it was not given the answer; 1 for never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +35,7 @@ class Decoding(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    decline_above: float = Field(default=0.5, ge=0, le=1)
 
 
 class SeededSampling(LogitsProcessor):
@@ -58,6 +61,34 @@ class SeededSampling(LogitsProcessor):
         return scores + noise.to(scores.device)
 
 
+class Declining(LogitsProcessor):
+    """Settles with the first token whether the model declines to answer.
+
+    Args:
+        token: First of what it says then.
+        above: Decline where its probability is higher than this.
+
+    Attributes:
+        chances: The probability of each row, once there was a first token.
+    """
+
+    def __init__(self, token: int, above: float) -> None:
+        self._token, self._above = token, above
+        self.chances: list[float] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Scores [b, v] in; the same out, but at the first token declining is certain or ruled out."""
+        if self.chances:
+            return scores
+        chance = torch.softmax(scores.float(), dim=-1)[:, self._token]
+        self.chances = chance.tolist()
+        only = torch.full_like(scores, -torch.inf)
+        only[:, self._token] = 0
+        answers = scores.clone()
+        answers[:, self._token] = -torch.inf
+        return torch.where((chance > self._above)[:, None], only, answers)
+
+
 class RowText:
     """The text of one output while it grows.
 
@@ -69,6 +100,7 @@ class RowText:
     Attributes:
         tokens: Token ids so far, without the one that ended it.
         finish: "stop" once it has ended by itself, else None.
+        declined: How likely the model found it that it was not given the answer; None where it cannot tell.
     """
 
     def __init__(
@@ -77,6 +109,7 @@ class RowText:
         self._decode, self._end_ids, self._stop = decode, end_ids, tuple(stop)
         self.tokens: list[int] = []
         self.finish: FinishReason | None = None
+        self.declined: float | None = None
         self._text, self._given = "", 0
 
     def add(self, token: int) -> None:

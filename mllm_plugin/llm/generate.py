@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from mllm_plugin.llm.adapter import Adapter
-from mllm_plugin.llm.decoding import Decoding, FinishReason, RowText, SeededSampling, Watch, decoder, end_ids
+from mllm_plugin.llm.decoding import (
+    Declining,
+    Decoding,
+    FinishReason,
+    RowText,
+    SeededSampling,
+    Watch,
+    decoder,
+    end_ids,
+)
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.prompt import Batch, Prompt, assemble
 from mllm_plugin.llm.reader import MemoryReader
@@ -31,11 +40,14 @@ class Generated:
         text: Without white space around it.
         tokens: How many tokens the model wrote, without the one that ends a text.
         finish_reason: "stop" when it ended by itself or at a stop text, "length" when it was cut.
+        declined: How likely the model found it that it was not given the answer, in [0, 1]; None where it
+            was not trained to tell.
     """
 
     text: str
     tokens: int
     finish_reason: FinishReason
+    declined: float | None = None
 
 
 def generate(
@@ -145,11 +157,31 @@ def _run(
     with llm.lock, _changes(llm, adapter if lora else None), torch.inference_mode():
         if not cancelled():
             batch = assemble(llm, prompts, _soft_tokens(adapter, memory))
-            _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends)
+            declining = _declining(llm, adapter if lora else None, decoding)
+            _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends, declining)
+            for row, chance in zip(rows, declining.chances if declining else (), strict=False):
+                row.declined = chance
     return rows
 
 
-def _call_model(llm: LoadedLLM, batch: Batch, decoding: Decoding, watch: Watch, ends: frozenset[int]) -> None:
+def _declining(
+    llm: LoadedLLM, adapter: Adapter | MemoryReader | None, decoding: Decoding
+) -> Declining | None:
+    """For what was trained to decline."""
+    if not isinstance(adapter, MemoryReader):
+        return None
+    first = llm.tokenizer(adapter.config.refusal, add_special_tokens=False)["input_ids"][0]
+    return Declining(first, decoding.decline_above)
+
+
+def _call_model(
+    llm: LoadedLLM,
+    batch: Batch,
+    decoding: Decoding,
+    watch: Watch,
+    ends: frozenset[int],
+    declining: Declining | None = None,
+) -> None:
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     sampling = [SeededSampling(decoding, len(batch.attention_mask))] if decoding.temperature else []
@@ -167,7 +199,7 @@ def _call_model(llm: LoadedLLM, batch: Batch, decoding: Decoding, watch: Watch, 
         inputs_embeds=batch.inputs_embeds,
         attention_mask=batch.attention_mask,
         generation_config=config,
-        logits_processor=LogitsProcessorList(sampling),
+        logits_processor=LogitsProcessorList([*([declining] if declining else []), *sampling]),
         stopping_criteria=StoppingCriteriaList([watch]),
     )
 
@@ -179,7 +211,9 @@ def _changes(llm: LoadedLLM, adapter: Adapter | MemoryReader | None) -> Abstract
     return Adapter.disabled(llm.model) if hasattr(llm.model, "peft_config") else nullcontext()
 
 
-def _soft_tokens(adapter: Adapter | MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
+def _soft_tokens(
+    adapter: Adapter | MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None
+) -> Tensor | None:
     filled = [(vectors, levels) for vectors, levels in memory or () if len(levels)]
     if adapter is None or not filled:
         return None
@@ -187,7 +221,7 @@ def _soft_tokens(adapter: Adapter | MemoryReader | None, memory: Sequence[tuple[
 
 
 def _generated(row: RowText) -> Generated:
-    return Generated(row.text(), len(row.tokens), row.finish or "length")
+    return Generated(row.text(), len(row.tokens), row.finish or "length", row.declined)
 
 
 def _by_length(prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[int]]:

@@ -1,7 +1,7 @@
 """A reader: what makes a language model write its memory as vectors of its own input space, and read them.
 
-It is made for one language model and works with any Encoder 1, since it reads texts and not the embeddings that
-found them. JSON + safetensors; low-rank changes are kept as int8 rows with a scale each.
+It is made for one language model and works with any Encoder 1, since it reads texts and not the embeddings
+that found them. JSON + safetensors; low-rank changes are kept as int8 rows with a scale each.
 
 Shapes: s windows of a chunk, h width of the model.
 """
@@ -146,7 +146,10 @@ class MemoryReader:
                 written = self._write(llm, space, [parts[place][1] for place in batch])
                 for place, vectors in zip(batch, written, strict=True):
                     found[place] = Written(vectors, _windows(parts[place][2], self.config.ratio))
-        return [_joined([found[n] for n, part in enumerate(parts) if part[0] == row], llm.hidden) for row in range(len(texts))]
+        return [
+            _joined([found[n] for n, part in enumerate(parts) if part[0] == row], llm.hidden)
+            for row in range(len(texts))
+        ]
 
     def _write(
         self, llm: LoadedLLM, space: ReadingVectors, rows: Sequence[Sequence[int]]
@@ -165,12 +168,14 @@ class MemoryReader:
         ratio = self.config.ratio
         size = torch.full((len(rows),), ratio, device=llm.device)
         vectors = space.windows(ids, live, states, size, -(-longest // ratio))
-        return [one[: -(-len(row) // ratio)].float().cpu().numpy() for one, row in zip(vectors, rows, strict=True)]
+        return [
+            one[: -(-len(row) // ratio)].float().cpu().numpy() for one, row in zip(vectors, rows, strict=True)
+        ]
 
     # -- reading
 
     def soft_tokens(self, vectors: Any, levels: Any) -> Tensor:
-        """Memory tokens [n, h] of reading vectors [n, h] of levels [n]: 0 windows, 1 chunks, 2 and more nodes.
+        """Memory tokens [n, h] of vectors [n, h] of levels [n]: 0 windows, 1 chunks, 2 and more nodes.
 
         Raises:
             InvalidInputError: Nothing was written yet, so that the model is not known.
@@ -185,7 +190,7 @@ class MemoryReader:
         return space.tokens(given, kinds)
 
     def applied(self, model: Any) -> AbstractContextManager[None]:
-        """Inside, the model reads and answers as trained, at no cost per token; afterwards it is as before."""
+        """Inside, the model reads and answers as trained, at no cost per token; then it is as before."""
         return self._changed(model, _READER)
 
     @contextmanager
@@ -234,7 +239,9 @@ class MemoryReader:
         except (ValidationError, SafetensorError, RuntimeError) as error:
             raise InvalidInputError(f"the reader in {source} cannot be read: {error}") from error
         if missing or not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise InvalidInputError(f"the reader in {source} is damaged: {sorted(missing) or 'numbers that are none'}")
+            raise InvalidInputError(
+                f"the reader in {source} is damaged: {sorted(missing) or 'numbers that are none'}"
+            )
         return cls(config, tensors)
 
 
@@ -279,7 +286,9 @@ def _windows(spans: NDArray[np.int64], ratio: int) -> NDArray[np.int64]:
 def _joined(parts: Sequence[Written], hidden: int) -> Written:
     if not parts:
         return Written(np.zeros((0, hidden), np.float32), np.zeros((0, 2), np.int64))
-    return Written(np.concatenate([one.vectors for one in parts]), np.concatenate([one.spans for one in parts]))
+    return Written(
+        np.concatenate([one.vectors for one in parts]), np.concatenate([one.spans for one in parts])
+    )
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -302,7 +311,9 @@ def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: value.float() * tensors[f"{name}{_SCALE}"][:, None] if value.dtype == torch.int8 else value.float()
+        name: value.float() * tensors[f"{name}{_SCALE}"][:, None]
+        if value.dtype == torch.int8
+        else value.float()
         for name, value in tensors.items()
         if not name.endswith(_SCALE)
     }

@@ -1,9 +1,9 @@
 """Text as vectors in a language model's own input space: what its memory tokens are made of.
 
-A window of a few tokens becomes the sum of its tokens' input embeddings, centred, normalised and weighted by the
-square of their idf, so that the rare words, which carry the facts, are not drowned; to it a trained map adds what
-the same model, changed by the writer's LoRA, thinks of the window in its context. A chunk is the mean of its
-windows, a node the mean of its chunks.
+A window of a few tokens becomes the sum of its tokens' input embeddings, centred, normalised and weighted by
+the square of their idf, so that the rare words, which carry the facts, are not drowned; to it a trained map
+adds what the same model, changed by the writer's LoRA, thinks of the window in its context. A chunk is the
+mean of its windows, a node the mean of its chunks.
 
 Shapes: c chunks, t tokens, s windows, h width of the model, v words of its vocabulary.
 

@@ -89,6 +89,9 @@ class Answer:
         finish_reason: "stop" when it ended by itself or at a stop text, "length" when it was cut.
         dropped: What was left out.
         prompt: What it read, for people.
+        known: Whether the memory holds the answer, as far as the model can tell; `text` is its way to decline
+            where not. None where it was not trained to tell.
+        unknown: How likely it finds it, in [0, 1], that the memory does not hold the answer.
     """
 
     text: str
@@ -98,6 +101,8 @@ class Answer:
     finish_reason: FinishReason
     dropped: Dropped
     prompt: str
+    known: bool | None = None
+    unknown: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-ready dictionary."""

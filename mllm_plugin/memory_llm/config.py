@@ -40,6 +40,8 @@ class MemoryLLMConfig(BaseModel):
         top_p: Sample among the likeliest tokens that together have this probability.
         seed: Makes sampling repeatable.
         stop: Texts before which the answer ends.
+        decline_above: Decline when the model finds it likelier than this, in [0, 1], that the memory does not
+            hold the answer; 1 for never. Only a reader that was trained to decline does so.
         search: How chunks are found, see `MemoryIndex.search`.
         beam_width: Nodes kept per level while searching; the memory's own when left out.
     """
@@ -62,6 +64,7 @@ class MemoryLLMConfig(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    decline_above: float = Field(default=0.5, ge=0, le=1)
     search: Mode = "auto"
     beam_width: int | None = Field(default=None, ge=1)
 

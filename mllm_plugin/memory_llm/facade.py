@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -147,7 +148,9 @@ class MemoryLLM:
             lora=_lora(config),
             decoding=config.decoding,
         )
-        return [self._answer(plan, text) for plan, text in zip(plans, texts, strict=True)]
+        return [
+            self._answer(config.decline_above, plan, text) for plan, text in zip(plans, texts, strict=True)
+        ]
 
     def stream(
         self,
@@ -173,7 +176,7 @@ class MemoryLLM:
             decoding=config.decoding,
             cancelled=closed,
         )
-        return AnswerStream(plan, pieces, self._answer, closed)
+        return AnswerStream(plan, pieces, partial(self._answer, config.decline_above), closed)
 
     async def aanswer(self, question: Question, **options: Any) -> Answer:
         """`answer` without blocking the event loop."""
@@ -228,7 +231,7 @@ class MemoryLLM:
             queries, k=config.k, nodes=nodes, mode=config.search, beam_width=config.beam_width, **where
         )
 
-    def _answer(self, plan: Plan, generated: Generated) -> Answer:
+    def _answer(self, decline_above: float, plan: Plan, generated: Generated) -> Answer:
         usage = Usage(
             input_tokens=len(plan.prompt),
             memory_tokens=plan.prompt.memory_tokens,
@@ -243,6 +246,8 @@ class MemoryLLM:
             generated.finish_reason,
             plan.dropped,
             self._readable(plan),
+            None if generated.declined is None else generated.declined <= decline_above,
+            generated.declined,
         )
 
     def _readable(self, plan: Plan) -> str:

@@ -35,7 +35,8 @@ def choose_adapter(
         return _shipped(llm, encoder)
     if not isinstance(given, str | Path | Adapter | MemoryReader):
         raise InvalidTypeError(
-            f"adapter must be 'default', None, a folder, a MemoryReader or an Adapter, got {type(given).__name__}"
+            f"adapter must be 'default', None, a folder, a MemoryReader or an Adapter, got "
+            f"{type(given).__name__}"
         )
     adapter = _loaded(given) if isinstance(given, str | Path) else given
     _check(adapter, llm, encoder)

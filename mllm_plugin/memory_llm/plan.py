@@ -87,9 +87,7 @@ class Planner:
     context: int
     per_embedding: int
 
-    def plan(
-        self, turns: Turns, recall: Recall, config: MemoryLLMConfig, read: Recall | None = None
-    ) -> Plan:
+    def plan(self, turns: Turns, recall: Recall, config: MemoryLLMConfig, read: Recall | None = None) -> Plan:
         """Chooses passages and embeddings, and drops what does not fit, the least relevant first.
 
         Args:

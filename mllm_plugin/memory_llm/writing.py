@@ -1,4 +1,4 @@
-"""What a reader reads of a recall: vectors that the language model wrote of the hits' texts, kept until they go."""
+"""What a reader reads of a recall: vectors that the model wrote of the hits' texts, kept until they go."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class Writer:
         return None if entry is None else _written(entry[1], width)
 
 
-def _levels(hits: Sequence[Hit], written: Mapping[Chunk, Written]) -> Iterator[tuple[int, tuple[MemoryEmbedding, ...]]]:
+def _levels(
+    hits: Sequence[Hit], written: Mapping[Chunk, Written]
+) -> Iterator[tuple[int, tuple[MemoryEmbedding, ...]]]:
     pairs = [(hit, written[hit.namespace, hit.text]) for hit in hits]
     pairs = [(hit, one) for hit, one in pairs if len(one.vectors)]
     yield (

@@ -1,1 +1,1 @@
-"""Trains a language model to read its memory: reading vectors that it writes itself, from text without labels."""
+"""Trains a language model to write and read its own memory, from text without labels."""

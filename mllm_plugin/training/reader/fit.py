@@ -150,7 +150,10 @@ class TensorStep:
 
         count = min(len(step.taught), _PAIRS)
         taught, teacher = torch.zeros(2, _PAIRS, dtype=torch.long)
-        taught[:count], teacher[:count] = torch.as_tensor(step.taught[:count]), torch.as_tensor(step.teacher[:count])
+        taught[:count], teacher[:count] = (
+            torch.as_tensor(step.taught[:count]),
+            torch.as_tensor(step.teacher[:count]),
+        )
         return cls(
             moved(step.ids),
             moved(step.live),
@@ -183,7 +186,12 @@ class Progress:
 
 
 def fit(
-    reader: Reader, steps: Iterable[Step], device: Any, *, report_every: int = 50, most_steps: int | None = None
+    reader: Reader,
+    steps: Iterable[Step],
+    device: Any,
+    *,
+    report_every: int = 50,
+    most_steps: int | None = None,
 ) -> Iterator[Progress]:
     """Trains until the time is up; yields every few steps."""
     config = reader.config

@@ -1,4 +1,4 @@
-"""What a reader makes of held-out chunks: losses with its own memory, another's, none and the text; answers."""
+"""What a reader makes of held-out chunks: losses with its own memory, another's, none, text; answers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ class Held:
         sizes = self.reader.sizes
         return replace(sizes, short=sizes.chunks, long=sizes.chunks, predicted=sizes.chunks * _REPEATED)
 
-    def _rows(self, numbers: NDArray[np.int64], ratio: int, way: str, *, repeat: bool) -> tuple[list, NDArray, list[Row]]:
+    def _rows(
+        self, numbers: NDArray[np.int64], ratio: int, way: str, *, repeat: bool
+    ) -> tuple[list, NDArray, list[Row]]:
         tokens = [self.texts.chunks[int(self.texts.asked[n])][:LONGEST] for n in numbers]
         size = np.full(len(numbers), ratio)
         memory = Memory(self.reader.sizes, np.array([len(one) for one in tokens]), size)
@@ -58,11 +60,15 @@ class Held:
             block = {"own": place, "foreign": other}.get(way)
             soft = _NOTHING if block is None else memory.windows(block)
             if repeat:
-                rows.append(prompt_row(self.prompts, soft, [], self.prompts["repeat"], tokens[place][:_REPEATED], way))
+                rows.append(
+                    prompt_row(self.prompts, soft, [], self.prompts["repeat"], tokens[place][:_REPEATED], way)
+                )
                 continue
             said = np.concatenate([self.texts.answers[int(number)], self.prompts["end"]])
             passages = [tokens[place]] if way == "text" else []
-            rows.append(prompt_row(self.prompts, soft, passages, self.texts.questions[int(number)], said, way))
+            rows.append(
+                prompt_row(self.prompts, soft, passages, self.texts.questions[int(number)], said, way)
+            )
         return tokens, size, rows
 
     @torch.no_grad()
@@ -93,7 +99,9 @@ class Held:
         found: list[list[int]] = []
         for batch in self._batches(numbers):
             tokens, size, rows = self._rows(batch, ratio, way, repeat=False)
-            step = TensorStep.of(assemble(tokens, size, [], self.reader.sizes), self.reader.stack.embeddings.device)
+            step = TensorStep.of(
+                assemble(tokens, size, [], self.reader.sizes), self.reader.stack.embeddings.device
+            )
             memory = self.reader.memory(step.ids, step.live, step.size, writes)
             found += self._greedy(rows, memory, weights, most)
         return found

@@ -1,12 +1,13 @@
-"""A Llama decoder as one function called once per layer, with low-rank changes added into its weights at each step.
+"""A Llama decoder as one function per layer, with low-rank changes added into its weights at each step.
 
-The layers' weights are stacked, so that all changes of one kind are one batched product, and a compiler sees the
-layer once. It computes what transformers' `LlamaModel` does (tests compare them); models of other families are
-trained through transformers itself.
+The layers' weights are stacked, so that all changes of one kind are one batched product, and a compiler sees
+the layer once. It computes what transformers' `LlamaModel` does (tests compare them); models of other
+families are trained through transformers itself.
 
 Shapes: n layers, b rows, t tokens, h width, a heads, d head dimensions.
 
-Source: LoRA, Hu et al. 2021; sums in the weights cost one more product per step instead of two per layer and token.
+Source: LoRA, Hu et al. 2021; sums in the weights cost one more product per step instead of two per layer and
+token.
 """
 
 from __future__ import annotations
@@ -55,7 +56,12 @@ class LlamaStack(nn.Module):
     norm: Tensor
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, dtype: Any = torch.float32, longest: int = 512
+        self,
+        tensors: Mapping[str, Tensor],
+        config: Mapping[str, Any],
+        *,
+        dtype: Any = torch.float32,
+        longest: int = 512,
     ) -> None:
         super().__init__()
         self.layers, self.dtype = int(config["num_hidden_layers"]), dtype

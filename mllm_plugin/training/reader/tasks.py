@@ -131,7 +131,9 @@ class Prompts:
     def of(cls, parts: Mapping[str, Sequence[int]]) -> Prompts:
         """From lists of ids."""
         words = frozenset(parts["word_starts"])
-        return cls({name: np.array(ids, np.int64) for name, ids in parts.items() if name != "word_starts"}, words)
+        return cls(
+            {name: np.array(ids, np.int64) for name, ids in parts.items() if name != "word_starts"}, words
+        )
 
     def __getitem__(self, name: str) -> Ids:
         return self.parts[name]
@@ -154,7 +156,9 @@ class Memory:
         """Places of the groups of chunks, then of the chunks."""
         first = self.sizes.chunks * self.sizes.windows
         groups = sorted({chunk // self.sizes.group for chunk in chunks})
-        return np.array([first + self.sizes.chunks + group for group in groups] + [first + one for one in chunks])
+        return np.array(
+            [first + self.sizes.chunks + group for group in groups] + [first + one for one in chunks]
+        )
 
 
 @dataclass
@@ -218,11 +222,17 @@ class Sampler:
             wanted = rng.choice((0, 1)) if asked else rng.choice((1, 2))
             for number in rng.permutation(blanks)[:wanted]:
                 blank = self.texts.blanks[number]
-                rows += write.question(self._cloze(tokens[place], blank, rng), self.texts.fillings[number], FILL)
+                rows += write.question(
+                    self._cloze(tokens[place], blank, rng), self.texts.fillings[number], FILL
+                )
             if rng.random() < 0.35:
                 rows.append(write.repeat())
             follows = chunk + 1 < len(self.texts.documents)
-            if follows and rng.random() < 0.35 and self.texts.documents[chunk] == self.texts.documents[chunk + 1]:
+            if (
+                follows
+                and rng.random() < 0.35
+                and self.texts.documents[chunk] == self.texts.documents[chunk + 1]
+            ):
                 rows.append(write.go_on(self.texts.chunks[chunk + 1]))
         return rows
 
@@ -239,7 +249,9 @@ class Sampler:
     def _thin(self, ids: Ids, rng: np.random.Generator) -> Ids:
         """Whole words only, and with an even chance some of them left out."""
         words = np.cumsum([one in self.prompts.word_starts for one in ids.tolist()])
-        keep = rng.random(int(words[-1]) + 1 if len(words) else 1) >= (_DROPPED_WORDS if rng.random() < 0.5 else 0)
+        keep = rng.random(int(words[-1]) + 1 if len(words) else 1) >= (
+            _DROPPED_WORDS if rng.random() < 0.5 else 0
+        )
         return ids[keep[words]] if len(ids) else ids
 
 
@@ -323,7 +335,14 @@ class _Writer:
         teaches: bool = False,
     ) -> Row:
         return prompt_row(
-            self.prompts, block, [self.tokens[one] for one in passages], question, answer, kind, number, teaches
+            self.prompts,
+            block,
+            [self.tokens[one] for one in passages],
+            question,
+            answer,
+            kind,
+            number,
+            teaches,
         )
 
 
@@ -347,7 +366,11 @@ def prompt_row(
 
 
 def assemble(
-    tokens: Sequence[Ids], size: Ids, rows: Sequence[Row], sizes: Sizes, rng: np.random.Generator | None = None
+    tokens: Sequence[Ids],
+    size: Ids,
+    rows: Sequence[Row],
+    sizes: Sizes,
+    rng: np.random.Generator | None = None,
 ) -> Step:
     """Lays chunks and rows into arrays of fixed shapes; rows that find no room are left out."""
     ids = np.zeros((sizes.chunks, LONGEST), np.int64)
@@ -381,16 +404,26 @@ def assemble(
             if row.teaches:
                 spans[row.question] = total
         total += len(row.answer)
-    taught = [(total_ + n, spans[q] + n) for q, teaches, total_, count in pairs if not teaches and q in spans
-              for n in range(count)]
+    taught = [
+        (total_ + n, spans[q] + n)
+        for q, teaches, total_, count in pairs
+        if not teaches and q in spans
+        for n in range(count)
+    ]
     padded = np.zeros((3, sizes.predicted))
     for line, parts in zip(padded, (at, targets, weights), strict=True):
         line[:total] = np.concatenate(parts) if parts else ()
     given = np.full(sizes.chunks, RATIOS[1])
     given[: len(size)] = size
     return Step(
-        ids, live, given, arrays, padded[0].astype(np.int64), padded[1].astype(np.int64),
-        padded[2].astype(np.float32), np.array([one[0] for one in taught], np.int64),
+        ids,
+        live,
+        given,
+        arrays,
+        padded[0].astype(np.int64),
+        padded[1].astype(np.int64),
+        padded[2].astype(np.float32),
+        np.array([one[0] for one in taught], np.int64),
         np.array([one[1] for one in taught], np.int64),
         {kind: np.concatenate(one) for kind, one in kinds.items()},
     )
