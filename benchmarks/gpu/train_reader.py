@@ -64,7 +64,7 @@ def build(options: argparse.Namespace, texts: ReaderTexts, device: Any, **change
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tensors = load_file(str(options.model / "model.safetensors"))
     settings = json.loads((options.model / "config.json").read_text())
-    stack = LlamaStack(tensors, settings, dtype=dtype)
+    stack = LlamaStack(tensors, settings, dtype=dtype, longest=options.longest)
     torch.manual_seed(options.seed)
     sizes = Sizes(**json.loads(options.sizes))
     config = FitConfig(
@@ -146,8 +146,10 @@ def main() -> None:
         "--answers", type=int, default=1194, help="held-out questions to answer at the end"
     )
     arguments.add_argument("--compile", action="store_true")
+    arguments.add_argument("--longest", type=int, default=512, help="longest row in tokens")
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = arguments.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(options.device)
     torch.set_float32_matmul_precision("high")
     began = time.monotonic()
     texts = ReaderTexts.load(options.texts)

@@ -64,6 +64,19 @@ def put_on(
     switch(model, name)
 
 
+def untrained(model: Any, rank: int, seed: int = 0) -> dict[str, Tensor]:
+    """First values of changes to all linear layers but the output layer: they change nothing yet."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    decoder = model.get_decoder()
+    places = {id(module): name for name, module in model.named_modules()}
+    for module in decoder.modules():
+        if isinstance(module, torch.nn.Linear):
+            name, (out, into) = places[id(module)], module.weight.shape
+            found[f"{name}.lora_A.weight"] = torch.randn(rank, into, generator=generator) / into**0.5
+            found[f"{name}.lora_B.weight"] = torch.zeros(out, rank)
+    return found
+
+
 def _load(model: Any, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Copies values into the changes; peft's own loader wants a model that it has wrapped."""
     own = dict(_own(model, name))

@@ -105,6 +105,28 @@ class MemoryReader:
         self._space: ReadingVectors | None = None
         self._added: MutableMapping[Any, dict[str, dict[str, Tensor]]] = WeakKeyDictionary()
 
+    @classmethod
+    def create(
+        cls, llm: LoadedLLM, *, idf: Tensor | None = None, rank: int = 8, seed: int = 0, **settings: Any
+    ) -> MemoryReader:
+        """An untrained reader: it writes sums of words, and the model is what it was.
+
+        Args:
+            llm: The model.
+            idf: Of its tokens [v]; all alike when left out.
+            rank: Of the low-rank changes.
+            seed: Of their first values.
+            settings: Further fields of `ReaderConfig`.
+        """
+        config = ReaderConfig(llm=llm.fingerprint, llm_name=llm.name, hidden=llm.hidden, **settings)
+        known = torch.ones(len(llm.embeddings.weight)) if idf is None else idf
+        space = ReadingVectors(llm.embeddings.weight, known, config.ratios)
+        tensors = {f"{_SPACE}{name}": value for name, value in space.state_dict().items()}
+        changes = lora.untrained(llm.model, rank, seed)
+        for which in (_WRITER, _READER):
+            tensors |= {f"{which}{name}": value for name, value in changes.items()}
+        return cls(config, {**tensors, f"{_SPACE}idf": known})
+
     @property
     def fingerprint(self) -> str:
         """Changes whenever what it writes would."""
@@ -168,9 +190,8 @@ class MemoryReader:
         ratio = self.config.ratio
         size = torch.full((len(rows),), ratio, device=llm.device)
         vectors = space.windows(ids, live, states, size, -(-longest // ratio))
-        return [
-            one[: -(-len(row) // ratio)].float().cpu().numpy() for one, row in zip(vectors, rows, strict=True)
-        ]
+        vectors = vectors.half().float()  # as they are kept, so that it does not matter whether they were
+        return [one[: -(-len(row) // ratio)].cpu().numpy() for one, row in zip(vectors, rows, strict=True)]
 
     # -- reading
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mllm_plugin import Document, MemoryIndex
-from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, load_llm, models
+from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, MemoryReader, load_llm, models
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
 from mllm_plugin.pretrained import packaged
 
@@ -83,6 +83,36 @@ def test_streamed_and_batched(reader: MemoryLLM):
     assert "".join(stream) == stream.answer.text == together[0].text
 
 
+@pytest.fixture(scope="module")
+def shipped(memory: MemoryIndex, llm: LoadedLLM) -> MemoryLLM:
+    return MemoryLLM.open(memory, model=llm, config=MemoryLLMConfig(max_new_tokens=16))
+
+
+def test_the_shipped_reader_reads_its_memory(shipped: MemoryLLM):
+    both = shipped.answer(QUESTION)
+    assert (both.mode, both.text, both.known) == ("both", "Ingrid Solberg", True)
+    assert both.usage.memory_tokens > 5
+    alone = shipped.answer(QUESTION, mode="memory", k=1)
+    assert "Ingrid" in alone.text
+    assert alone.usage.text_tokens == 0
+    assert "Ingrid" not in alone.prompt
+
+
+def test_it_declines_what_the_memory_does_not_hold(shipped: MemoryLLM, memory: MemoryIndex):
+    asked = [
+        "Who is the president of Mars?",
+        "What is the capital of France?",
+        "How tall is the Eiffel tower?",
+    ]
+    for mode in ("both", "memory"):
+        assert [one.known for one in shipped.answer_batch(asked, mode=mode)] == [False] * 3
+    memory.mask(["aurora"])
+    masked = shipped.answer(QUESTION)
+    memory.unmask(["aurora"])
+    assert (masked.known, masked.text) == (False, "unknown")
+    assert shipped.answer(QUESTION).text == "Ingrid Solberg"
+
+
 def test_a_folder_of_ones_own(llm: LoadedLLM, memory: MemoryIndex, tmp_path: Path):
     """An untrained adapter reads nothing, but goes all the way."""
     adapter = Adapter.create(llm, encoder=memory.encoder.fingerprint, dim=memory.dim, lora_rank=4)
@@ -100,7 +130,5 @@ def test_what_is_shipped_is_small():
     import mllm_plugin
 
     trained = Path(mllm_plugin.__file__).parent / "trained"
-    for folder in trained.iterdir():
-        if (folder / "adapter.json").is_file():
-            assert sum(one.stat().st_size for one in folder.iterdir()) < 16e6
-            Adapter.load(folder)
+    assert sum(one.stat().st_size for one in trained.rglob("*") if one.is_file()) < 25e6
+    assert MemoryReader.load(trained / "smollm2-135m-instruct").config.about["f1"]

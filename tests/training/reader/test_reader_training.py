@@ -1,0 +1,177 @@
+"""Training of readers: the same model as transformers', texts, steps, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import write_tiny
+
+from mllm_plugin.llm import MemoryReader, PromptLayout, ReaderConfig, load_llm, lora
+from mllm_plugin.training.reader.fit import FitConfig, Reader, TensorStep, fit
+from mllm_plugin.training.reader.measure import Held
+from mllm_plugin.training.reader.stack import Changes, LlamaStack
+from mllm_plugin.training.reader.tasks import PARTS, Prompts, Sampler, Sizes
+from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, Asked, ReaderTexts, prepare
+
+SIZES = Sizes(chunks=8, short=14, long=6, short_tokens=256, long_tokens=640, predicted=1600)
+WORDS = ["harbour", "lantern", "meadow", "copper", "orchard", "violin", "granite", "pepper"]
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    return load_llm(write_tiny(tmp_path_factory.mktemp("tiny"), hidden=32), device="cpu")
+
+
+def sentences(number: int) -> str:
+    word = WORDS[number % len(WORDS)]
+    return f"In {1900 + number} the old {word} was sold to Peter Holm for {number} crowns. It is blue."
+
+
+@pytest.fixture(scope="module")
+def texts(llm) -> ReaderTexts:
+    documents = [(f"d{n}", sentences(n)) for n in range(40)]
+    asked = [Asked(f"Price of {n}?", (f"{n} crowns",), f"d{n}", n >= 32) for n in range(40)]
+    return prepare([(documents[:32], asked)], llm.tokenizer, held_out=(documents[32:], asked))
+
+
+@pytest.fixture(scope="module")
+def parts(llm) -> dict[str, list[int]]:
+    ids = llm.tokenizer(list(PARTS.values()), add_special_tokens=False)["input_ids"]
+    prompt = PromptLayout(llm.tokenizer, system="").build("Q", memory_tokens=1)
+    place = prompt.ids.index(llm.tokenizer("Q")["input_ids"][0], prompt.memory_at)
+    ends = {"head": list(prompt.ids[: prompt.memory_at]), "tail": list(prompt.ids[place + 1 :])}
+    return {
+        **dict(zip(PARTS, ids, strict=True)),
+        **ends,
+        "end": [llm.tokenizer.eos_token_id],
+        "word_starts": [],
+    }
+
+
+@pytest.fixture
+def stack(llm) -> LlamaStack:
+    return LlamaStack(llm.model.state_dict(), llm.model.config.to_dict(), longest=1024)
+
+
+def test_the_stack_is_the_model(llm, stack):
+    ids = torch.tensor([llm.tokenizer(sentences(3))["input_ids"]])
+    changes = Changes(stack, rank=2, alpha=4)
+    with torch.no_grad():
+        for outer in changes.outer.values():
+            outer.copy_(torch.randn(outer.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+        plain = stack.normed(stack(stack.embeddings[ids], stack.frozen()))
+        assert torch.allclose(plain, llm.model.model(ids).last_hidden_state, atol=1e-4)
+        changed = stack.normed(stack(stack.embeddings[ids], changes.added(stack)))
+        with lora.in_place(llm.model, lora.added(llm.model, changes.tensors(), changes.scale)):
+            assert torch.allclose(changed, llm.model.model(ids).last_hidden_state, atol=1e-4)
+        assert not torch.allclose(changed, plain, atol=1e-2)
+
+
+def test_texts_have_blanks_that_say_what_stood_there(llm, texts, tmp_path):
+    decode = llm.tokenizer.decode
+    assert len(texts.blanks) > 60
+    for row, (chunk, begin, start, end, finish, _) in enumerate(texts.blanks.tolist()):
+        ids = texts.chunks[chunk]
+        assert decode(ids[start:end]).strip() == decode(texts.fillings[row])
+        assert 0 <= begin < start < end <= finish <= len(ids)
+    assert set(texts.sources[texts.asked[texts.held_out]]) == {HELD_OUT}
+    assert set(texts.sources[texts.asked[~texts.held_out]]) == {0}
+    texts.save(tmp_path / "texts.npz")
+    again = ReaderTexts.load(tmp_path / "texts.npz")
+    assert np.array_equal(again.chunks.values, texts.chunks.values)
+    assert np.array_equal(again.idf, texts.idf)
+
+
+def test_a_step_asks_what_its_memory_holds(llm, texts, parts):
+    sampler = Sampler(texts, Prompts.of(parts), SIZES)
+    step, again = (sampler.step(np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(step.targets, again.targets)
+    assert {"repeat", "fill", "answer"} <= set(step.kinds)
+    held_out = {tuple(texts.chunks[n]) for n in np.flatnonzero(texts.sources == HELD_OUT)}
+    drawn = {tuple(ids[live]) for ids, live in zip(step.ids, step.live, strict=True)}
+    assert len(held_out) == 8
+    assert not held_out & drawn
+    most = SIZES.chunks * (LONGEST // 2) + SIZES.chunks + SIZES.groups
+    for ids, places in step.rows:
+        assert places.max() < most
+        assert not ids[places >= 0].any()
+    flat = np.concatenate([ids.ravel() for ids, _ in step.rows])
+    inside = np.concatenate(list(step.kinds.values()))
+    follows = step.rows_at[inside] + 1
+    last = step.targets[inside] == llm.tokenizer.eos_token_id
+    assert np.array_equal(flat[follows[~last]], step.targets[inside][~last])  # a row goes on with its target
+
+
+def test_teachers_say_the_same_tokens(texts, parts):
+    sampler = Sampler(texts, Prompts.of(parts), SIZES)
+    steps = [sampler.step(np.random.default_rng(seed)) for seed in range(8)]
+    assert sum(len(step.taught) for step in steps) > 0
+    for step in steps:
+        assert np.array_equal(step.targets[step.taught], step.targets[step.teacher])
+
+
+def test_it_learns_and_what_it_learned_is_read_with_transformers(llm, stack, texts, parts):
+    torch.manual_seed(0)
+    config = FitConfig(writer_rank=4, reader_rank=4, rate=1e-2, map_rate=1e-2)
+    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), config, SIZES)
+    sampler = Sampler(texts, Prompts.of(parts), SIZES)
+    steps = (sampler.step(np.random.default_rng(seed)) for seed in range(100))
+    seen = list(fit(reader, steps, torch.device("cpu"), report_every=6, most_steps=30))
+    assert [one.number for one in seen] == [6, 12, 18, 24, 30]
+    assert seen[-1].losses["fill"] < seen[0].losses["fill"] - 0.3
+    held = Held(reader, texts, Prompts.of(parts))
+    numbers = held.questions()
+    assert len(numbers) == 8
+    assert held.losses(numbers, 4, "own").shape == (8,)
+    assert len(held.answers(numbers, 4, "own", most=3)) == 8
+    tensors = {f"writer.{name}": value for name, value in reader.writer.tensors().items()}
+    tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors().items()}
+    tensors |= {f"space.{name}": value for name, value in reader.reading.state_dict().items()}
+    tensors["space.idf"] = torch.from_numpy(texts.idf.astype(np.float32))
+    made = MemoryReader(
+        ReaderConfig(llm=llm.fingerprint, llm_name="tiny", hidden=llm.hidden, scale=config.alpha), tensors
+    )
+    step = TensorStep.of(sampler.step(np.random.default_rng(0)), "cpu")
+    chunk = int(step.live[0].sum())
+    with torch.no_grad():
+        size = torch.full_like(step.size, 4)
+        memory = reader.memory(step.ids, step.live, size, reader.writer.added(stack))
+    [written] = made.write(llm, [llm.tokenizer.decode(step.ids[0][:chunk])])
+    tokens = made.soft_tokens(written.vectors, np.zeros(len(written.vectors), np.int64))
+    assert torch.allclose(tokens, memory[: len(tokens)], atol=0.02)
+
+
+def test_the_device_script_runs_on_a_cpu(llm, texts, parts, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks" / "gpu"))
+    import train_reader
+
+    texts.save(tmp_path / "texts.npz")
+    (tmp_path / "texts.json").write_text(json.dumps(parts))
+    sizes = {name: getattr(SIZES, name) for name in SIZES.__dataclass_fields__}
+    given = [
+        "--model",
+        llm.folder,
+        "--texts",
+        tmp_path / "texts.npz",
+        "--out",
+        tmp_path / "out",
+        "--steps",
+        2,
+    ]
+    given += ["--report", 1, "--look", 0, "--answers", 4, "--workers", 0, "--sizes", json.dumps(sizes)]
+    given += ["--longest", 1024, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["train_reader.py", *map(str, given)])
+    train_reader.main()
+    names = set(load_file(tmp_path / "out" / "reader-0.safetensors"))
+    assert {"reading.map.weight", "writer.model.layers.1.mlp.up_proj.lora_B.weight"} <= names
+    curve = json.loads((tmp_path / "out" / "curve.json").read_text())["curve"]
+    assert [row["step"] for row in curve] == [1, 2]
+    assert curve[-1]["held_out"]["own"] > 0
+    said = json.loads((tmp_path / "out" / "answers.json").read_text())
+    assert len(said["own 4"]) == len(said["questions"]) == 4
