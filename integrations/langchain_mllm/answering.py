@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from langchain_core.caches import BaseCache
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 import mllm_plugin.memory_llm
+from langchain_mllm.documents import plain
 from mllm_plugin import MemoryIndex
+from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory_llm.config import ReadingMode
 from mllm_plugin.types import Namespace
 
 _WHERE = ("namespace", "prefix", "filter", "exclude_labels")
 _HOW = ("mode", "k", "expand", "temperature", "max_tokens", "stop")
 _OF_REMOTE_MODELS = ("timeout", "max_retries", "api_key")
+
+
+class NoToolsError(InvalidInputError, NotImplementedError):
+    """A model that reads a memory was asked to call tools, or to answer by a schema."""
 
 
 class Answering(BaseModel):
@@ -56,6 +62,17 @@ class Answering(BaseModel):
         others = {name: value for name, value in options.items() if name not in own}
         return cls(llm=mllm_plugin.memory_llm.MemoryLLM.open(memory, **others), **own)
 
+    def with_structured_output(self, schema: dict[str, Any] | type, **kwargs: Any) -> NoReturn:
+        """Always raises: it answers in plain text.
+
+        Raises:
+            NoToolsError: Always (an `InvalidInputError` and a `NotImplementedError`).
+        """
+        raise NoToolsError(
+            f"{type(self).__name__} answers in plain text, not by a schema; put an output parser behind it, "
+            f"or give a HierarchicalMemoryRetriever to a chat model that has structured output"
+        )
+
     @property
     def model_name(self) -> str:
         """Name of the language model."""
@@ -81,6 +98,7 @@ class Answering(BaseModel):
         call = {name: getattr(self, name) for name in _WHERE}
         call.update({name: value for name, value in own.items() if value is not None})
         call.update({name: value for name, value in given.items() if name not in ("stream", "query")})
+        call["filter"] = plain(call["filter"])
         if stop is not None:
             call["stop"] = stop
         if "max_tokens" in call:

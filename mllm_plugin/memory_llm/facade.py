@@ -20,6 +20,8 @@ from mllm_plugin.memory_llm.plan import Plan, Planner
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.types import Namespace, Recall
 
+_WHERE = ("namespace", "prefix", "filter", "exclude_labels")
+
 
 class MemoryLLM:
     """Answers questions from a memory; open one with `MemoryLLM.open`.
@@ -135,17 +137,7 @@ class MemoryLLM:
     ) -> list[Answer]:
         """Several answers at once: searched and generated in batches, the same as one by one."""
         where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
-        config = self._settings(settings)
-        plans = self._plans(questions_of(questions), where, config)
-        texts = generate(
-            self.llm,
-            [plan.prompt for plan in plans],
-            [plan.memory for plan in plans],
-            adapter=self.adapter,
-            lora=_lora(config),
-            decoding=config.decoding,
-        )
-        return [self._answer(plan, text) for plan, text in zip(plans, texts, strict=True)]
+        return self._answers(questions, where, settings, Event())
 
     def stream(
         self,
@@ -174,18 +166,43 @@ class MemoryLLM:
         return AnswerStream(plan, pieces, self._answer, closed)
 
     async def aanswer(self, question: Question, **options: Any) -> Answer:
-        """`answer` without blocking the event loop."""
-        return await asyncio.to_thread(self.answer, question, **options)
+        """`answer` without blocking the event loop; cancelling it stops the model."""
+        return (await self.aanswer_batch([question], **options))[0]
 
     async def aanswer_batch(self, questions: Sequence[Question], **options: Any) -> list[Answer]:
-        """`answer_batch` without blocking the event loop."""
-        return await asyncio.to_thread(self.answer_batch, questions, **options)
+        """`answer_batch` without blocking the event loop; cancelling it stops the model."""
+        where = {name: options.pop(name) for name in _WHERE if name in options}
+        cancelled = Event()
+        try:
+            return await asyncio.to_thread(self._answers, questions, where, options, cancelled)
+        finally:
+            cancelled.set()
 
     def astream(self, question: Question, **options: Any) -> AsyncAnswerStream:
         """`stream` without blocking the event loop."""
         return AsyncAnswerStream(lambda: self.stream(question, **options))
 
     # -- parts
+
+    def _answers(
+        self,
+        questions: Sequence[Question],
+        where: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        cancelled: Event,
+    ) -> list[Answer]:
+        config = self._settings(settings)
+        plans = self._plans(questions_of(questions), where, config)
+        texts = generate(
+            self.llm,
+            [plan.prompt for plan in plans],
+            [plan.memory for plan in plans],
+            adapter=self.adapter,
+            lora=_lora(config),
+            decoding=config.decoding,
+            cancelled=cancelled,
+        )
+        return [self._answer(plan, text) for plan, text in zip(plans, texts, strict=True)]
 
     def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
         """Settings of a call, with a mode that is no longer "auto"."""

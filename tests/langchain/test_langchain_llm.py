@@ -144,6 +144,35 @@ async def test_a_cancelled_stream_stops_the_model(chat: ChatMemoryLLM) -> None:
     assert (await asyncio.wait_for(chat.ainvoke(QUESTION), 60)).content
 
 
+@pytest.mark.parametrize("call", ["ainvoke", "agenerate", "abatch"])
+async def test_a_cancelled_call_stops_the_model(
+    chat: ChatMemoryLLM, text: MemoryLLM, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, steps = asyncio.get_running_loop(), 0
+    begun = asyncio.Event()
+    ask = chat.llm.llm.model.forward
+
+    def forward(*args: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        loop.call_soon_threadsafe(begun.set)
+        return ask(*args, **options)
+
+    monkeypatch.setattr(chat.llm.llm.model, "forward", forward)
+    for model in (chat, text):
+        begun.clear()
+        prompts = [HumanMessage(QUESTION)] if model is chat and call == "agenerate" else QUESTION
+        asked = prompts if call == "ainvoke" else [prompts]
+        task = asyncio.create_task(getattr(model, call)(asked, max_tokens=3000))
+        await asyncio.wait_for(begun.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        steps = 0
+        assert (await asyncio.wait_for(chat.ainvoke(QUESTION, max_tokens=2), 60)).content
+        assert steps <= 2 + 2  # those of this answer, and what was under way
+
+
 # -- messages
 
 
@@ -287,8 +316,15 @@ def test_in_a_chain(chat: ChatMemoryLLM) -> None:
 def test_an_agent_without_tools_and_none_with(chat: ChatMemoryLLM) -> None:
     agent = create_agent(chat, tools=[])
     assert ids(agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"][-1]) == ["earth"]
-    with pytest.raises(NotImplementedError):
-        chat.bind_tools([])
+    for error in (NotImplementedError, InvalidInputError):
+        with pytest.raises(error, match="calls no tools: it searches the memory by itself"):
+            chat.bind_tools([])
+
+
+def test_no_answers_by_a_schema(chat: ChatMemoryLLM, text: MemoryLLM) -> None:
+    for model in (chat, text):
+        with pytest.raises(NotImplementedError, match="answers in plain text, not by a schema"):
+            model.with_structured_output({"title": "Planet", "type": "object"})
 
 
 def test_tokens_are_counted_by_the_model(chat: ChatMemoryLLM, text: MemoryLLM) -> None:
