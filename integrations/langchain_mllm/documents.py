@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any
 
@@ -12,7 +13,7 @@ from langchain_core.documents import Document
 
 import mllm_plugin
 from mllm_plugin import Hit, StoredDocument
-from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
 
 _PATH = "path"
 
@@ -71,6 +72,20 @@ def pieces_of(documents: Iterable[Document], ids: Iterable[str | None] | None) -
             zip(documents, _one_each("ids", ids, documents, None), strict=True)
         )
     ]
+
+
+@contextmanager
+def placed_errors(pieces: Sequence[mllm_plugin.Document]) -> Iterator[None]:
+    """Errors also say where a document was in the call, since its id may be made up."""
+    try:
+        yield
+    except InvalidDocumentError as error:
+        for place, piece in enumerate(pieces):
+            name = f"document {piece.id!r}"
+            if str(error).startswith(name):
+                said = str(error).removeprefix(name)
+                raise InvalidDocumentError(f"document {place} (id {piece.id!r}){said}") from None
+        raise
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ class MemoryEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Returns one pooled embedding per text."""
-        return self.encoder.encode_documents(texts)[0].tolist()
+        return self.encoder.encode_documents(texts)[0].tolist() if texts else []
 
     def embed_query(self, text: str) -> list[float]:
         """Returns the embedding of a query."""

@@ -73,6 +73,12 @@ class HierarchicalMemoryRetriever(BaseRetriever):
     include_path: bool = False
     min_relevance: float = Field(default=0.0, ge=0.0, le=1.0)
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A retriever on the same open memory."""
+        memo = {} if memo is None else memo
+        memo[id(self.memory)] = self.memory
+        return super().__deepcopy__(memo)
+
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:

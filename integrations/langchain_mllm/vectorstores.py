@@ -13,7 +13,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from typing_extensions import Self
 
-from langchain_mllm.documents import documents_of, kept_document, pieces_of, plain
+from langchain_mllm.documents import documents_of, kept_document, pieces_of, placed_errors, plain
 from langchain_mllm.embeddings import MemoryEmbeddings
 from langchain_mllm.searching import asearch, check_options, is_blank, search, search_vectors
 from mllm_plugin import Hit, MemoryConfig, MemoryIndex, StoredDocument
@@ -86,6 +86,10 @@ class HierarchicalMemoryVectorStore(VectorStore):
         """The memory's Encoder 1."""
         return MemoryEmbeddings(self.memory.encoder)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A store on the same open memory."""
+        return type(self)(self.memory, namespace=self.namespace)
+
     def add_documents(
         self,
         documents: list[Document],
@@ -105,8 +109,9 @@ class HierarchicalMemoryVectorStore(VectorStore):
         Returns:
             The ids, in order.
         """
-        options = self._add_options(kwargs)
-        return list(self.memory.add(pieces_of(documents, ids), **options).ids)
+        pieces, options = pieces_of(documents, ids), self._add_options(kwargs)
+        with placed_errors(pieces):
+            return list(self.memory.add(pieces, **options).ids)
 
     async def aadd_documents(
         self,
@@ -117,8 +122,9 @@ class HierarchicalMemoryVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_documents`."""
-        options = self._add_options(kwargs)
-        return list((await self.memory.aadd(pieces_of(documents, ids), **options)).ids)
+        pieces, options = pieces_of(documents, ids), self._add_options(kwargs)
+        with placed_errors(pieces):
+            return list((await self.memory.aadd(pieces, **options)).ids)
 
     def add_texts(
         self,

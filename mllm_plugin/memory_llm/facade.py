@@ -94,6 +94,16 @@ class MemoryLLM:
         chosen = choose_adapter(adapter, llm, memory.encoder)
         return cls(memory, llm, chosen, config, text_instead=adapter == DEFAULT and chosen is None)
 
+    def __deepcopy__(self, memo: Any) -> MemoryLLM:
+        """Itself: copies share the model and the memory."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise InvalidTypeError(
+            f"a MemoryLLM holds a loaded language model and cannot be pickled; open it in the process that "
+            f"uses it: MemoryLLM.open(memory, model={self.llm.name!r})"
+        )
+
     # -- answering
 
     def answer(

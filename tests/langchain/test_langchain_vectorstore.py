@@ -216,7 +216,7 @@ def test_stores_of_other_namespaces_share_ids_but_no_documents(memory: MemoryInd
     assert len(everybody.similarity_search("likes", prefix=True)) == 2
 
 
-def test_bad_input_is_refused_and_nothing_is_stored(store: HierarchicalMemoryVectorStore) -> None:
+async def test_bad_input_is_refused_and_nothing_is_stored(store: HierarchicalMemoryVectorStore) -> None:
     with pytest.raises(InvalidDocumentError, match="empty"):
         store.add_texts(["good", ""])
     with pytest.raises(InvalidDocumentError, match="twice"):
@@ -235,6 +235,11 @@ def test_bad_input_is_refused_and_nothing_is_stored(store: HierarchicalMemoryVec
         store.add_documents([Document(page_content="one"), "two"])
     with pytest.raises(InvalidDocumentError):
         store.add_texts(["one"], [{"when": object()}])
+    documents = [Document(page_content="one"), Document(page_content=" ")]
+    with pytest.raises(InvalidDocumentError, match=r"document 1 \(id '\w+'\): the text is empty"):
+        store.add_documents(documents)
+    with pytest.raises(InvalidDocumentError, match=r"document 1 \(id 'b'\)"):
+        await store.aadd_documents(documents, ids=["a", "b"])
     with pytest.raises(InvalidInputError):
         store.similarity_search("one", k=0)
     assert store.memory.stats().documents == 0
