@@ -10,6 +10,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
+from langchain_mllm.copies import opener
 from langchain_mllm.documents import found_document
 from langchain_mllm.searching import asearch, search, unknown_option
 from mllm_plugin import Hit, MemoryIndex
@@ -78,6 +79,16 @@ class HierarchicalMemoryRetriever(BaseRetriever):
         memo = {} if memo is None else memo
         memo[id(self.memory)] = self.memory
         return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What opens the memory in its place."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "memory": opener(self.memory)}}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Opens the memory again."""
+        fields = state["__dict__"]
+        super().__setstate__({**state, "__dict__": {**fields, "memory": fields["memory"]()}})
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any

@@ -13,6 +13,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from typing_extensions import Self
 
+from langchain_mllm.copies import opener
 from langchain_mllm.documents import documents_of, kept_document, pieces_of, placed_errors, plain
 from langchain_mllm.embeddings import MemoryEmbeddings
 from langchain_mllm.searching import asearch, check_options, is_blank, search, search_vectors
@@ -89,6 +90,14 @@ class HierarchicalMemoryVectorStore(VectorStore):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A store on the same open memory."""
         return type(self)(self.memory, namespace=self.namespace)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What opens the memory in its place."""
+        return {**vars(self), "memory": opener(self.memory)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Opens the memory again."""
+        vars(self).update(state, memory=state["memory"]())
 
     def add_documents(
         self,

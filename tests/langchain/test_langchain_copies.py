@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,16 @@ from langchain_mllm import (
 )
 
 from mllm_plugin import MemoryIndex
+from mllm_plugin.encoders import VectorsOnly
 from mllm_plugin.errors import InvalidTypeError
+
+
+class Locked(VectorsOnly):
+    """An encoder that holds what cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.lock = threading.Lock()
 
 
 def test_a_copied_retriever_searches_the_same_open_memory(planets: MemoryIndex) -> None:
@@ -38,6 +49,31 @@ def test_a_copied_store_writes_to_the_same_open_memory(planets: MemoryIndex) -> 
     copied.add_documents([Document(page_content="Ann likes tea.")])
     assert [found.page_content for found in store.similarity_search("tea")] == ["Ann likes tea."]
     assert copied.invoke("tea") == store.similarity_search("tea", k=1)
+
+
+def test_a_pickle_opens_the_memory_again(planets: MemoryIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(planets.path.parent)
+    with MemoryIndex.open(planets.path.name, encoder=planets.encoder) as relative:
+        retriever = HierarchicalMemoryRetriever(memory=relative, k=1, filter={"moons": {"$gt": 0}})
+        store = HierarchicalMemoryVectorStore(relative, namespace=("users", "ann"))
+        data = pickle.dumps((retriever, store, store.as_retriever(search_kwargs={"k": 1})))
+    monkeypatch.chdir("/")
+    retriever, store, of_store = pickle.loads(data)
+    with retriever.memory as memory, store.memory, of_store.vectorstore.memory:
+        assert memory.path == planets.path
+        assert [found.id for found in retriever.invoke("a red planet")] == ["mars"]
+        store.add_texts(["Ann likes tea."])
+        assert of_store.invoke("tea")[0].page_content == "Ann likes tea."
+
+
+def test_what_holds_an_encoder_that_cannot_be_pickled_says_so(tmp_path: Path) -> None:
+    with MemoryIndex.open(tmp_path / "memory", encoder=Locked()) as memory:
+        embeddings = MemoryEmbeddings(memory.encoder)
+        retriever = HierarchicalMemoryRetriever(memory=memory)
+        for one in (retriever, HierarchicalMemoryVectorStore(memory), embeddings):
+            with pytest.raises(InvalidTypeError, match="the encoder Locked cannot be pickled"):
+                pickle.dumps(one)
+        assert copy.deepcopy(embeddings).encoder is memory.encoder
 
 
 @pytest.mark.parametrize("kind", [ChatMemoryLLM, MemoryLLM])
