@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 import mllm_plugin.memory_llm
 from langchain_mllm.documents import plain
+from langchain_mllm.searching import check_options
 from mllm_plugin import MemoryIndex
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory_llm.config import ReadingMode
@@ -57,9 +58,13 @@ class Answering(BaseModel):
             memory: An open memory, with its encoder.
             **options: Fields of this class; all others go to `mllm_plugin.memory_llm.MemoryLLM.open`:
                 `model`, `adapter`, `config`, `device`, `dtype`, `progress`.
+
+        Raises:
+            InvalidTypeError: An option is unknown.
         """
         own = {name: value for name, value in options.items() if name in cls.model_fields}
         others = {name: value for name, value in options.items() if name not in own}
+        check_options(mllm_plugin.memory_llm.MemoryLLM.open, others, *cls.model_fields)
         return cls(llm=mllm_plugin.memory_llm.MemoryLLM.open(memory, **others), **own)
 
     def with_structured_output(self, schema: dict[str, Any] | type, **kwargs: Any) -> NoReturn:

@@ -24,6 +24,8 @@ class ChatMemoryLLM(Answering, BaseChatModel):
     and `query`, what to search by instead: `chat.invoke("question", k=3)`. What is left out is as the
     `MemoryLLM` has it.
 
+    A blank message is answered too: with nothing to search by, any chunk may be read.
+
     An answer has `usage_metadata`, and in `response_metadata` `sources` (document id, span, level, score,
     whether as text), `mode`, `finish_reason`, `dropped`, `model_name`, `memory_tokens` and `text_tokens`.
     Answers are not cached unless `cache` says so, since they change with the memory.

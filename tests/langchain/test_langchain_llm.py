@@ -30,7 +30,7 @@ from tiny_memory_llm import stop_inside
 
 import mllm_plugin.memory_llm
 from mllm_plugin import Document
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 
 QUESTION = "Which planet has oceans and one moon?"
 
@@ -215,7 +215,6 @@ REFUSED = {
     "remove": ([RemoveMessage(id="1")], "of type 'remove'"),
     "answer-last": ([HumanMessage("a"), AIMessage("b")], "last message must be the user's"),
     "system-later": ([HumanMessage("a"), SystemMessage("b"), HumanMessage("c")], "only be the first one"),
-    "blank": ([HumanMessage(" ")], "is empty"),
     "none": ([], "last message must be the user's"),
 }
 
@@ -271,6 +270,8 @@ def test_unknown_options_are_errors(chat: ChatMemoryLLM) -> None:
         MemoryLLM(llm=chat.llm, k=0)
     with pytest.raises(InvalidInputError, match="setting 'model' of the MemoryLLM"):
         chat.invoke(QUESTION, model="other")
+    with pytest.raises(InvalidTypeError, match=r"unknown option 'top_k'; did you mean k\?"):
+        MemoryLLM.from_memory(chat.llm.memory, top_k=3)
 
 
 def test_from_memory_opens_a_model(chat: ChatMemoryLLM, tiny: Any) -> None:
@@ -301,6 +302,24 @@ def test_a_masked_fact_does_not_come_out_of_a_cache(chat: ChatMemoryLLM, text: M
     after = text.generate([QUESTION]).generations[0][0].generation_info or {}
     assert before["sources"][0]["document_id"] == "earth"
     assert "earth" not in [one["document_id"] for one in after["sources"]]
+
+
+async def test_a_blank_message_is_answered(chat: ChatMemoryLLM, text: MemoryLLM) -> None:
+    blank = [HumanMessage(QUESTION), AIMessage("Earth."), HumanMessage(" ")]
+    answers = [
+        chat.invoke(""),
+        await chat.ainvoke(blank),
+        chat.invoke([HumanMessage(""), AIMessage("Yes?"), HumanMessage(QUESTION)], query=" "),
+        list(chat.stream(""))[-1],
+    ]
+    assert all(answer.response_metadata["sources"] for answer in answers)
+    assert ids(answers[2]) == ["earth"]
+    assert ids(chat.invoke("", filter={"moons": 95})) == ["jupiter"]
+    assert ids(chat.invoke("", query=QUESTION)) == ["earth"]
+    [[generation], [other]] = text.generate(["", QUESTION]).generations
+    assert generation.generation_info is not None
+    assert generation.generation_info["sources"]
+    assert other.generation_info == text.generate([QUESTION]).generations[0][0].generation_info
 
 
 def test_in_a_chain(chat: ChatMemoryLLM) -> None:
