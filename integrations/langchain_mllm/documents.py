@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +12,7 @@ from langchain_core.documents import Document
 
 import mllm_plugin
 from mllm_plugin import Hit, StoredDocument
-from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 
 _PATH = "path"
 
@@ -74,20 +73,6 @@ def pieces_of(documents: Iterable[Document], ids: Iterable[str | None] | None) -
     ]
 
 
-@contextmanager
-def placed_errors(pieces: Sequence[mllm_plugin.Document]) -> Iterator[None]:
-    """Errors also say where a document was in the call, since its id may be made up."""
-    try:
-        yield
-    except InvalidDocumentError as error:
-        for place, piece in enumerate(pieces):
-            name = f"document {piece.id!r}"
-            if str(error).startswith(name):
-                said = str(error).removeprefix(name)
-                raise InvalidDocumentError(f"document {place} (id {piece.id!r}){said}") from None
-        raise
-
-
 def plain(value: Any) -> Any:
     """Dates and times, in metadata and in filters, as ISO 8601 text, which sorts as they do."""
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
@@ -102,7 +87,7 @@ def plain(value: Any) -> Any:
 def _piece(place: int, document: Any, given: str | None) -> mllm_plugin.Document:
     if not isinstance(document, Document):
         raise InvalidTypeError(
-            f"document {place}: expected a LangChain Document, got {type(document).__name__}; "
+            f"item {place}: expected a LangChain Document, got {type(document).__name__}; "
             f"texts go to add_texts"
         )
     id_ = document.id if given is None else given

@@ -14,7 +14,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from typing_extensions import Self
 
 from langchain_mllm.copies import opener
-from langchain_mllm.documents import documents_of, kept_document, pieces_of, placed_errors, plain
+from langchain_mllm.documents import documents_of, kept_document, pieces_of, plain
 from langchain_mllm.embeddings import MemoryEmbeddings
 from langchain_mllm.searching import asearch, check_options, is_blank, search, search_vectors
 from mllm_plugin import Hit, MemoryConfig, MemoryIndex, StoredDocument
@@ -118,9 +118,8 @@ class HierarchicalMemoryVectorStore(VectorStore):
         Returns:
             The ids, in order.
         """
-        pieces, options = pieces_of(documents, ids), self._add_options(kwargs)
-        with placed_errors(pieces):
-            return list(self.memory.add(pieces, **options).ids)
+        options = self._add_options(kwargs)
+        return list(self.memory.add(pieces_of(documents, ids), **options).ids)
 
     async def aadd_documents(
         self,
@@ -131,9 +130,8 @@ class HierarchicalMemoryVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_documents`."""
-        pieces, options = pieces_of(documents, ids), self._add_options(kwargs)
-        with placed_errors(pieces):
-            return list((await self.memory.aadd(pieces, **options)).ids)
+        options = self._add_options(kwargs)
+        return list((await self.memory.aadd(pieces_of(documents, ids), **options)).ids)
 
     def add_texts(
         self,

@@ -231,14 +231,12 @@ async def test_bad_input_is_refused_and_nothing_is_stored(store: HierarchicalMem
         store.add_texts(["one", "two"], ids="ab")
     with pytest.raises(InvalidDocumentError, match="id is empty"):
         store.add_texts(["one"], ids=[""])
-    with pytest.raises(InvalidTypeError, match="document 1: expected a LangChain Document, got str"):
+    with pytest.raises(InvalidTypeError, match="item 1: expected a LangChain Document, got str"):
         store.add_documents([Document(page_content="one"), "two"])
     with pytest.raises(InvalidDocumentError):
         store.add_texts(["one"], [{"when": object()}])
     documents = [Document(page_content="one"), Document(page_content=" ")]
-    with pytest.raises(InvalidDocumentError, match=r"document 1 \(id '\w+'\): the text is empty"):
-        store.add_documents(documents)
-    with pytest.raises(InvalidDocumentError, match=r"document 1 \(id 'b'\)"):
+    with pytest.raises(InvalidDocumentError, match=r"document 'b'.*: the text is empty"):
         await store.aadd_documents(documents, ids=["a", "b"])
     with pytest.raises(InvalidInputError):
         store.similarity_search("one", k=0)
