@@ -34,7 +34,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder, MemoryIndex.open(folder) as memory:
         memory.add([MemoryDocument(text, id=name) for name, text in HANDBOOK.items()])
-        chain = make_chain(HierarchicalMemoryRetriever(memory=memory, k=2), model)
+        chain = make_chain(HierarchicalMemoryRetriever(memory=memory, k=2, include_path=True), model)
         question = "How often does the fog horn sound?"
         show(question, chain.invoke(question))
 

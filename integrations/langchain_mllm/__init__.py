@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_mllm.embeddings import MemoryEmbeddings
 from langchain_mllm.retrievers import HierarchicalMemoryRetriever
+from langchain_mllm.structured_query import HierarchicalMemoryTranslator
 from langchain_mllm.vectorstores import HierarchicalMemoryVectorStore
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatMemoryLLM",
     "HierarchicalMemoryRetriever",
+    "HierarchicalMemoryTranslator",
     "HierarchicalMemoryVectorStore",
     "MemoryEmbeddings",
     "MemoryLLM",

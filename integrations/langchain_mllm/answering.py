@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from langchain_core.caches import BaseCache
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 import mllm_plugin.memory_llm
+from langchain_mllm.documents import plain
+from langchain_mllm.searching import check_options
 from mllm_plugin import MemoryIndex
+from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory_llm.config import ReadingMode
 from mllm_plugin.types import Namespace
 
 _WHERE = ("namespace", "prefix", "filter", "exclude_labels")
 _HOW = ("mode", "k", "expand", "temperature", "max_tokens", "stop")
 _OF_REMOTE_MODELS = ("timeout", "max_retries", "api_key")
+
+
+class NoToolsError(InvalidInputError, NotImplementedError):
+    """A model that reads a memory was asked to call tools, or to answer by a schema."""
 
 
 class Answering(BaseModel):
@@ -51,10 +58,25 @@ class Answering(BaseModel):
             memory: An open memory, with its encoder.
             **options: Fields of this class; all others go to `mllm_plugin.memory_llm.MemoryLLM.open`:
                 `model`, `adapter`, `config`, `device`, `dtype`, `progress`.
+
+        Raises:
+            InvalidTypeError: An option is unknown.
         """
         own = {name: value for name, value in options.items() if name in cls.model_fields}
         others = {name: value for name, value in options.items() if name not in own}
+        check_options(mllm_plugin.memory_llm.MemoryLLM.open, others, *cls.model_fields)
         return cls(llm=mllm_plugin.memory_llm.MemoryLLM.open(memory, **others), **own)
+
+    def with_structured_output(self, schema: dict[str, Any] | type, **kwargs: Any) -> NoReturn:
+        """Always raises: it answers in plain text.
+
+        Raises:
+            NoToolsError: Always (an `InvalidInputError` and a `NotImplementedError`).
+        """
+        raise NoToolsError(
+            f"{type(self).__name__} answers in plain text, not by a schema; put an output parser behind it, "
+            f"or give a HierarchicalMemoryRetriever to a chat model that has structured output"
+        )
 
     @property
     def model_name(self) -> str:
@@ -81,6 +103,7 @@ class Answering(BaseModel):
         call = {name: getattr(self, name) for name in _WHERE}
         call.update({name: value for name, value in own.items() if value is not None})
         call.update({name: value for name, value in given.items() if name not in ("stream", "query")})
+        call["filter"] = plain(call["filter"])
         if stop is not None:
             call["stop"] = stop
         if "max_tokens" in call:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams
@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict
 
-from langchain_mllm.answering import Answering
+from langchain_mllm.answering import Answering, NoToolsError
 from langchain_mllm.messages import metadata_of, question_of, usage_of
 from mllm_plugin.memory_llm import Answer
 
@@ -23,6 +23,8 @@ class ChatMemoryLLM(Answering, BaseChatModel):
     Every option but `llm` can be given for one call too, beside those of `MemoryLLMConfig`, such as `seed`,
     and `query`, what to search by instead: `chat.invoke("question", k=3)`. What is left out is as the
     `MemoryLLM` has it.
+
+    A blank message is answered too: with nothing to search by, any chunk may be read.
 
     An answer has `usage_metadata`, and in `response_metadata` `sources` (document id, span, level, score,
     whether as text), `mode`, `finish_reason`, `dropped`, `model_name`, `memory_tokens` and `text_tokens`.
@@ -49,6 +51,17 @@ class ChatMemoryLLM(Answering, BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     streaming: bool = False
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> NoReturn:
+        """Always raises: it searches the memory by itself and calls no tools.
+
+        Raises:
+            NoToolsError: Always (an `InvalidInputError` and a `NotImplementedError`).
+        """
+        raise NoToolsError(
+            "ChatMemoryLLM calls no tools: it searches the memory by itself. Give a "
+            "HierarchicalMemoryRetriever as a tool (create_retriever_tool) to a chat model that calls tools"
+        )
 
     @property
     def _llm_type(self) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
+from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import ConfigDict
 
 from langchain_mllm.answering import Answering
-from langchain_mllm.messages import metadata_of, usage_of
+from langchain_mllm.messages import metadata_of, question_of, usage_of
 from mllm_plugin.memory_llm import Answer
 
 
@@ -37,7 +38,7 @@ class MemoryLLM(Answering, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        questions = [_question(prompt, kwargs.get("query")) for prompt in prompts]
+        questions = [question_of([HumanMessage(prompt)], kwargs.get("query")) for prompt in prompts]
         return self._result(self.llm.answer_batch(questions, **self._call(stop, kwargs)))
 
     async def _agenerate(
@@ -47,7 +48,7 @@ class MemoryLLM(Answering, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        questions = [_question(prompt, kwargs.get("query")) for prompt in prompts]
+        questions = [question_of([HumanMessage(prompt)], kwargs.get("query")) for prompt in prompts]
         return self._result(await self.llm.aanswer_batch(questions, **self._call(stop, kwargs)))
 
     def _stream(
@@ -57,7 +58,9 @@ class MemoryLLM(Answering, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        stream = self.llm.stream(_question(prompt, kwargs.get("query")), **self._call(stop, kwargs))
+        stream = self.llm.stream(
+            question_of([HumanMessage(prompt)], kwargs.get("query")), **self._call(stop, kwargs)
+        )
         try:
             for piece in stream:
                 chunk = GenerationChunk(text=piece)
@@ -75,7 +78,9 @@ class MemoryLLM(Answering, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        stream = self.llm.astream(_question(prompt, kwargs.get("query")), **self._call(stop, kwargs))
+        stream = self.llm.astream(
+            question_of([HumanMessage(prompt)], kwargs.get("query")), **self._call(stop, kwargs)
+        )
         try:
             async for piece in stream:
                 chunk = GenerationChunk(text=piece)
@@ -99,7 +104,3 @@ class MemoryLLM(Answering, BaseLLM):
     def get_token_ids(self, text: str) -> list[int]:
         """The model's own tokens of a text."""
         return self._token_ids(text)
-
-
-def _question(prompt: str, query: str | None) -> str | list[dict[str, str]]:
-    return prompt if query is None else [{"role": "user", "content": prompt, "query": query}]

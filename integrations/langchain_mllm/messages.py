@@ -13,6 +13,7 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory_llm import Answer
 
 _ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system"}
+_BLANK = "…"  # in place of a message without words, which neither a search nor a chat template can do with
 _THOUGHTS = ("reasoning", "thinking", "redacted_thinking")
 
 
@@ -20,7 +21,7 @@ def question_of(messages: Sequence[BaseMessage], query: str | None = None) -> li
     """The question that messages ask; neighbours of one role become one message.
 
     Args:
-        messages: Oldest first; the last is the user's.
+        messages: Oldest first; the last is the user's. With a blank one any chunk may be found.
         query: What the memory is searched by, if not the last message.
 
     Raises:
@@ -33,7 +34,10 @@ def question_of(messages: Sequence[BaseMessage], query: str | None = None) -> li
             turns[-1]["content"] += f"\n\n{text}"
         else:
             turns.append({"role": role, "content": text})
-    if query is not None and turns:
+    for turn in turns:
+        if turn["role"] == "user" and not turn["content"].strip():
+            turn["content"] = _BLANK
+    if query and query.strip() and turns:
         turns[-1]["query"] = query
     return turns
 

@@ -10,6 +10,9 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
+from langchain_mllm.copies import opener
+from langchain_mllm.documents import found_document
+from langchain_mllm.searching import asearch, search, unknown_option
 from mllm_plugin import Hit, MemoryIndex
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.types import Namespace
@@ -33,9 +36,9 @@ class HierarchicalMemoryRetriever(BaseRetriever):
     Every option but `memory` can be given for one call too: `retriever.invoke("question", k=3)`.
 
     A returned document carries the stored chunk as `page_content`, the id of the document it was cut from as
-    `id` (what `memory.mask` and `memory.remove` take), and the stored metadata. To these are added `score`
-    and `relevance` (higher is better) and the chunk's character offsets `start` and `end`, which tell chunks
-    of one document apart; a stored key of the same name is kept as stored.
+    `id` (what `memory.mask` and `memory.remove` take), and the stored metadata with the chunk's character
+    offsets `start` and `end`, which tell chunks of one document apart. A stored key of the same name is kept
+    as stored. A blank query finds what the filter lets through.
 
     Args:
         memory: The memory to search.
@@ -47,7 +50,10 @@ class HierarchicalMemoryRetriever(BaseRetriever):
         exact: Score every live chunk instead of walking the tree.
         exclude_labels: Hide documents with one of these labels.
         unique_documents: Return the best chunk of each of `k` documents instead of the `k` best chunks.
-        include_path: Add the route walked, from the top level down, as `metadata["path"]`.
+        include_path: Add `score`, `relevance` (higher is better) and `path`, the route walked from the top
+            level down, to the metadata. They depend on the query, so what compares documents by their
+            metadata, as MultiQueryRetriever does, then finds a chunk as often as queries found it. A vector
+            store that such a document is added to leaves them out.
         min_relevance: Leave out what is less relevant than this, in [0, 1]; fewer than `k` may be left.
 
     Raises:
@@ -68,41 +74,46 @@ class HierarchicalMemoryRetriever(BaseRetriever):
     include_path: bool = False
     min_relevance: float = Field(default=0.0, ge=0.0, le=1.0)
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A retriever on the same open memory."""
+        memo = {} if memo is None else memo
+        memo[id(self.memory)] = self.memory
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What opens the memory in its place."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "memory": opener(self.memory)}}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Opens the memory again."""
+        fields = state["__dict__"]
+        super().__setstate__({**state, "__dict__": {**fields, "memory": fields["memory"]()}})
+
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         call = self._for_call(options)
-        return call._documents(self.memory.search(query, **call._search_options()))
+        return call._documents(search(self.memory, query, **call._search_options()))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         call = self._for_call(options)
-        return call._documents(await self.memory.asearch(query, **call._search_options()))
+        return call._documents(await asearch(self.memory, query, **call._search_options()))
 
     def _for_call(self, options: dict[str, Any]) -> Self:
         """Returns this retriever with the options of one call, validated as the constructor does."""
-        if unknown := sorted(options.keys() - set(_OPTIONS)):
-            raise InvalidInputError(
-                f"unknown option {', '.join(unknown)}; expected one of {', '.join(_OPTIONS)}"
-            )
+        if unknown := [name for name in options if name not in _OPTIONS]:
+            raise InvalidInputError(unknown_option(unknown[0], _OPTIONS))
         return type(self).model_validate({**dict(self), **options}) if options else self
 
     def _search_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SEARCH}
 
     def _documents(self, hits: list[Hit]) -> list[Document]:
-        return [self._document(hit) for hit in hits if hit.relevance >= self.min_relevance]
-
-    def _document(self, hit: Hit) -> Document:
-        found: dict[str, Any] = {
-            "score": hit.score,
-            "relevance": hit.relevance,
-            "start": hit.start,
-            "end": hit.end,
-        }
-        if self.prefix:
-            found["namespace"] = list(hit.namespace)
-        if self.include_path:
-            found["path"] = [step._asdict() for step in hit.path]
-        return Document(page_content=hit.text, id=hit.document_id, metadata={**found, **hit.metadata})
+        return [
+            found_document(hit, namespace=self.prefix, path=self.include_path)
+            for hit in hits
+            if hit.relevance >= self.min_relevance
+        ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,12 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from typing_extensions import Self
 
-import mllm_plugin
+from langchain_mllm.copies import opener
+from langchain_mllm.documents import documents_of, kept_document, pieces_of, plain
 from langchain_mllm.embeddings import MemoryEmbeddings
+from langchain_mllm.searching import asearch, check_options, is_blank, search, search_vectors
 from mllm_plugin import Hit, MemoryConfig, MemoryIndex, StoredDocument
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import InvalidTypeError
 from mllm_plugin.types import Namespace
 
 
@@ -47,7 +47,7 @@ class HierarchicalMemoryVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: list[str] | None = None,
-        path: str | Path,
+        path: str | Path | None = None,
         namespace: Namespace | str = (),
         config: MemoryConfig | None = None,
         **kwargs: Any,
@@ -59,11 +59,20 @@ class HierarchicalMemoryVectorStore(VectorStore):
             embedding: The memory's Encoder 1.
             metadatas: JSON values by name, for each text.
             ids: An id for each text; made up where left out.
-            path: Folder of the memory. `store.memory.close()` closes it.
+            path: Folder of the memory, always needed. `store.memory.close()` closes it.
             namespace: Namespace of the store.
             config: Settings of a new memory.
             **kwargs: More arguments of `MemoryIndex.open`.
+
+        Raises:
+            InvalidTypeError: `path` is missing, or an option is unknown.
         """
+        if path is None:
+            raise InvalidTypeError(
+                "expected path=, the folder to keep the memory in, got none: a memory is on disk. For one "
+                "that may be thrown away pass path=tempfile.mkdtemp()"
+            )
+        check_options(MemoryIndex.open, kwargs, "path", "namespace", "ids")
         memory = MemoryIndex.open(path, encoder=embedding, config=config, **kwargs)
         store = cls(memory, namespace=namespace)
         try:
@@ -77,6 +86,18 @@ class HierarchicalMemoryVectorStore(VectorStore):
     def embeddings(self) -> Embeddings:
         """The memory's Encoder 1."""
         return MemoryEmbeddings(self.memory.encoder)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A store on the same open memory."""
+        return type(self)(self.memory, namespace=self.namespace)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What opens the memory in its place."""
+        return {**vars(self), "memory": opener(self.memory)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Opens the memory again."""
+        vars(self).update(state, memory=state["memory"]())
 
     def add_documents(
         self,
@@ -97,8 +118,8 @@ class HierarchicalMemoryVectorStore(VectorStore):
         Returns:
             The ids, in order.
         """
-        pieces = _pieces(documents, ids)
-        return list(self.memory.add(pieces, namespace=self.namespace, split=False, **kwargs).ids)
+        options = self._add_options(kwargs)
+        return list(self.memory.add(pieces_of(documents, ids), **options).ids)
 
     async def aadd_documents(
         self,
@@ -109,9 +130,8 @@ class HierarchicalMemoryVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_documents`."""
-        pieces = _pieces(documents, ids)
-        report = await self.memory.aadd(pieces, namespace=self.namespace, split=False, **kwargs)
-        return list(report.ids)
+        options = self._add_options(kwargs)
+        return list((await self.memory.aadd(pieces_of(documents, ids), **options)).ids)
 
     def add_texts(
         self,
@@ -122,7 +142,7 @@ class HierarchicalMemoryVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Adds each text as a document; see `add_documents`."""
-        return self.add_documents(_documents(texts, metadatas), ids=ids, **kwargs)
+        return self.add_documents(documents_of(texts, metadatas), ids=ids, **kwargs)
 
     async def aadd_texts(
         self,
@@ -133,7 +153,7 @@ class HierarchicalMemoryVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_texts`."""
-        return await self.aadd_documents(_documents(texts, metadatas), ids=ids, **kwargs)
+        return await self.aadd_documents(documents_of(texts, metadatas), ids=ids, **kwargs)
 
     def delete(
         self, ids: list[str] | None = None, *, filter: Mapping[str, Any] | None = None, **kwargs: Any
@@ -148,14 +168,14 @@ class HierarchicalMemoryVectorStore(VectorStore):
         Returns:
             True: none of them is left. `memory.remove` also reports whether any file still holds their text.
         """
-        self.memory.remove(ids, filter=_selection(ids, filter), namespace=self.namespace, **kwargs)
+        self.memory.remove(**self._selected(ids, filter, kwargs))
         return True
 
     async def adelete(
         self, ids: list[str] | None = None, *, filter: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> bool:
         """Async twin of `delete`."""
-        await self.memory.aremove(ids, filter=_selection(ids, filter), namespace=self.namespace, **kwargs)
+        await self.memory.aremove(**self._selected(ids, filter, kwargs))
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
@@ -168,118 +188,116 @@ class HierarchicalMemoryVectorStore(VectorStore):
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Returns the `k` best documents for a question, best first."""
-        return [_found(hit) for hit in self._search(query, k, kwargs)]
+        return [kept_document(hit) for hit in self._search(query, k, kwargs)]
 
     async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Async twin of `similarity_search`."""
-        return [_found(hit) for hit in await self._asearch(query, k, kwargs)]
+        return [kept_document(hit) for hit in await self._asearch(query, k, kwargs)]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, **kwargs: Any
     ) -> list[Document]:
         """Returns the `k` best documents for an embedding, best first; no words are compared."""
-        return [_found(hit) for hit in self._search(embedding, k, kwargs)]
+        return [kept_document(hit) for hit in self._search(embedding, k, kwargs)]
 
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, **kwargs: Any
     ) -> list[Document]:
         """Async twin of `similarity_search_by_vector`."""
-        return [_found(hit) for hit in await self._asearch(embedding, k, kwargs)]
+        return [kept_document(hit) for hit in await self._asearch(embedding, k, kwargs)]
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """Returns the `k` best documents and their scores; a higher score is better."""
-        return [(_found(hit), hit.score) for hit in self._search(query, k, kwargs)]
+        return [(kept_document(hit), hit.score) for hit in self._search(query, k, kwargs)]
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """Async twin of `similarity_search_with_score`."""
-        return [(_found(hit), hit.score) for hit in await self._asearch(query, k, kwargs)]
+        return [(kept_document(hit), hit.score) for hit in await self._asearch(query, k, kwargs)]
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        return [(_found(hit), hit.relevance) for hit in self._search(query, k, kwargs)]
+        return [(kept_document(hit), hit.relevance) for hit in self._search(query, k, kwargs)]
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        return [(_found(hit), hit.relevance) for hit in await self._asearch(query, k, kwargs)]
+        return [(kept_document(hit), hit.relevance) for hit in await self._asearch(query, k, kwargs)]
 
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """Returns `k` of the `fetch_k` best documents that answer the question and differ from each other.
 
-        The texts fetched are embedded again for the comparison, one call of the encoder.
+        Documents are compared by their stored embeddings; none is embedded again.
 
         Args:
             query: The question.
             k: Number of documents to return.
-            fetch_k: Number of documents to choose from.
+            fetch_k: Number of documents to choose from, at least `k`.
             lambda_mult: From 0, most different from each other, to 1, most similar to the question.
-            **kwargs: More arguments of `MemoryIndex.search`.
+            **kwargs: More arguments of `MemoryIndex.recall`, which are those of a search.
         """
-        vector = self.embeddings.embed_query(query)
-        hits = self._search(query, fetch_k, {**kwargs, "embedding": vector})
-        return self._most_different(vector, hits, k, lambda_mult)
+        if is_blank(query):
+            vector = [0.0] * self.memory.encoder.dim
+        else:
+            vector = kwargs["embedding"] = self.embeddings.embed_query(query)
+        return self._most_different(query, vector, k, fetch_k, lambda_mult, kwargs)
 
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """As `max_marginal_relevance_search`, for an embedding."""
-        return self._most_different(embedding, self._search(embedding, fetch_k, kwargs), k, lambda_mult)
-
-    def _search(self, query: str | list[float], k: int, options: dict[str, Any]) -> list[Hit]:
-        return self.memory.search(query, k=k, **{"namespace": self.namespace, **options})
-
-    async def _asearch(self, query: str | list[float], k: int, options: dict[str, Any]) -> list[Hit]:
-        return await self.memory.asearch(query, k=k, **{"namespace": self.namespace, **options})
+        return self._most_different(embedding, embedding, k, fetch_k, lambda_mult, kwargs)
 
     def _most_different(
-        self, query: list[float], hits: list[Hit], k: int, lambda_mult: float
+        self,
+        query: str | list[float],
+        vector: list[float],
+        k: int,
+        fetch_k: int,
+        lambda_mult: float,
+        options: dict[str, Any],
     ) -> list[Document]:
-        vectors = self.embeddings.embed_documents([hit.text for hit in hits]) if hits else []
-        rows = maximal_marginal_relevance(np.asarray(query), vectors, lambda_mult=lambda_mult, k=k)
-        return [_found(hits[row]) for row in rows]
+        check_options(self.memory.recall, options, "fetch_k", "lambda_mult")
+        where = {"namespace": self.namespace, **options}
+        hits, vectors = search_vectors(self.memory, query, k=max(k, fetch_k), **where)
+        rows = range(len(hits))[:k]
+        if np.any(vector):  # else nothing is nearer to it than anything else
+            rows = maximal_marginal_relevance(np.asarray(vector), list(vectors), lambda_mult=lambda_mult, k=k)
+        return [kept_document(hits[row]) for row in rows]
 
+    def _search(self, query: str | list[float], k: int, options: dict[str, Any]) -> list[Hit]:
+        return search(self.memory, query, k=k, **self._where(options))
 
-def _documents(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[Document]:
-    texts = list(texts)
-    if metadatas and len(metadatas) != len(texts):
-        raise InvalidInputError(f"expected {len(texts)} metadatas, one per text, got {len(metadatas)}")
-    pairs = zip(texts, metadatas or repeat({}), strict=False)
-    return [Document(page_content=text, metadata=metadata) for text, metadata in pairs]
+    async def _asearch(self, query: str | list[float], k: int, options: dict[str, Any]) -> list[Hit]:
+        return await asearch(self.memory, query, k=k, **self._where(options))
 
+    def _where(self, options: dict[str, Any]) -> dict[str, Any]:
+        check_options(self.memory.search, options)
+        return {"namespace": self.namespace, **options}
 
-def _pieces(documents: Sequence[Document], ids: Sequence[str | None] | None) -> list[mllm_plugin.Document]:
-    if ids and len(ids) != len(documents):
-        raise InvalidInputError(f"expected {len(documents)} ids, one per document, got {len(ids)}")
-    pairs = zip(documents, ids or repeat(None), strict=False)
-    return [
-        mllm_plugin.Document(
-            text=document.page_content,
-            id=given or document.id or uuid.uuid4().hex,
-            metadata=document.metadata,
-        )
-        for document, given in pairs
-    ]
+    def _add_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        options.pop("current_time", None)  # TimeWeightedVectorStoreRetriever hands on what it was given
+        check_options(self.memory.add, options, "ids")
+        return {"namespace": self.namespace, "split": False, **options}
+
+    def _selected(
+        self, ids: list[str] | None, condition: Mapping[str, Any] | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        check_options(self.memory.remove, options, "ids")
+        chosen = _selection(ids, condition)
+        return {"ids": ids, "filter": chosen, "namespace": self.namespace, **options}
 
 
 def _selection(ids: list[str] | None, condition: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """An empty filter, which every document matches, when nothing says which ones to delete."""
-    return {} if ids is None and condition is None else condition
-
-
-def _found(hit: Hit) -> Document:
-    return Document(page_content=hit.text, id=hit.document_id, metadata=hit.metadata)
+    return {} if ids is None and condition is None else plain(condition)
 
 
 def _live(documents: Iterable[StoredDocument]) -> list[Document]:
-    return [
-        Document(page_content=document.text, id=document.id, metadata=document.metadata)
-        for document in documents
-        if not document.masks
-    ]
+    return [kept_document(document) for document in documents if not document.masks]

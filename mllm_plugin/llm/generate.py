@@ -58,6 +58,7 @@ def generate(
     adapter: Adapter | MemoryReader | None = None,
     lora: bool = True,
     decoding: Decoding | None = None,
+    cancelled: threading.Event | None = None,
 ) -> list[Generated]:
     """Answers prompts, those of like length together.
 
@@ -69,12 +70,14 @@ def generate(
         adapter: Projects the embeddings; needed where a prompt has some.
         lora: Use the adapter's changes to the model.
         decoding: Settings.
+        cancelled: Stops the model when it is set; what is returned then is unfinished.
     """
-    decoding = decoding or Decoding()
+    decoding, ended = decoding or Decoding(), cancelled or threading.Event()
     found: dict[int, Generated] = {}
     for rows in _by_length(prompts, decoding.max_new_tokens):
         soft = None if memory is None else [memory[row] for row in rows]
-        texts = _run(llm, [prompts[row] for row in rows], soft, adapter, lora, decoding)
+        some = [prompts[row] for row in rows]
+        texts = _run(llm, some, soft, adapter, lora, decoding, cancelled=ended.is_set)
         found.update(zip(rows, map(_generated, texts), strict=True))
     return [found[row] for row in range(len(prompts))]
 

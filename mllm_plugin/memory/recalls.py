@@ -31,6 +31,7 @@ class Recalls(Queries):
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
     ) -> Recall:
         """Finds the chunks that best answer a query, and the best embeddings of every level beside them.
 
@@ -50,6 +51,7 @@ class Recalls(Queries):
             prefix: Look in every namespace below `namespace` too; nodes are merged by score.
             filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
             exclude_labels: Documents with one of these labels are left out.
+            unique_documents: At most one hit per document, its best chunk.
 
         Returns:
             The hits as `search` returns them, and per level its embeddings, best first.
@@ -71,6 +73,7 @@ class Recalls(Queries):
             prefix=prefix,
             filter=filter,
             exclude_labels=exclude_labels,
+            unique_documents=unique_documents,
         )[0]
 
     def recall_batch(
@@ -87,10 +90,11 @@ class Recalls(Queries):
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
     ) -> list[Recall]:
         """Several recalls at once: encoded in one batch, walked together, same results as one by one."""
         self._database.check_open()
-        request = self._request(k, beam_width, exact, mode, filter, exclude_labels)
+        request = self._request(k, beam_width, exact, mode, filter, exclude_labels, unique_documents)
         nodes = at_least("nodes", nodes, 0)
         where = check_namespace(namespace)
         prepared = self._prepared("recall_batch", queries, embeddings)

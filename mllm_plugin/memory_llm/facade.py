@@ -22,6 +22,8 @@ from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
 from mllm_plugin.types import Namespace, Recall
 
+_WHERE = ("namespace", "prefix", "filter", "exclude_labels")
+
 
 class MemoryLLM:
     """Answers questions from a memory; open one with `MemoryLLM.open`.
@@ -95,6 +97,16 @@ class MemoryLLM:
         chosen = choose_adapter(adapter, llm, memory.encoder)
         return cls(memory, llm, chosen, config, text_instead=adapter == DEFAULT and chosen is None)
 
+    def __deepcopy__(self, memo: Any) -> MemoryLLM:
+        """Itself: copies share the model and the memory."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise InvalidTypeError(
+            f"a MemoryLLM holds a loaded language model and cannot be pickled; open it in the process that "
+            f"uses it: MemoryLLM.open(memory, model={self.llm.name!r})"
+        )
+
     # -- answering
 
     def answer(
@@ -138,19 +150,7 @@ class MemoryLLM:
     ) -> list[Answer]:
         """Several answers at once: searched and generated in batches, the same as one by one."""
         where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
-        config = self._settings(settings)
-        plans = self._plans(questions_of(questions), where, config)
-        texts = generate(
-            self.llm,
-            [plan.prompt for plan in plans],
-            [plan.memory for plan in plans],
-            adapter=self.adapter,
-            lora=_lora(config),
-            decoding=config.decoding,
-        )
-        return [
-            self._answer(config.decline_above, plan, text) for plan, text in zip(plans, texts, strict=True)
-        ]
+        return self._answers(questions, where, settings, Event())
 
     def stream(
         self,
@@ -179,18 +179,45 @@ class MemoryLLM:
         return AnswerStream(plan, pieces, partial(self._answer, config.decline_above), closed)
 
     async def aanswer(self, question: Question, **options: Any) -> Answer:
-        """`answer` without blocking the event loop."""
-        return await asyncio.to_thread(self.answer, question, **options)
+        """`answer` without blocking the event loop; cancelling it stops the model."""
+        return (await self.aanswer_batch([question], **options))[0]
 
     async def aanswer_batch(self, questions: Sequence[Question], **options: Any) -> list[Answer]:
-        """`answer_batch` without blocking the event loop."""
-        return await asyncio.to_thread(self.answer_batch, questions, **options)
+        """`answer_batch` without blocking the event loop; cancelling it stops the model."""
+        where = {name: options.pop(name) for name in _WHERE if name in options}
+        cancelled = Event()
+        try:
+            return await asyncio.to_thread(self._answers, questions, where, options, cancelled)
+        finally:
+            cancelled.set()
 
     def astream(self, question: Question, **options: Any) -> AsyncAnswerStream:
         """`stream` without blocking the event loop."""
         return AsyncAnswerStream(lambda: self.stream(question, **options))
 
     # -- parts
+
+    def _answers(
+        self,
+        questions: Sequence[Question],
+        where: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        cancelled: Event,
+    ) -> list[Answer]:
+        config = self._settings(settings)
+        plans = self._plans(questions_of(questions), where, config)
+        texts = generate(
+            self.llm,
+            [plan.prompt for plan in plans],
+            [plan.memory for plan in plans],
+            adapter=self.adapter,
+            lora=_lora(config),
+            decoding=config.decoding,
+            cancelled=cancelled,
+        )
+        return [
+            self._answer(config.decline_above, plan, text) for plan, text in zip(plans, texts, strict=True)
+        ]
 
     def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
         """Settings of a call, with a mode that is no longer "auto"."""

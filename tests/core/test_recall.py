@@ -168,6 +168,17 @@ def test_a_small_memory_has_chunks_only(memory):
     assert {one.document_id for one in found.levels[0]} == {"d0", "d2"}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_each_document_once(tmp_path, mode):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(), config=CONFIG) as memory:
+        memory.add(Document(" ".join(f"w{n} w{n + 1}" for n in range(40)), id=name) for name in "abc")
+        assert len({hit.document_id for hit in memory.recall("w1 w2", k=9, mode=mode).hits}) < 9
+        found = memory.recall("w1 w2", k=3, mode=mode, unique_documents=True)
+        assert {hit.document_id for hit in found.hits} == {"a", "b", "c"}
+        assert same_hits(found.hits, memory.search("w1 w2", k=3, mode=mode, unique_documents=True))
+        assert [one.node_id for one in found.levels[1]] == [hit.chunk_id for hit in found.hits]
+
+
 def test_windows_say_where_they_are(tmp_path):
     class Placed(ToyEncoder):
         def window_spans(self, texts):

@@ -30,7 +30,7 @@ from tiny_memory_llm import stop_inside
 
 import mllm_plugin.memory_llm
 from mllm_plugin import Document
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 
 QUESTION = "Which planet has oceans and one moon?"
 
@@ -144,6 +144,35 @@ async def test_a_cancelled_stream_stops_the_model(chat: ChatMemoryLLM) -> None:
     assert (await asyncio.wait_for(chat.ainvoke(QUESTION), 60)).content
 
 
+@pytest.mark.parametrize("call", ["ainvoke", "agenerate", "abatch"])
+async def test_a_cancelled_call_stops_the_model(
+    chat: ChatMemoryLLM, text: MemoryLLM, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, steps = asyncio.get_running_loop(), 0
+    begun = asyncio.Event()
+    ask = chat.llm.llm.model.forward
+
+    def forward(*args: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        loop.call_soon_threadsafe(begun.set)
+        return ask(*args, **options)
+
+    monkeypatch.setattr(chat.llm.llm.model, "forward", forward)
+    for model in (chat, text):
+        begun.clear()
+        prompts = [HumanMessage(QUESTION)] if model is chat and call == "agenerate" else QUESTION
+        asked = prompts if call == "ainvoke" else [prompts]
+        task = asyncio.create_task(getattr(model, call)(asked, max_tokens=3000))
+        await asyncio.wait_for(begun.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        steps = 0
+        assert (await asyncio.wait_for(chat.ainvoke(QUESTION, max_tokens=2), 60)).content
+        assert steps <= 2 + 2  # those of this answer, and what was under way
+
+
 # -- messages
 
 
@@ -186,7 +215,6 @@ REFUSED = {
     "remove": ([RemoveMessage(id="1")], "of type 'remove'"),
     "answer-last": ([HumanMessage("a"), AIMessage("b")], "last message must be the user's"),
     "system-later": ([HumanMessage("a"), SystemMessage("b"), HumanMessage("c")], "only be the first one"),
-    "blank": ([HumanMessage(" ")], "is empty"),
     "none": ([], "last message must be the user's"),
 }
 
@@ -242,6 +270,8 @@ def test_unknown_options_are_errors(chat: ChatMemoryLLM) -> None:
         MemoryLLM(llm=chat.llm, k=0)
     with pytest.raises(InvalidInputError, match="setting 'model' of the MemoryLLM"):
         chat.invoke(QUESTION, model="other")
+    with pytest.raises(InvalidTypeError, match=r"unknown option 'top_k'; did you mean k\?"):
+        MemoryLLM.from_memory(chat.llm.memory, top_k=3)
 
 
 def test_from_memory_opens_a_model(chat: ChatMemoryLLM, tiny: Any) -> None:
@@ -274,6 +304,24 @@ def test_a_masked_fact_does_not_come_out_of_a_cache(chat: ChatMemoryLLM, text: M
     assert "earth" not in [one["document_id"] for one in after["sources"]]
 
 
+async def test_a_blank_message_is_answered(chat: ChatMemoryLLM, text: MemoryLLM) -> None:
+    blank = [HumanMessage(QUESTION), AIMessage("Earth."), HumanMessage(" ")]
+    answers = [
+        chat.invoke(""),
+        await chat.ainvoke(blank),
+        chat.invoke([HumanMessage(""), AIMessage("Yes?"), HumanMessage(QUESTION)], query=" "),
+        list(chat.stream(""))[-1],
+    ]
+    assert all(answer.response_metadata["sources"] for answer in answers)
+    assert ids(answers[2]) == ["earth"]
+    assert ids(chat.invoke("", filter={"moons": 95})) == ["jupiter"]
+    assert ids(chat.invoke("", query=QUESTION)) == ["earth"]
+    [[generation], [other]] = text.generate(["", QUESTION]).generations
+    assert generation.generation_info is not None
+    assert generation.generation_info["sources"]
+    assert other.generation_info == text.generate([QUESTION]).generations[0][0].generation_info
+
+
 def test_in_a_chain(chat: ChatMemoryLLM) -> None:
     prompt = ChatPromptTemplate.from_messages([("system", "Be {manner}."), ("human", "{question}")])
     chain = prompt | chat | StrOutputParser()
@@ -287,8 +335,15 @@ def test_in_a_chain(chat: ChatMemoryLLM) -> None:
 def test_an_agent_without_tools_and_none_with(chat: ChatMemoryLLM) -> None:
     agent = create_agent(chat, tools=[])
     assert ids(agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"][-1]) == ["earth"]
-    with pytest.raises(NotImplementedError):
-        chat.bind_tools([])
+    for error in (NotImplementedError, InvalidInputError):
+        with pytest.raises(error, match="calls no tools: it searches the memory by itself"):
+            chat.bind_tools([])
+
+
+def test_no_answers_by_a_schema(chat: ChatMemoryLLM, text: MemoryLLM) -> None:
+    for model in (chat, text):
+        with pytest.raises(NotImplementedError, match="answers in plain text, not by a schema"):
+            model.with_structured_output({"title": "Planet", "type": "object"})
 
 
 def test_tokens_are_counted_by_the_model(chat: ChatMemoryLLM, text: MemoryLLM) -> None:

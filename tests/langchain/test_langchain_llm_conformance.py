@@ -25,6 +25,14 @@ class _OverTheMemory:
         return {"llm": self.reader}
 
     @property
+    def has_tool_calling(self) -> bool:
+        return False
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
+
+    @property
     def supports_model_override(self) -> bool:
         return False  # the model is loaded
 

@@ -1,7 +1,11 @@
 """The vector store beyond LangChain's own tests."""
 
 import asyncio
+from datetime import date, datetime, timedelta, timezone
+from datetime import time as dt_time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.documents import Document
@@ -9,8 +13,15 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import VectorStoreRetriever
 from langchain_mllm import HierarchicalMemoryVectorStore
 
+from mllm_plugin import Document as StoredPiece
 from mllm_plugin import MemoryIndex
-from mllm_plugin.errors import DimensionMismatchError, FilterError, InvalidDocumentError, InvalidInputError
+from mllm_plugin.errors import (
+    DimensionMismatchError,
+    FilterError,
+    InvalidDocumentError,
+    InvalidInputError,
+    InvalidTypeError,
+)
 
 TEXTS = ["red apple", "green apple", "yellow banana", "blue plum"]
 METADATAS = [{"sweet": n} for n in range(4)]
@@ -77,8 +88,6 @@ def test_search_options_reach_the_memory(fruit: HierarchicalMemoryVectorStore) -
     assert fruit.similarity_search("apple", exact=True) == fruit.similarity_search("apple", beam_width=100)
     with pytest.raises(FilterError):
         fruit.similarity_search("apple", filter={"sweet": {"$near": 1}})
-    with pytest.raises(TypeError, match="filters"):
-        fruit.similarity_search("apple", filters={})
 
 
 def test_search_by_vector(fruit: HierarchicalMemoryVectorStore) -> None:
@@ -102,8 +111,57 @@ def test_marginal_relevance_prefers_what_differs(store: HierarchicalMemoryVector
     assert [doc.id for doc in found] == ["apple", "plum"]
 
 
+def test_marginal_relevance_uses_what_is_stored(
+    store: HierarchicalMemoryVectorStore, encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_texts([f"text number {n}" for n in range(40)], ids=[f"{n:02}" for n in range(40)])
+    embedded: list[str] = []
+    for name in ("encode_documents", "encode_queries"):
+        encode = getattr(encoder, name)
+        monkeypatch.setattr(
+            encoder, name, lambda texts, encode=encode: (embedded.extend(texts), encode(texts))[1]
+        )
+    found = store.max_marginal_relevance_search("number 7", k=30)
+    assert len({doc.id for doc in found}) == 30
+    assert embedded == ["number 7"]
+    nearest = store.similarity_search_by_vector(store.embeddings.embed_query("number 7"), k=3)
+    assert store.max_marginal_relevance_search("number 7", k=3, fetch_k=3, lambda_mult=1.0)[0] == nearest[0]
+
+
+def test_marginal_relevance_takes_the_options_of_a_search(fruit: HierarchicalMemoryVectorStore) -> None:
+    fruit.memory.add([StoredPiece("A plum tree. " * 200, id="tree", metadata={"sweet": 9})])
+    found = fruit.max_marginal_relevance_search("plum", k=4, filter={"sweet": 9}, unique_documents=True)
+    assert [doc.id for doc in found] == ["tree"]
+    assert len(fruit.max_marginal_relevance_search("plum", k=2, filter={"sweet": 9}, exact=True)) == 2
+
+
 def test_marginal_relevance_of_an_empty_store(store: HierarchicalMemoryVectorStore) -> None:
     assert store.max_marginal_relevance_search("apple") == []
+
+
+async def test_a_blank_query_finds_what_the_filter_lets_through(
+    fruit: HierarchicalMemoryVectorStore,
+) -> None:
+    asked: dict[str, Any] = {"k": 3, "filter": {"sweet": {"$gte": 2}}}
+    found = fruit.similarity_search("", **asked)
+    assert found == await fruit.asimilarity_search("", **asked)
+    assert [doc.id for doc in found] == ["c", "d"]
+    for pairs in (
+        fruit.similarity_search_with_score(" ", **asked),
+        await fruit.asimilarity_search_with_score(" ", **asked),
+    ):
+        assert [(doc.id, score) for doc, score in pairs] == [("c", 0.0), ("d", 0.0)]
+    for pairs in (
+        fruit.similarity_search_with_relevance_scores("", score_threshold=0.5, **asked),
+        await fruit.asimilarity_search_with_relevance_scores("", score_threshold=0.5, **asked),
+    ):
+        assert [(doc.id, relevance) for doc, relevance in pairs] == [("c", 1.0), ("d", 1.0)]
+    for found in (
+        fruit.max_marginal_relevance_search("", **asked),
+        await fruit.amax_marginal_relevance_search("", **asked),
+    ):
+        assert {doc.id for doc in found} == {"c", "d"}
+    assert len(fruit.similarity_search("", k=3)) == 3
 
 
 @pytest.mark.parametrize("search_type", ["similarity", "mmr", "similarity_score_threshold"])
@@ -158,20 +216,84 @@ def test_stores_of_other_namespaces_share_ids_but_no_documents(memory: MemoryInd
     assert len(everybody.similarity_search("likes", prefix=True)) == 2
 
 
-def test_bad_input_is_refused_and_nothing_is_stored(store: HierarchicalMemoryVectorStore) -> None:
+async def test_bad_input_is_refused_and_nothing_is_stored(store: HierarchicalMemoryVectorStore) -> None:
     with pytest.raises(InvalidDocumentError, match="empty"):
         store.add_texts(["good", ""])
     with pytest.raises(InvalidDocumentError, match="twice"):
         store.add_texts(["one", "two"], ids=["same", "same"])
-    with pytest.raises(InvalidInputError, match="expected 2 ids"):
-        store.add_texts(["one", "two"], ids=["1"])
-    with pytest.raises(InvalidInputError, match="expected 2 metadatas"):
-        store.add_texts(["one", "two"], [{}])
+    for ids in (["1"], [], iter(["1"])):
+        with pytest.raises(InvalidInputError, match="expected 2 ids, one for each document"):
+            store.add_texts(["one", "two"], ids=ids)
+    for metadatas in ([{}], []):
+        with pytest.raises(InvalidInputError, match="expected 2 metadatas"):
+            store.add_texts(["one", "two"], metadatas)
+    with pytest.raises(InvalidTypeError, match="ids takes a list, got the string 'ab'"):
+        store.add_texts(["one", "two"], ids="ab")
+    with pytest.raises(InvalidDocumentError, match="id is empty"):
+        store.add_texts(["one"], ids=[""])
+    with pytest.raises(InvalidTypeError, match="item 1: expected a LangChain Document, got str"):
+        store.add_documents([Document(page_content="one"), "two"])
     with pytest.raises(InvalidDocumentError):
         store.add_texts(["one"], [{"when": object()}])
+    documents = [Document(page_content="one"), Document(page_content=" ")]
+    with pytest.raises(InvalidDocumentError, match=r"document 'b'.*: the text is empty"):
+        await store.aadd_documents(documents, ids=["a", "b"])
     with pytest.raises(InvalidInputError):
         store.similarity_search("one", k=0)
     assert store.memory.stats().documents == 0
+
+
+async def test_unknown_options_are_named(fruit: HierarchicalMemoryVectorStore) -> None:
+    vector = fruit.embeddings.embed_query("apple")
+    for search in (
+        partial(fruit.similarity_search, "apple"),
+        partial(fruit.similarity_search_with_score, "apple"),
+        partial(fruit.similarity_search_with_relevance_scores, "apple"),
+        partial(fruit.similarity_search_by_vector, vector),
+        partial(fruit.max_marginal_relevance_search, "apple"),
+        partial(fruit.max_marginal_relevance_search_by_vector, vector),
+    ):
+        with pytest.raises(InvalidTypeError, match=r"unknown option 'top_k'; did you mean k\?"):
+            search(top_k=3)
+        with pytest.raises(InvalidTypeError, match=r"unknown option 'filters'; did you mean filter\?"):
+            search(filters={})
+    with pytest.raises(InvalidTypeError, match="'top_k'"):
+        await fruit.asimilarity_search("apple", top_k=3)
+    with pytest.raises(InvalidTypeError, match="goes with search_type='similarity_score_threshold'"):
+        fruit.as_retriever(search_kwargs={"score_threshold": 0.5}).invoke("apple")
+    with pytest.raises(InvalidTypeError, match="unknown option 'upsert'; expected one of ids, namespace"):
+        fruit.add_texts(["pear"], upsert=True)
+    with pytest.raises(InvalidTypeError, match="unknown option 'where'; did you mean filter"):
+        await fruit.adelete(where={})
+    assert len(fruit.get_by_ids(IDS)) == 4
+
+
+def test_dates_are_kept_as_text_that_sorts(store: HierarchicalMemoryVectorStore) -> None:
+    zone = timezone(timedelta(hours=2))
+    metadatas: list[dict[str, Any]] = [
+        {"at": datetime(2024, 5, 1, 1, 30, tzinfo=zone), "days": [date(2024, 5, 1)]},
+        {"at": datetime(2024, 5, 1, 0, 30, tzinfo=timezone.utc), "nested": {"time": dt_time(9, 5)}},
+    ]
+    store.add_texts(["one", "two"], metadatas, ids=["1", "2"])
+    assert [doc.metadata for doc in store.get_by_ids(["1", "2"])] == [
+        {"at": "2024-04-30T23:30:00+00:00", "days": ["2024-05-01"]},
+        {"at": "2024-05-01T00:30:00+00:00", "nested": {"time": "09:05:00"}},
+    ]
+    later = {"at": {"$gt": datetime(2024, 5, 1, 2, 0, tzinfo=zone)}}
+    assert [doc.id for doc in store.similarity_search("one", filter=later)] == ["2"]
+    store.delete(filter=later)
+    assert [doc.id for doc in store.get_by_ids(["1", "2"])] == ["1"]
+
+
+def test_from_documents_says_that_it_needs_a_folder(tmp_path: Path) -> None:
+    embedding, documents = DeterministicFakeEmbedding(size=6), [Document(page_content="pear")]
+    with pytest.raises(InvalidTypeError, match="expected path=, the folder"):
+        HierarchicalMemoryVectorStore.from_documents(documents, embedding)
+    with pytest.raises(InvalidTypeError, match=r"'persist_directory'; did you mean path\?"):
+        HierarchicalMemoryVectorStore.from_documents(
+            documents, embedding, path=tmp_path / "memory", persist_directory="x"
+        )
+    assert not (tmp_path / "memory").exists()
 
 
 async def test_from_texts_and_documents_write_to_a_folder(tmp_path: Path) -> None:
