@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
-from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
-from mllm_plugin.pretrained import file_sha256, no_progress_bars
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
+from mllm_plugin.pretrained import file_sha256
 
+_SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -36,6 +38,7 @@ class HuggingFaceEncoder:
 
     Raises:
         ModelNotFoundError: The model, or a fast tokenizer for it, is not to be had.
+        InvalidInputError: Its files are damaged or incomplete, or there is no such device.
     """
 
     def __init__(
@@ -50,10 +53,9 @@ class HuggingFaceEncoder:
         window_layer: int = -1,
         batch_tokens: int = 4096,
     ) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
         self.folder = resolve_model(model)
-        settings = _ModelSettings(self.folder)
+        with explained(model, self.folder):
+            settings = _ModelSettings(self.folder)
         self.pooling = pooling or settings.pooling
         if self.pooling not in ("mean", "cls", "max"):
             raise InvalidInputError(f"pooling {self.pooling!r} is unknown; expected 'mean', 'cls' or 'max'")
@@ -63,22 +65,22 @@ class HuggingFaceEncoder:
         )
         self.window_tokens, self.window_layer = window_tokens, window_layer
         self.batch_tokens = batch_tokens
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._tokenizer = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False)
-        if not self._tokenizer.is_fast:
-            raise ModelNotFoundError(
-                f"{model}: no fast tokenizer (tokenizer.json); character offsets need one"
-            )
-        with no_progress_bars():
-            self._model = AutoModel.from_pretrained(
-                self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-            )
-        self._model.eval().to(self.device)
+        self.device = choose_device(device)
+        self._tokenizer = load_tokenizer(model, self.folder, "which character offsets need")
+        self._model = load_model(
+            model, self.folder, "AutoModel", dtype=torch.float32, device=self.device, unused=("pooler",)
+        )
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, 512)
-        prefix = len(self._tokenizer(self.document_prefix, add_special_tokens=False)["input_ids"])
-        self.max_tokens = self._length - self._tokenizer.num_special_tokens_to_add() - prefix
+        room = self._length - self._tokenizer.num_special_tokens_to_add()
+        self.max_tokens = room - self._tokens(self.document_prefix)
+        if min(self.max_tokens, room - self._tokens(self.query_prefix)) < 1:
+            raise InvalidInputError(
+                f"a prefix leaves no room for the text: {model} reads {room} tokens, document_prefix has "
+                f"{self._tokens(self.document_prefix)}, query_prefix {self._tokens(self.query_prefix)}"
+            )
+        self._check(model)
         self.fingerprint = self._fingerprint()
 
     def token_offsets(self, text: str) -> NDArray[np.int64]:
@@ -167,6 +169,22 @@ class HuggingFaceEncoder:
                     return_tensors="pt",
                 )
             yield rows, batch
+
+    def _tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _check(self, model: str | Path) -> None:
+        """Refuses a model that makes the same of everything, or no numbers."""
+        words = self._model.get_input_embeddings().weight.shape[0]
+        texts = readable_texts(model, self.folder, self._tokenizer, words)
+        with explained(model, self.folder):
+            first, second = self.encode_documents(texts)[0]
+        if not (np.isclose([first @ first, second @ second], 1).all() and first @ second < _SAME):
+            raise InvalidInputError(
+                f"{model} in {self.folder} makes of {texts[0]!r} and {texts[1]!r} vectors of length "
+                f"{first @ first:.4f} and {second @ second:.4f} with cosine {first @ second:.4f}; expected "
+                f"length 1 and different directions. Its weights are damaged; fetch it again"
+            )
 
     def _fingerprint(self) -> str:
         """Changes whenever an embedding would: weights, tokenizer, pooling, prefixes, lengths."""

@@ -72,7 +72,7 @@ def sample_of(encoder: TextEncoder, texts: Sequence[str] = PROBE_TEXTS, queries:
 
 
 def agreement(encoder: TextEncoder, stored: Sample) -> float:
-    """The cosine of what an encoder makes of texts with what was made of them; the same model's is about 1."""
+    """The cosine of what an encoder makes of texts with what was made of them; the same model's is near 1."""
     found = sample_of(encoder, stored.texts, len(stored.queries))
     pairs = ((found.documents, stored.documents), (found.queries, stored.queries))
     return min(float(np.median(_cosines(new, old))) for new, old in pairs if len(old))
