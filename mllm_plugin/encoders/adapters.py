@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import PurePath
@@ -66,6 +68,32 @@ class FrameworkEncoder:
         self.anonymous = fingerprint is None
         self.fingerprint = fingerprint or _fingerprint(model, self.dim)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with the model inside.
+
+        Raises:
+            InvalidTypeError: The model cannot be pickled.
+        """
+        try:
+            pickle.dumps(self.model)  # only for the error: what comes out says nothing of an embedding model
+        except Exception as error:  # whatever the framework's model holds raises
+            raise InvalidTypeError(
+                f"the embedding model {type(self.model).__name__} cannot be pickled ({error}); make it anew "
+                f"in the other process and open the memory with it"
+            ) from error
+        state = {"dim": self.dim, "fingerprint": self.fingerprint, "windows": self._windows}
+        return _restored, (type(self), self.model, state, self.anonymous)
+
+    def __copy__(self) -> FrameworkEncoder:
+        """Of the same model."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrameworkEncoder:
+        """Of the same model too: it may hold connections and locks."""
+        return copy.copy(self)
+
     def encode_documents(
         self, texts: Sequence[str]
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
@@ -81,6 +109,14 @@ class FrameworkEncoder:
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds queries [n, d]."""
         return np.asarray([self._embed_query(text) for text in texts], dtype=np.float32).reshape(-1, self.dim)
+
+
+def _restored(
+    kind: type[FrameworkEncoder], model: Any, state: dict[str, Any], anonymous: bool
+) -> FrameworkEncoder:
+    encoder = kind(model, **state)
+    encoder.anonymous = anonymous
+    return encoder
 
 
 class VectorsOnly:

@@ -51,6 +51,14 @@ class LoadedLLM:
     folder: Path
     lock: Any = field(default_factory=threading.Lock, repr=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled is where it is loaded from, not the weights."""
+        return _loaded_again, (self.folder, self.name, str(self.device), str(self.dtype).removeprefix("torch."))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LoadedLLM:
+        """Itself: nobody needs the weights twice."""
+        return self
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever its weights or its configuration do."""
@@ -108,7 +116,7 @@ def load_llm(
     """
     chosen = choose_device(device)
     number = _dtype(dtype, chosen)
-    folder = resolve_llm(name, progress=progress)
+    folder = resolve_llm(name, progress=progress).absolute()
     tokenizer = load_tokenizer(name, folder, "which the prompt needs")
     model = load_model(name, folder, "AutoModelForCausalLM", dtype=number, device=chosen)
     model.requires_grad_(False)
@@ -135,6 +143,10 @@ def _next_token(llm: LoadedLLM, text: str) -> Any:
     """Logits of what comes after a text [v]."""
     inputs = llm.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"].to(llm.device)
     return llm.model(input_ids=inputs).logits[0, -1]
+
+
+def _loaded_again(folder: Path, name: str, device: str, dtype: str) -> LoadedLLM:
+    return load_llm(folder if folder.is_dir() else name, device=device, dtype=dtype)
 
 
 def resolve_llm(name: str | Path = DEFAULT_LLM, *, progress: bool = False) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import struct
 import sys
@@ -170,6 +172,16 @@ def test_the_fingerprint_tells_models_apart(tiny, tiny_folder, tmp_path):
     assert load_llm(write_tiny(tmp_path / "other", seed=1), device="cpu").fingerprint != tiny.fingerprint
     (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     assert load_llm(same, device="cpu").fingerprint != tiny.fingerprint
+
+
+def test_a_pickled_model_is_loaded_again(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_folder.parent)
+    llm = load_llm(tiny_folder.name, device="cpu", dtype="bfloat16")
+    assert copy.deepcopy([llm])[0] is llm
+    pickled = pickle.dumps(llm)
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(pickled)
+    assert (again.fingerprint, again.dtype, again.device) == (llm.fingerprint, torch.bfloat16, llm.device)
 
 
 # -- GGUF
