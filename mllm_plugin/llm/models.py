@@ -53,7 +53,12 @@ class LoadedLLM:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled is where it is loaded from, not the weights."""
-        return _loaded_again, (self.folder, self.name, str(self.device), str(self.dtype).removeprefix("torch."))
+        return _loaded_again, (
+            self.folder,
+            self.name,
+            str(self.device),
+            str(self.dtype).removeprefix("torch."),
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LoadedLLM:
         """Itself: nobody needs the weights twice."""
