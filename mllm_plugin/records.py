@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mllm_plugin.chunking import Span
+from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.ingest import Ingest, check_documents, document_hash, same_text
+from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import unpack_windows
@@ -30,6 +32,7 @@ from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 
+_PROBED = 3  # chunks by which a model is told
 _BATCH = 256
 _BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
 _COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
@@ -97,15 +100,14 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
 
 def import_records(
     ingest: Ingest,
-    fingerprint: str,
-    dim: int,
+    encoder: TextEncoder,
     records: Iterable[Mapping[str, Any]],
     touched: set[Namespace],
 ) -> AddReport:
     """Adds records, a transaction for each run of up to 256 neighbours or 64 K characters that go one way.
 
     Whole groups are placed quickly, as a bulk build does: the namespaces must be regrouped afterwards. Those
-    that records went to are added to `touched`.
+    that records went to are added to `touched`. Vectors are taken over where they are the encoder's.
 
     Raises:
         InvalidTypeError: `records` is no iterable of dictionaries.
@@ -114,8 +116,10 @@ def import_records(
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
         raise InvalidTypeError(f"expected a list of records, got {type(records).__name__}")
 
+    trusted, dim = _trust(encoder), encoder.dim
+
     def key(record: Record) -> tuple[Namespace, bool, bool]:
-        usable = bool(record.chunks) and record.encoder == fingerprint
+        usable = bool(record.chunks) and record.encoder == encoder.fingerprint and trusted(record)
         return check_namespace(record.namespace), record.split, usable
 
     reports = []
@@ -126,6 +130,23 @@ def import_records(
     totals = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
     ids = tuple(name for report in reports for name in report.ids)
     return AddReport(ids=ids, **totals)
+
+
+def _trust(encoder: TextEncoder) -> Callable[[Record], bool]:
+    """Whether vectors under the encoder's name are its own; told by the first that can be made again."""
+    verdict: list[bool] = [] if is_anonymous(encoder) else [True]
+
+    def trusted(record: Record) -> bool:
+        chunks = [one for one in record.chunks or () if not one.given]
+        own = [one for one in chunks if record.text[one.start : one.end].strip()][:_PROBED]
+        if not verdict and own:
+            vectors = _stored_vectors([one.embedding for one in own], encoder.dim).astype(np.float32)
+            texts = tuple(record.text[one.start : one.end] for one in own)
+            sample = Sample(texts, vectors, np.zeros((0, encoder.dim), dtype=np.float32))
+            verdict.append(agreement(encoder, sample) >= AGREEMENT)
+        return verdict[0] if verdict else True
+
+    return trusted
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

@@ -14,6 +14,7 @@ from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.choice import DEFAULT
+from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.records import record_of
 from mllm_plugin.store.database import FILE_NAME, Database
 from mllm_plugin.store.documents import masks_of_all
@@ -53,8 +54,8 @@ def reembed(
     """
     started, folder, source = time.perf_counter(), Path(path), str(memory.path.resolve())
     given = as_encoder(encoder)
-    _check_target(folder, source, given.fingerprint)
-    with MemoryIndex.open(folder, encoder=given, config=memory.config, hierarchy=hierarchy) as copy:
+    _check_target(folder, source)
+    with _opened(folder, given, config=memory.config, hierarchy=hierarchy) as copy:
         with copy._database.write() as tx:
             mark_as_copy(tx, source)
         reports, changed = [], True
@@ -69,8 +70,8 @@ def reembed(
     return BuildReport(**totals, unchanged=reports[0].unchanged, seconds=time.perf_counter() - started)
 
 
-def _check_target(folder: Path, source: str, encoder: str) -> None:
-    """Refuses a folder that holds anything but an unfinished copy of the source, made with the encoder."""
+def _check_target(folder: Path, source: str) -> None:
+    """Refuses a folder that holds anything but an unfinished copy of the source."""
     if str(folder.resolve()) == source:
         raise InvalidInputError(f"{folder} is the memory itself; copy it into another folder")
     if not (folder / FILE_NAME).exists():
@@ -79,7 +80,6 @@ def _check_target(folder: Path, source: str, encoder: str) -> None:
     try:
         with database.read() as tx:
             known, filled = copied_from(tx), tx.execute("SELECT 1 FROM documents LIMIT 1").get
-            stored = tx.execute("SELECT value FROM meta WHERE key = 'encoder'").get
     finally:
         database.close()
     if known is None and filled:
@@ -89,11 +89,16 @@ def _check_target(folder: Path, source: str, encoder: str) -> None:
             f"{folder} holds an unfinished copy of {known}, and only that memory can go on with it; choose "
             f"another folder for the copy"
         )
-    if stored not in (None, encoder):
+
+
+def _opened(folder: Path, encoder: TextEncoder, **options: Any) -> MemoryIndex:
+    try:
+        return MemoryIndex.open(folder, encoder=encoder, **options)
+    except EncoderMismatchError as error:
         raise EncoderMismatchError(
-            f"the copy in {folder} was begun with encoder {stored!r}, got {encoder!r}; name the first, or "
-            f"choose another folder"
-        )
+            f"the copy in {folder} was begun with another encoder; name that one, or choose another folder "
+            f"({error})"
+        ) from error
 
 
 def _pass(memory: MemoryIndex, copy: MemoryIndex, progress: bool) -> AddReport:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Sequence
+import pickle
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -34,13 +38,15 @@ class FrameworkEncoder:
 
     Args:
         model: The framework's embedding model.
-        fingerprint: Names the model; by default class, configuration and dimension.
+        fingerprint: Names the model, and is then what tells it. Left out, class, plain settings and dimension
+            make a name, and a memory tells the model by the vectors that it makes of a few texts.
         dim: Width of the embeddings; asked of the model with one short text when left out.
         windows: A second encoder, usually local, whose windows are stored beside the model's embeddings; its
             dimension must be the same.
 
     Attributes:
         model: The framework's embedding model, as given.
+        anonymous: Whether the fingerprint was left out.
     """
 
     def __init__(
@@ -59,7 +65,34 @@ class FrameworkEncoder:
                 f"the window encoder has {windows.dim} dimensions, expected {self.dim}; choose another"
             )
         self._windows = windows
+        self.anonymous = fingerprint is None
         self.fingerprint = fingerprint or _fingerprint(model, self.dim)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with the model inside.
+
+        Raises:
+            InvalidTypeError: The model cannot be pickled.
+        """
+        try:
+            pickle.dumps(self.model)  # only for the error: what comes out says nothing of an embedding model
+        except Exception as error:  # whatever the framework's model holds raises
+            raise InvalidTypeError(
+                f"the embedding model {type(self.model).__name__} cannot be pickled ({error}); make it anew "
+                f"in the other process and open the memory with it"
+            ) from error
+        state = {"dim": self.dim, "fingerprint": self.fingerprint, "windows": self._windows}
+        return _restored, (type(self), self.model, state, self.anonymous)
+
+    def __copy__(self) -> FrameworkEncoder:
+        """Of the same model."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrameworkEncoder:
+        """Of the same model too: it may hold connections and locks."""
+        return copy.copy(self)
 
     def encode_documents(
         self, texts: Sequence[str]
@@ -76,6 +109,14 @@ class FrameworkEncoder:
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds queries [n, d]."""
         return np.asarray([self._embed_query(text) for text in texts], dtype=np.float32).reshape(-1, self.dim)
+
+
+def _restored(
+    kind: type[FrameworkEncoder], model: Any, state: dict[str, Any], anonymous: bool
+) -> FrameworkEncoder:
+    encoder = kind(model, **state)
+    encoder.anonymous = anonymous
+    return encoder
 
 
 class VectorsOnly:
@@ -130,7 +171,16 @@ def _methods(model: Any) -> tuple[Any, Any]:
 def _fingerprint(model: Any, dim: int) -> str:
     """Class, dimension and the settings that change an embedding; batch sizes and secrets do not."""
     fields = getattr(model, "__dict__", {})
-    plain = {name: str(fields[name]) for name in _EMBEDDING_FIELDS if fields.get(name) is not None}
+    plain = {name: str(fields[name]) for name in _EMBEDDING_FIELDS if _is_plain(fields.get(name))}
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
     return f"{kind}:{dim}:{digest}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether `str` gives the same in every process; that of an object may show its address."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(one) for pair in value.items() for one in pair if one is not None)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in value if one is not None)
+    return isinstance(value, str | int | float | Enum | PurePath)

@@ -6,7 +6,9 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
-from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
-from mllm_plugin.pretrained import file_sha256, no_progress_bars
+from mllm_plugin.encoders.threads import on_one_thread
+from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
+from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
+from mllm_plugin.pretrained import file_sha256
 
+_SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
+_SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -36,6 +42,7 @@ class HuggingFaceEncoder:
 
     Raises:
         ModelNotFoundError: The model, or a fast tokenizer for it, is not to be had.
+        InvalidInputError: Its files are damaged or incomplete, or there is no such device.
     """
 
     def __init__(
@@ -50,10 +57,19 @@ class HuggingFaceEncoder:
         window_layer: int = -1,
         batch_tokens: int = 4096,
     ) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        self.folder = resolve_model(model)
-        settings = _ModelSettings(self.folder)
+        self._options = {
+            "device": device,
+            "pooling": pooling,
+            "query_prefix": query_prefix,
+            "document_prefix": document_prefix,
+            "window_tokens": window_tokens,
+            "window_layer": window_layer,
+            "batch_tokens": batch_tokens,
+        }
+        self.folder = resolve_model(model).absolute()
+        self._name = str(model)
+        with explained(model, self.folder):
+            settings = _ModelSettings(self.folder)
         self.pooling = pooling or settings.pooling
         if self.pooling not in ("mean", "cls", "max"):
             raise InvalidInputError(f"pooling {self.pooling!r} is unknown; expected 'mean', 'cls' or 'max'")
@@ -63,23 +79,33 @@ class HuggingFaceEncoder:
         )
         self.window_tokens, self.window_layer = window_tokens, window_layer
         self.batch_tokens = batch_tokens
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._tokenizer = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False)
-        if not self._tokenizer.is_fast:
-            raise ModelNotFoundError(
-                f"{model}: no fast tokenizer (tokenizer.json); character offsets need one"
-            )
-        with no_progress_bars():
-            self._model = AutoModel.from_pretrained(
-                self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-            )
-        self._model.eval().to(self.device)
+        self.device = choose_device(device)
+        self._tokenizer = load_tokenizer(model, self.folder, "which character offsets need")
+        self._model = load_model(
+            model, self.folder, "AutoModel", dtype=torch.float32, device=self.device, unused=("pooler",)
+        )
+        self._weights = sum(one.numel() for one in self._model.parameters())
+        self._weights -= self._model.get_input_embeddings().weight.numel()  # of which a token reads one row
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, 512)
-        prefix = len(self._tokenizer(self.document_prefix, add_special_tokens=False)["input_ids"])
-        self.max_tokens = self._length - self._tokenizer.num_special_tokens_to_add() - prefix
+        room = self._length - self._tokenizer.num_special_tokens_to_add()
+        self.max_tokens = room - self._tokens(self.document_prefix)
+        if min(self.max_tokens, room - self._tokens(self.query_prefix)) < 1:
+            raise InvalidInputError(
+                f"a prefix leaves no room for the text: {model} reads {room} tokens, document_prefix has "
+                f"{self._tokens(self.document_prefix)}, query_prefix {self._tokens(self.query_prefix)}"
+            )
+        self._check(model)
         self.fingerprint = self._fingerprint()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled is what it was loaded with, not the weights; other weights there are an error."""
+        return _loaded_again, (type(self), self.folder, self._name, self._options, self.fingerprint)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceEncoder:
+        """Itself, since nothing changes it."""
+        return self
 
     def token_offsets(self, text: str) -> NDArray[np.int64]:
         """Character spans [t, 2] of the text's tokens."""
@@ -123,24 +149,34 @@ class HuggingFaceEncoder:
             spans.append([(run[0][0], run[-1][1]) for run in runs])
         return spans
 
-    @torch.inference_mode()
     def _encode(
         self, texts: Sequence[str], prefix: str, *, windows: bool
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         pooled = np.zeros((len(texts), self.dim), dtype=np.float32)
         found: list[NDArray[np.float32]] = [np.zeros((0, self.dim), dtype=np.float32)] * len(texts)
         for rows, batch in self._batches([prefix + text for text in texts]):
-            inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
-            offsets = inputs.pop("offset_mapping")
-            output = self._model(**inputs, output_hidden_states=windows and self.window_layer != -1)
-            states = output.last_hidden_state
-            pooled[rows] = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
-            if windows:
-                content = (offsets[..., 1] > offsets[..., 0]) & (offsets[..., 0] >= len(prefix))
-                layer = states if self.window_layer == -1 else output.hidden_states[self.window_layer]
-                for row, window in zip(rows, _windows(layer, content, self.window_tokens), strict=True):
-                    found[row] = window
+            short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
+            read = partial(on_one_thread, self._read) if short else self._read
+            pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
+            for row, window in zip(rows, windows_of_rows, strict=windows):
+                found[row] = window
         return pooled, found
+
+    @torch.inference_mode()
+    def _read(
+        self, batch: Any, prefix: int, windows: bool
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """One forward pass: pooled [n, d], and windows [w, d] per text where they are asked for."""
+        inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
+        offsets = inputs.pop("offset_mapping")
+        output = self._model(**inputs, output_hidden_states=windows and self.window_layer != -1)
+        states = output.last_hidden_state
+        pooled = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
+        if not windows:
+            return pooled, []
+        content = (offsets[..., 1] > offsets[..., 0]) & (offsets[..., 0] >= prefix)
+        layer = states if self.window_layer == -1 else output.hidden_states[self.window_layer]
+        return pooled, _windows(layer, content, self.window_tokens)
 
     def _batches(self, texts: list[str]):  # noqa: ANN202 - iterator of (rows, BatchEncoding)
         """Length-sorted batches of at most `batch_tokens` padded tokens."""
@@ -168,6 +204,22 @@ class HuggingFaceEncoder:
                 )
             yield rows, batch
 
+    def _tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _check(self, model: str | Path) -> None:
+        """Refuses a model that makes the same of everything, or no numbers."""
+        words = self._model.get_input_embeddings().weight.shape[0]
+        texts = readable_texts(model, self.folder, self._tokenizer, words)
+        with explained(model, self.folder):
+            first, second = self.encode_documents(texts)[0]
+        if not (np.isclose([first @ first, second @ second], 1).all() and first @ second < _SAME):
+            raise InvalidInputError(
+                f"{model} in {self.folder} makes of {texts[0]!r} and {texts[1]!r} vectors of length "
+                f"{first @ first:.4f} and {second @ second:.4f} with cosine {first @ second:.4f}; expected "
+                f"length 1 and different directions. Its weights are damaged; fetch it again"
+            )
+
     def _fingerprint(self) -> str:
         """Changes whenever an embedding would: weights, tokenizer, pooling, prefixes, lengths."""
         digest = hashlib.sha256()
@@ -178,6 +230,19 @@ class HuggingFaceEncoder:
         settings += [self.window_layer] if self.window_layer != -1 else []
         digest.update(json.dumps(settings).encode())
         return f"hf:{self._model.config.model_type}:{self.dim}:{digest.hexdigest()[:32]}"
+
+
+def _loaded_again(
+    kind: type[HuggingFaceEncoder], folder: Path, name: str, options: dict[str, Any], fingerprint: str
+) -> HuggingFaceEncoder:
+    model = folder if folder.is_dir() else name
+    encoder = kind(model, **options)
+    if encoder.fingerprint != fingerprint:
+        raise EncoderMismatchError(
+            f"the encoder that was pickled is {fingerprint!r}, {model} is {encoder.fingerprint!r} here; use "
+            f"the same files in both places"
+        )
+    return encoder
 
 
 class _ModelSettings:

@@ -36,7 +36,7 @@ def resolve_model(name: str | Path) -> Path:
     return packaged(name, _PACKAGED) or from_hub(
         name,
         _PATTERNS,
-        complete=lambda cached: (cached / "config.json").is_file(),
+        complete=lambda cached: (cached / "config.json").is_file() and any(cached.glob("*.safetensors")),
         looked=[
             f"the path {name!r}: no config.json there",
             f"local packages: {', '.join(_PACKAGED)}",

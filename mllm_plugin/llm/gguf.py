@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError, MissingDependencyError
+from mllm_plugin.model_files import check_weights, is_pointer
 from mllm_plugin.pretrained import file_sha256
 
 SOURCE_NAME = "source.json"
@@ -103,15 +104,27 @@ def _read(file: Path) -> tuple[Any, Any]:
     try:
         with _read_once():
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=name, trust_remote_code=False, dtype=torch.float32
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=name,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
-    except (ValueError, LookupError, NotImplementedError, OSError) as error:
+    except Exception as error:  # of a damaged file the reader raises whatever its bytes lead to
         raise InvalidInputError(
-            f"{file} cannot be read as a GGUF model that transformers knows: {error}. Use the model's "
-            f"original in Hugging Face format"
+            f"{file} cannot be read as a GGUF model that transformers knows: {_reason(file, error)}. Fetch "
+            f"it again, or use the model's original in Hugging Face format"
         ) from error
+    model, report = loaded
+    check_weights(name, file.parent, report)
     return tokenizer, model
+
+
+def _reason(file: Path, error: Exception) -> str:
+    if is_pointer(file):
+        return "it is a Git LFS pointer and not the file itself (run `git lfs pull` there)"
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
+from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm.gguf import SOURCE_NAME, dequantised
+from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
 from mllm_plugin.pretrained import Carrier, file_sha256, from_hub, no_progress_bars, packaged
 
 DEFAULT_LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -49,6 +50,19 @@ class LoadedLLM:
     name: str
     folder: Path
     lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled is where it is loaded from, not the weights."""
+        return _loaded_again, (
+            self.folder,
+            self.name,
+            str(self.device),
+            str(self.dtype).removeprefix("torch."),
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LoadedLLM:
+        """Itself: nobody needs the weights twice."""
+        return self
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,17 +116,42 @@ def load_llm(
 
     Raises:
         ModelNotFoundError: The model, or a fast tokenizer for it, is not to be had.
-        InvalidInputError: Its architecture is unknown to transformers, or it is no causal model.
+        InvalidInputError: Its architecture is unknown to transformers, or it is no causal model; its files
+            are damaged or incomplete; or there is no such device.
     """
+    chosen = choose_device(device)
+    number = _dtype(dtype, chosen)
+    folder = resolve_llm(name, progress=progress).absolute()
+    tokenizer = load_tokenizer(name, folder, "which the prompt needs")
+    model = load_model(name, folder, "AutoModelForCausalLM", dtype=number, device=chosen)
+    model.requires_grad_(False)
+    llm = LoadedLLM(model, tokenizer, str(name), folder)
+    _check(llm)
+    return llm
+
+
+def _check(llm: LoadedLLM) -> None:
+    """Refuses a model that gives the same after every text, or no numbers."""
     import torch
 
-    folder = resolve_llm(name, progress=progress)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with no_progress_bars():
-        tokenizer = _load_tokenizer(name, folder)
-        model = _load_model(name, folder, _dtype(dtype, chosen))
-    model.requires_grad_(False)
-    return LoadedLLM(model.eval().to(chosen), tokenizer, str(name), folder)
+    texts = readable_texts(llm.name, llm.folder, llm.tokenizer, llm.embeddings.weight.shape[0])
+    with explained(llm.name, llm.folder), torch.inference_mode():
+        first, second = (_next_token(llm, text) for text in texts)
+    if not bool(first.isfinite().all() and second.isfinite().all()) or torch.equal(first, second):
+        raise InvalidInputError(
+            f"{llm.name} in {llm.folder} gives no numbers, or the same after {texts[0]!r} and {texts[1]!r}. "
+            f"Its weights are damaged; fetch it again"
+        )
+
+
+def _next_token(llm: LoadedLLM, text: str) -> Any:
+    """Logits of what comes after a text [v]."""
+    inputs = llm.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"].to(llm.device)
+    return llm.model(input_ids=inputs).logits[0, -1]
+
+
+def _loaded_again(folder: Path, name: str, device: str, dtype: str) -> LoadedLLM:
+    return load_llm(folder if folder.is_dir() else name, device=device, dtype=dtype)
 
 
 def resolve_llm(name: str | Path = DEFAULT_LLM, *, progress: bool = False) -> Path:
@@ -142,31 +181,6 @@ def resolve_llm(name: str | Path = DEFAULT_LLM, *, progress: bool = False) -> Pa
         ],
         hint=_INSTALL.get(str(name), "pass the path of a GGUF file or of a folder with model.safetensors"),
     )
-
-
-def _load_tokenizer(name: str | Path, folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise ModelNotFoundError(f"{name}: no fast tokenizer (tokenizer.json), which the prompt needs")
-    return tokenizer
-
-
-def _load_model(name: str | Path, folder: Path, dtype: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    if not any(folder.glob("*.safetensors")):
-        raise ModelNotFoundError(f"{name}: no *.safetensors in {folder}; pickled weights are never loaded")
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=dtype
-        )
-    except ValueError as error:
-        raise InvalidInputError(
-            f"{name} in {folder} is no causal language model that this transformers knows; code that comes "
-            f"with a model is never run. Choose another model, or update transformers ({error})"
-        ) from error
 
 
 def _dtype(given: Any, device: Any) -> Any:

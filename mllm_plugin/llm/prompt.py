@@ -56,12 +56,16 @@ class PromptLayout:
     Args:
         tokenizer: The model's; its chat template is used, a plain layout where it has none.
         system: The system line; "" for none.
+
+    Raises:
+        InvalidInputError: The chat template is broken.
     """
 
     def __init__(self, tokenizer: Any, system: str = DEFAULT_SYSTEM) -> None:
         self.tokenizer, self.system = tokenizer, system
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         self._special = {one.content for one in added if one.special} | set(tokenizer.all_special_tokens)
+        self._render((), "Hello")
 
     def build(
         self,
@@ -78,7 +82,11 @@ class PromptLayout:
             passages: Texts spelled out before it, best first.
             memory_tokens: Soft positions of the memory block.
             history: Earlier turns, `{"role": "user" | "assistant", "content": …}`, oldest first; a "system"
-                message at the beginning takes the place of the system line.
+                message at the beginning takes the place of the system line. Neighbours of one role become one
+                message.
+
+        Raises:
+            InvalidInputError: The model's chat template cannot render these turns.
         """
         user = _SEPARATOR.join(self._plain(text.strip()) for text in [*passages, question])
         if not memory_tokens:
@@ -101,19 +109,23 @@ class PromptLayout:
         turns = [{"role": one["role"], "content": self._plain(one["content"])} for one in history]
         if self.system and not (turns and turns[0]["role"] == "system"):
             turns.insert(0, {"role": "system", "content": self._plain(self.system)})
-        turns.append({"role": "user", "content": user})
-        if not self.tokenizer.chat_template:
-            return _plain_layout(turns)
-        try:
-            return self._template(turns)
-        except Exception:  # the template's own: many refuse a system line
-            if turns[0]["role"] != "system" or len(turns) < 2:
-                raise
-            first = {**turns[1], "content": f"{turns[0]['content']}{_SEPARATOR}{turns[1]['content']}"}
-            return self._template([first, *turns[2:]])
+        turns = merged([*turns, {"role": "user", "content": user}])
+        return self._template(turns) if self.tokenizer.chat_template else _plain_layout(turns)
 
     def _template(self, turns: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        """By the model's chat template: as it is, or in a form that more templates take."""
+        user_first = _user_first(turns)
+        problem: Exception | None = None
+        for form in (turns, user_first, _without_system(user_first)):
+            try:
+                return self.tokenizer.apply_chat_template(form, tokenize=False, add_generation_prompt=True)
+            except Exception as error:  # the template's own: many refuse a system line or an assistant first
+                problem = problem or error
+        raise InvalidInputError(
+            f"the model's chat template cannot render a chat of {', '.join(one['role'] for one in turns)}: "
+            f"{type(problem).__name__}: {problem}. Give the tokenizer another chat_template, or None for a "
+            f"plain layout"
+        ) from problem
 
     def _plain(self, text: str) -> str:
         """The text with tokens that would steer the model broken up, so that they are mere characters."""
@@ -127,6 +139,33 @@ class PromptLayout:
     def _ids(self, text: str, *, first: bool) -> list[int]:
         special = first and not self.tokenizer.chat_template  # a chat template writes its own
         return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def merged(turns: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages with neighbours of one role as one, since many chat templates take turns only."""
+    found: list[dict[str, str]] = []
+    for one in turns:
+        if found and found[-1]["role"] == one["role"]:
+            texts = [found[-1]["content"], one["content"]]
+            found[-1] = {**found[-1], **one, "content": _SEPARATOR.join(filter(None, texts))}
+        else:
+            found.append(dict(one))
+    return found
+
+
+def _user_first(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """With an empty message of the user before an assistant that begins."""
+    at = int(turns[0]["role"] == "system")
+    return (
+        turns if turns[at]["role"] == "user" else [*turns[:at], {"role": "user", "content": ""}, *turns[at:]]
+    )
+
+
+def _without_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """With the system line at the beginning of the user's first message."""
+    if turns[0]["role"] != "system":
+        return turns
+    return merged([{**turns[0], "role": "user"}, *turns[1:]])
 
 
 def _plain_layout(turns: Sequence[Message]) -> str:

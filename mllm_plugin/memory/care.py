@@ -121,7 +121,7 @@ class Care(MemoryParts):
         self._database.check_writable()
         touched: set[Namespace] = set()
         try:
-            report = import_records(self._ingest, self.encoder.fingerprint, self.dim, records, touched)
+            report = import_records(self._ingest, self.encoder, records, touched)
         except InvalidInputError:  # a bad record; what came before it is kept
             self._regroup_all(touched)
             raise

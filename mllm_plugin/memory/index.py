@@ -7,13 +7,13 @@ from typing import Any
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, VectorsOnly, as_encoder
-from mllm_plugin.errors import EncoderMismatchError, InvalidInputError, InvalidTypeError, NotFoundError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.care import Care
 from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy
+from mllm_plugin.memory.recognition import recognised
 from mllm_plugin.memory.twins import AsyncTwins
-from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME, Database
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.settings import Settings, load_settings, save_settings
@@ -69,12 +69,13 @@ class MemoryIndex(AsyncTwins, Care):
         given = None if encoder is None else as_encoder(encoder)
         database = Database(folder, create=create, read_only=read_only, timeout=timeout)
         try:
-            settings = load_settings(database)
+            settings, is_new = load_settings(database), False
             if settings is None:
                 leaf = (config or MemoryConfig()).leaf
                 first = None if given is None else choose_hierarchy(hierarchy, given.fingerprint, leaf)
-                settings = save_settings(database, config or MemoryConfig(), given, first)
-            _check_encoder(given, settings.fingerprint, folder)
+                settings, is_new = save_settings(database, config or MemoryConfig(), given, first)
+            if given is not None and not is_new:
+                given = recognised(given, settings, database)
             chosen = settings.resolve(config)
             used = _hierarchies(hierarchy, settings, chosen, folder)
             return cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
@@ -107,12 +108,3 @@ def _hierarchies(
         )
     followed.announce(chosen)
     return followed
-
-
-def _check_encoder(encoder: TextEncoder | None, stored: str, folder: Path) -> None:
-    if encoder is not None and encoder.fingerprint != stored:
-        raise EncoderMismatchError(
-            f"the memory at {folder} was written with encoder {stored!r}, got {encoder.fingerprint!r}. "
-            f"Vectors of two encoders do not compare: open it with the first, or make a copy whose texts are "
-            f"embedded anew with reembed(memory, path, encoder) or `mllm reembed`"
-        )

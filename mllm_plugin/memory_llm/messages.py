@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.llm.prompt import merged
 
 Question = str | Sequence[Mapping[str, str]]
 _ROLES = ("system", "user", "assistant")
@@ -41,7 +42,7 @@ class Turns:
 
 
 def turns_of(question: Any) -> Turns:
-    """Checks a question or a list of messages.
+    """Checks a question or a list of messages; neighbours of one role become one message.
 
     Raises:
         InvalidInputError: It is empty, no valid Unicode, or does not end with the user's message.
@@ -53,7 +54,7 @@ def turns_of(question: Any) -> Turns:
         raise InvalidTypeError(
             f"a question is a string or a list of messages, got {type(question).__name__} {question!r:.80}"
         )
-    messages = [_message(one) for one in question]
+    messages = merged([_message(one) for one in question])
     if not messages or messages[-1]["role"] != "user":
         raise InvalidInputError(
             f"the last message must be the user's, got {messages[-1]['role'] if messages else 'none'!r}"

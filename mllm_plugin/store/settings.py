@@ -9,11 +9,13 @@ import apsw
 from pydantic import ValidationError
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.encoders.identity import is_anonymous, sample_of
 from mllm_plugin.errors import FormatVersionError, InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.hierarchies import save_hierarchy
+from mllm_plugin.store.probes import save_probes
 
 _FIXED = ("chunking", "tree", "level0")
 
@@ -61,22 +63,30 @@ def load_settings(database: Database) -> Settings | None:
 
 def save_settings(
     database: Database, config: MemoryConfig, encoder: TextEncoder | None, hierarchy: Hierarchy | None
-) -> Settings:
-    """Writes the settings of a new memory; returns those that another process wrote first, if one did."""
+) -> tuple[Settings, bool]:
+    """Writes the settings of a new memory.
+
+    Returns:
+        The settings, and whether they are these and not those that another process wrote first.
+    """
     if encoder is None or hierarchy is None:
         raise InvalidInputError(f"the memory at {database.folder} is new; open it with an encoder first")
+    probes = sample_of(encoder) if is_anonymous(encoder) else None
     with database.write() as tx:
         rows = [
             ("encoder", encoder.fingerprint),
             ("dim", encoder.dim),
             ("config", _chosen(config)),
         ]
-        if not tx.execute("SELECT 1 FROM meta WHERE key = 'encoder'").get:
+        first = not tx.execute("SELECT 1 FROM meta WHERE key = 'encoder'").get
+        if first:
             tx.executemany("INSERT INTO meta VALUES (?, ?)", rows)
             save_hierarchy(tx, hierarchy)
+            if probes is not None:
+                save_probes(tx, probes)
     found = load_settings(database)
     assert found is not None
-    return found
+    return found, first
 
 
 def copied_from(tx: apsw.Connection) -> str | None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.model_files import choose_device
 from mllm_plugin.training import checkpoints, distributed
 from mllm_plugin.training.config import TrainingConfig
 from mllm_plugin.training.evaluate import Trial
@@ -114,20 +115,6 @@ def train_hierarchy(
     for stage in range(FIRST_LEVEL - 1, config.top_level):
         run.stage(stage, progress)
     return run.module, run.history, run.trial
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of a name; CUDA, if there is one, when it is left out.
-
-    Raises:
-        InvalidInputError: This machine has no such device.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidInputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, document_mark
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.model_files import choose_device
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training import distributed
 from mllm_plugin.training.config import TrainingConfig
 from mllm_plugin.training.fit import Fitted, curves, fit
-from mllm_plugin.training.hierarchy import Loss, choose_device
+from mllm_plugin.training.hierarchy import Loss
 from mllm_plugin.training.leaf import LeafEvidence, collect_evidence, train_leaf
 from mllm_plugin.training.losses import listwise_loss
 from mllm_plugin.training.plot import plot_curves

@@ -12,7 +12,6 @@ from toy import ToyEncoder
 
 from mllm_plugin import (
     Document,
-    EncoderMismatchError,
     InvalidInputError,
     InvalidTypeError,
     MemoryIndex,
@@ -167,21 +166,12 @@ def test_windows_may_come_from_a_second_encoder(tmp_path):
         FrameworkEncoder(LangChainLike(), windows=ToyEncoder(8))
 
 
-def test_fingerprint_of_a_framework_model_is_what_changes_vectors(tmp_path):
-    assert (
-        FrameworkEncoder(LangChainLike()).fingerprint
-        == FrameworkEncoder(LangChainLike(batch_size=9)).fingerprint
-    )
-    assert (
-        FrameworkEncoder(LangChainLike()).fingerprint != FrameworkEncoder(LangChainLike("toy-2")).fingerprint
-    )
-    MemoryIndex.open(tmp_path / "memory", encoder=LangChainLike()).close()
-    with pytest.raises(EncoderMismatchError, match="was written with encoder"):
-        MemoryIndex.open(tmp_path / "memory", encoder=LangChainLike("toy-2"))
-    renamed = FrameworkEncoder(
-        LangChainLike("toy-2"), fingerprint=FrameworkEncoder(LangChainLike()).fingerprint
-    )
-    MemoryIndex.open(tmp_path / "memory", encoder=renamed).close()
+def test_the_name_of_a_framework_model_is_made_of_what_changes_vectors():
+    names = {
+        FrameworkEncoder(model).fingerprint
+        for model in (LangChainLike(), LangChainLike(batch_size=9), LangChainLike("toy-2"))
+    }
+    assert len(names) == 2
 
 
 def test_what_is_no_encoder_is_refused():

@@ -280,6 +280,19 @@ def test_the_last_message_is_searched_by(reader):
     assert "Be brief." not in answer.prompt
 
 
+def test_neighbours_of_one_role_are_one_message(reader):
+    chat = [
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Good day."},
+        {"role": "user", "content": QUESTION},
+    ]
+    together = [chat[0], {"role": "user", "content": f"Good day.\n\n{QUESTION}"}]
+    answers = [reader.answer(messages, mode="text") for messages in (chat, together)]
+    assert answers[0].prompt == answers[1].prompt
+    assert answers[0].sources == answers[1].sources
+    assert turns_of([*chat[:2], chat[2] | {"query": "kettles"}]).query == "kettles"
+
+
 BAD_QUESTIONS = {
     "empty": ("", InvalidInputError, "is empty"),
     "blank": (" \n", InvalidInputError, "is empty"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
+import struct
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from tiny import write_tiny
 
 from mllm_plugin import InvalidInputError, MissingDependencyError, ModelNotFoundError
@@ -106,6 +111,59 @@ def test_no_causal_model_is_refused(tiny_folder, tmp_path):
         load_llm(folder, device="cpu")
 
 
+def _lacks(part: str):
+    def damage(folder: Path) -> None:
+        tensors = {n: t for n, t in load_file(folder / "model.safetensors").items() if part not in n}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def _not_numbers(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * np.float32("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _quantised(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+_DAMAGED = {
+    "layer-missing": (_lacks("layers.1."), "weights are not in the files and would be random"),
+    "not-a-number": (_not_numbers, "gives no numbers"),
+    "quantised": (_quantised, r"its weights are quantised \(awq\)"),
+    "pointer": (lambda folder: (folder / "model.safetensors").write_bytes(_POINTER), "a Git LFS pointer"),
+    "half": (
+        lambda folder: (folder / "tokenizer.json").write_text('{"version": "1'),
+        "tokenizer.json is cut",
+    ),
+    "no-tokenizer": (
+        lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+        "cannot be loaded|the tokenizer of .* knows",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _DAMAGED)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_are_refused(tiny_folder, tmp_path, kind):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    damage, message = _DAMAGED[kind]
+    damage(folder)
+    with pytest.raises(InvalidInputError, match=message):
+        load_llm(folder, device="cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there(tiny_folder, device):
+    with pytest.raises(InvalidInputError, match="cannot be used here"):
+        load_llm(tiny_folder, device=device)
+
+
 def test_the_fingerprint_tells_models_apart(tiny, tiny_folder, tmp_path):
     same = Path(shutil.copytree(tiny_folder, tmp_path / "same"))
     config = json.loads((same / "config.json").read_text())
@@ -114,6 +172,16 @@ def test_the_fingerprint_tells_models_apart(tiny, tiny_folder, tmp_path):
     assert load_llm(write_tiny(tmp_path / "other", seed=1), device="cpu").fingerprint != tiny.fingerprint
     (same / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     assert load_llm(same, device="cpu").fingerprint != tiny.fingerprint
+
+
+def test_a_pickled_model_is_loaded_again(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_folder.parent)
+    llm = load_llm(tiny_folder.name, device="cpu", dtype="bfloat16")
+    assert copy.deepcopy([llm])[0] is llm
+    pickled = pickle.dumps(llm)
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(pickled)
+    assert (again.fingerprint, again.dtype, again.device) == (llm.fingerprint, torch.bfloat16, llm.device)
 
 
 # -- GGUF
@@ -191,7 +259,15 @@ def test_a_cache_that_cannot_be_written(fake_gguf, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a GGUF file at all, but long enough for its header", b"GGUF" + bytes(60)]
+    "content",
+    [
+        b"",
+        b"not a GGUF file at all, but long enough for its header",
+        b"GGUF" + bytes(60),
+        b"GGUF\3\0\0\0",
+        b"GGUF" + struct.pack("<IQQQ", 3, 1, 9, 1 << 60) + b"general",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    ],
 )
 def test_a_file_that_is_no_gguf(tmp_path, monkeypatch, content):
     pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")

@@ -84,6 +84,46 @@ def test_a_template_that_refuses_a_system_line():
     assert text_of(layout, layout.build("Who?", memory_tokens=1)) == "user: Be brief.\n\n[M]Who?\n"
 
 
+_STRICT = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}"
+    "{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+)
+_TURNS = {
+    "two-of-the-user": (["user", "assistant", "user"], "Be brief.\n\n1\nassistant: 2\nuser: 3\n\n[M]Who?\n"),
+    "two-of-the-assistant": (
+        ["user", "assistant", "assistant"],
+        "Be brief.\n\n1\nassistant: 2\n\n3\nuser: [M]Who?\n",
+    ),
+    "assistant-first": (["assistant"], "Be brief.\nassistant: 1\nuser: [M]Who?\n"),
+    "system-and-assistant": (["system", "assistant"], "1\nassistant: 2\nuser: [M]Who?\n"),
+}
+
+
+@pytest.mark.parametrize("kind", _TURNS)
+def test_a_template_that_takes_turns_only(kind):
+    roles, expected = _TURNS[kind]
+    history = [{"role": role, "content": f"{place}"} for place, role in enumerate(roles, 1)]
+    layout = PromptLayout(byte_tokenizer(_STRICT), "Be brief.")
+    prompt = layout.build("Who?", memory_tokens=1, history=history)
+    assert text_of(layout, prompt) == f"user: {expected}"
+
+
+def test_an_assistant_may_begin_where_the_template_lets_it(layout):
+    shown = text_of(layout, layout.build("Who?", history=[{"role": "assistant", "content": "Hello."}]))
+    assert shown == (
+        f"{START}system\nBe brief.{END}{START}assistant\nHello.{END}{START}user\nWho?{END}{START}assistant\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for m in %}", "{{ nothing.at.all }}", "{{ raise_exception('no') }}"]
+)
+def test_a_broken_template(template):
+    with pytest.raises(InvalidInputError, match=r"chat template cannot render a chat of .*user: .*Error"):
+        PromptLayout(byte_tokenizer(template))
+
+
 def test_a_model_without_a_chat_template():
     layout = PromptLayout(byte_tokenizer(None), "Be brief.")
     shown = text_of(layout, layout.build("Who?", passages=["One."], memory_tokens=1))
