@@ -22,9 +22,9 @@ from mllm_plugin.store.codec import pack_windows
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.documents import DocumentState, document_state
 from mllm_plugin.store.hierarchies import HierarchyInUse
-from mllm_plugin.store.metadata import metadata_json
 from mllm_plugin.store.namespaces import create_namespace, find_namespace
 from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.values import metadata_json
 from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace
 
