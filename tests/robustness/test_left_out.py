@@ -1,4 +1,4 @@
-"""Documents that cannot be stored are left out when asked, counted and named; else the error tells how far."""
+"""Documents that cannot be stored are left out when asked, and named; else the error says how far it came."""
 
 from __future__ import annotations
 
