@@ -83,18 +83,15 @@ class MemoryIndex(AsyncTwins, Care):
             chosen = settings.resolve(config)
             used = _hierarchies(hierarchy, settings, chosen, folder)
             memory = cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
-            memory._given = encoder
+            memory._given = _absolute(encoder)
             return memory
         except BaseException:
             database.close()
             raise
 
     def __reduce__(self) -> tuple[Any, ...]:
-        encoder = self._given
-        if isinstance(encoder, str | Path) and os.path.exists(encoder):
-            encoder = os.path.abspath(encoder)
-        options = self._options() | {"encoder": encoder}
-        self._check_pickles(encoder, options["hierarchy"])
+        options = self._options() | {"encoder": self._given}
+        self._check_pickles(options["encoder"], options["hierarchy"])
         return _reopened, (type(self), self._database.place.parent, options)
 
     def _check_pickles(self, *parts: Any) -> None:
@@ -131,6 +128,12 @@ class MemoryIndex(AsyncTwins, Care):
 
     def __repr__(self) -> str:
         return f"MemoryIndex({str(self.path)!r}, encoder={self.encoder.fingerprint!r})"
+
+
+def _absolute(encoder: Any) -> Any:
+    """A folder's full path, for a process that works in another one; anything else as it is."""
+    is_folder = isinstance(encoder, str | Path) and os.path.isdir(encoder)
+    return os.path.abspath(encoder) if is_folder else encoder
 
 
 def _reopened(cls: type[MemoryIndex], path: Path, options: dict[str, Any]) -> MemoryIndex:
