@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from tqdm import tqdm
 
-from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.documents import check_iterable, skips
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError, MLLMError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.care import REGROUP_SHARE
+from mllm_plugin.options import explain_calls
 from mllm_plugin.store.namespaces import check_namespace
-from mllm_plugin.types import AddReport, BuildReport, Document, Namespace
+from mllm_plugin.types import AddReport, BuildReport, Document, Namespace, OnInvalid
+
+_COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
 
 
+@explain_calls
 class IndexBuilder:
     """Adds many documents to a memory; same content and same exact results as `add`.
 
@@ -43,30 +49,53 @@ class IndexBuilder:
         self._memory, self._batch_size, self._progress = memory, batch_size, progress
         self._namespace, self._split = check_namespace(namespace), split
 
-    def build(self, documents: Iterable[Document]) -> BuildReport:
+    def build(self, documents: Iterable[Document], *, on_invalid: OnInvalid = "raise") -> BuildReport:
         """Adds documents; never holds more than a batch of them.
 
         Args:
             documents: With ids of their own, so that a second run knows them.
+            on_invalid: "skip" leaves out documents that cannot be stored and names them in the report.
 
         Returns:
             What was done and how long it took.
-        """
-        if isinstance(documents, Document | str | bytes) or not isinstance(documents, Iterable):
-            raise InvalidTypeError(f"expected an iterable of Document, got {type(documents).__name__}")
-        started = time.perf_counter()
-        reports = list(self._batches(documents))
-        self._memory.regroup(self._namespace, min_share=REGROUP_SHARE)
-        totals = {
-            name: sum(getattr(report, name) for report in reports)
-            for name in ("added", "updated", "unchanged", "chunks", "encoded")
-        }
-        return BuildReport(**totals, seconds=time.perf_counter() - started)
 
-    def _batches(self, documents: Iterable[Document]) -> Iterator[AddReport]:
+        Raises:
+            InvalidDocumentError: A document cannot be stored; the message says which, and how many were
+                written before.
+        """
+        check_iterable(documents)
+        skips(on_invalid)
+        started = time.perf_counter()
+        reports: list[AddReport] = []
+        try:
+            for report in self._batches(documents, on_invalid):
+                reports.append(report)
+        except Exception as error:
+            words = _kept(error, sum(len(report.ids) for report in reports))
+            if isinstance(error, MLLMError):
+                raise type(error)(f"{error}. {words}") from error
+            if sys.version_info >= (3, 11):
+                error.add_note(words)
+            raise
+        self._memory.regroup(self._namespace, min_share=REGROUP_SHARE)
+        return BuildReport(
+            **{name: sum(getattr(report, name) for report in reports) for name in _COUNTS},
+            seconds=time.perf_counter() - started,
+            skipped=tuple(one for report in reports for one in report.skipped),
+        )
+
+    def _batches(self, documents: Iterable[Document], on_invalid: OnInvalid) -> Iterator[AddReport]:
         total = len(documents) if hasattr(documents, "__len__") else None  # type: ignore[arg-type]
-        stream = iter(documents)
+        stream, first = iter(documents), 0
+        options = {"namespace": self._namespace, "split": self._split, "on_invalid": on_invalid}
         with tqdm(total=total, unit=" documents", disable=not self._progress) as bar:
             while batch := list(islice(stream, self._batch_size)):
-                yield self._memory.add_provisionally(batch, namespace=self._namespace, split=self._split)
+                yield self._memory.add_provisionally(batch, first=first, **options)
+                first += len(batch)
                 bar.update(len(batch))
+
+
+def _kept(error: Exception, count: int) -> str:
+    words = f"{count:,} documents before it are kept; build again with the same ids to go on"
+    invalid = isinstance(error, InvalidInputError | InvalidTypeError)
+    return f"{words}, or leave such documents out with on_invalid='skip'" if invalid else words

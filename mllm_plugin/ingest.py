@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apsw
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.documents import Given, check_documents, describe, skips
 from mllm_plugin.encoders.text import token_limit, token_offsets
-from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError, StoreBusyError
+from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors, listed
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
@@ -22,11 +23,11 @@ from mllm_plugin.store.codec import pack_windows
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.documents import DocumentState, document_state
 from mllm_plugin.store.hierarchies import HierarchyInUse
-from mllm_plugin.store.metadata import metadata_json
 from mllm_plugin.store.namespaces import create_namespace, find_namespace
 from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.values import metadata_json
 from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
-from mllm_plugin.types import AddReport, Document, Namespace
+from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
 
 _MOST_ATTEMPTS = 10
 Embedding = tuple[NDArray[np.float16], bytes]  # pooled [d], packed windows
@@ -66,23 +67,23 @@ class Ingest:
         embeddings: Sequence[Any] | None = None,
         split: bool = True,
         provisional: bool = False,
+        on_invalid: OnInvalid = "raise",
+        first: int = 0,
     ) -> AddReport:
         """Checks, cuts and embeds what is new or changed, and writes all of it or nothing."""
         self._database.check_writable()
-        documents = check_documents(documents)
-        if embeddings is not None:
-            embeddings = listed("embeddings", embeddings)
-        if embeddings is not None and len(embeddings) != len(documents):
-            raise InvalidInputError(
-                f"expected {len(documents)} embeddings, one per document, got {len(embeddings)}"
-            )
-        if not documents:
-            return AddReport((), 0, 0, 0, 0, 0)
-        if embeddings is not None:
-            pairs = zip(documents, embeddings, strict=True)
-            prepared = [self._prepared_with(document, vector, split) for document, vector in pairs]
-            return self.write(documents, prepared, namespace, encoded=0, provisional=provisional)
+        given = check_documents(documents, on_invalid=on_invalid, first=first)
+        if embeddings is None:
+            report = self._add(given.documents, namespace, split, provisional)
+        else:
+            prepared = self._prepared_with(given, listed("embeddings", embeddings), split, skips(on_invalid))
+            documents = [item.document for item in prepared]
+            report = self.write(documents, prepared, namespace, encoded=0, provisional=provisional)
+        return replace(report, skipped=tuple(sorted(given.skipped)))
 
+    def _add(
+        self, documents: Sequence[Document], namespace: Namespace, split: bool, provisional: bool
+    ) -> AddReport:
         def attempt() -> AddReport:
             states = self.states(documents, namespace)
             changed = [doc for doc in documents if not same_text(states.get(doc.id), doc, split)]
@@ -115,6 +116,8 @@ class Ingest:
         provisional: bool = False,
     ) -> AddReport:
         """Writes prepared documents, and new metadata of the others, in one transaction."""
+        if not documents:
+            return AddReport((), 0, 0, 0, 0, 0)
         fresh = {item.document.id: item for item in prepared}
         added = updated = unchanged = chunks = 0
         with self._database.write() as tx:
@@ -193,14 +196,32 @@ class Ingest:
             )
         return prepared, encoded
 
-    def _prepared_with(self, document: Document, embedding: Any, split: bool) -> PreparedDocument:
-        """A document with vectors from the caller: one [d], or one per chunk [c, d]."""
+    def _prepared_with(
+        self, given: Given, embeddings: Sequence[Any], split: bool, skip: bool
+    ) -> list[PreparedDocument]:
+        """Documents with vectors from the caller; with `skip` those of bad vectors are noted and left out."""
+        count = len(given.documents) + len(given.skipped)
+        if len(embeddings) != count:
+            raise InvalidInputError(f"expected {count} embeddings, one per document, got {len(embeddings)}")
+        prepared = []
+        for document, place in zip(given.documents, given.places, strict=True):
+            try:
+                prepared.append(self._with_vectors(document, embeddings[place], split))
+            except (InvalidInputError, InvalidTypeError) as error:
+                named = SkippedDocument(place, document.id, str(error))
+                if not skip or isinstance(error, DimensionMismatchError):
+                    raise type(error)(describe(named)) from error
+                given.skipped.append(named)
+        return prepared
+
+    def _with_vectors(self, document: Document, embedding: Any, split: bool) -> PreparedDocument:
+        """A document with one vector [d], or one per chunk [c, d]."""
         vectors = as_vectors(embedding, self._encoder.dim).astype(np.float16)
         spans = whole_text(document.text) if len(vectors) == 1 else self._cut(document, split)
         if len(spans) != len(vectors):
             raise InvalidInputError(
-                f"document {document.id!r} has {len(spans)} chunks but {len(vectors)} embeddings; pass one "
-                f"embedding per document (it is then one chunk)"
+                f"{len(spans)} chunks but {len(vectors)} embeddings; pass one embedding per document (it is "
+                f"then one chunk)"
             )
         return PreparedDocument(
             document, document_hash(document.text, split), split, spans, vectors, None, [None] * len(spans)
@@ -263,57 +284,6 @@ class Ingest:
         chunk_id, node_id, windows = row
         block = load_children(tx, node_id, self._encoder.dim)
         return block.vectors[int(np.searchsorted(block.ids, chunk_id)), 0], windows or b""
-
-
-def check_documents(documents: Iterable[Document]) -> list[Document]:
-    """Documents that can be stored, as a list.
-
-    Raises:
-        InvalidTypeError: Something is no `Document`, or a field has the wrong type.
-        InvalidDocumentError: Empty text, a lone surrogate, a repeated id, or metadata that is no JSON.
-    """
-    if isinstance(documents, Document | str | bytes | Mapping) or not isinstance(documents, Iterable):
-        raise InvalidTypeError(f"expected a list of Document, got {type(documents).__name__}")
-    checked: list[Document] = []
-    seen: set[str] = set()
-    for place, document in enumerate(documents):
-        _check_document(document, place)
-        if document.id in seen:
-            raise InvalidDocumentError(f"id {document.id!r} comes twice in one call; nothing was added")
-        seen.add(document.id)
-        checked.append(document)
-    return checked
-
-
-def _check_document(document: Any, place: int) -> None:
-    if not isinstance(document, Document):
-        raise InvalidTypeError(f"item {place}: expected a Document, got {type(document).__name__}")
-    if not isinstance(document.text, str) or not isinstance(document.id, str):
-        raise InvalidTypeError(f"document {document.id!r}: id and text must be strings")
-    labels = document.labels
-    if not isinstance(labels, tuple | list) or not all(isinstance(one, str) and one for one in labels):
-        raise InvalidTypeError(f"document {document.id!r}: labels must be a tuple of non-empty strings")
-    if not document.id:
-        raise InvalidDocumentError(f"item {place}: the id is empty")
-    if not document.text.strip():
-        raise InvalidDocumentError(f"document {document.id!r}: the text is empty")
-    for name, value in (
-        ("id", document.id),
-        ("text", document.text),
-        *(("label", one) for one in document.labels),
-    ):
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidDocumentError(
-                f"document {document.id!r}: its {name} holds a lone surrogate at {error.start}, which is no "
-                f"valid Unicode; decode the source with errors='replace'"
-            ) from None
-    if not isinstance(document.metadata, Mapping):
-        raise InvalidDocumentError(
-            f"document {document.id!r}: metadata must be a dict, got {document.metadata!r}"
-        )
-    metadata_json(document.metadata)
 
 
 def document_hash(text: str, split: bool) -> bytes:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mllm_plugin.chunking import Span
+from mllm_plugin.documents import check_documents
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.ingest import Ingest, check_documents, document_hash, same_text
+from mllm_plugin.ingest import Ingest, document_hash, same_text
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors
 from mllm_plugin.store.cache import hash_text
@@ -127,7 +128,7 @@ def import_records(
         touched.add(namespace)
         for batch in _batches(run):
             reports.append(_import_batch(ingest, batch, namespace, split, dim if usable else None))
-    totals = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
+    totals: dict[str, Any] = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
     ids = tuple(name for report in reports for name in report.ids)
     return AddReport(ids=ids, **totals)
 
@@ -191,7 +192,7 @@ def _import_batch(
 ) -> AddReport:
     documents = check_documents(
         Document(id=one.id, text=one.text, metadata=one.metadata, labels=one.labels) for one in batch
-    )
+    ).documents
     check_documents(
         Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
     )

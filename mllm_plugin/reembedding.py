@@ -64,7 +64,7 @@ def reembed(
             changed = _drop_what_went(memory, copy) or bool(reports[-1].added or reports[-1].updated)
         with copy._database.write() as tx:
             mark_as_copy(tx, None)
-    totals = {
+    totals: dict[str, Any] = {
         name: sum(getattr(one, name) for one in reports) for name in ("added", "updated", "chunks", "encoded")
     }
     return BuildReport(**totals, unchanged=reports[0].unchanged, seconds=time.perf_counter() - started)

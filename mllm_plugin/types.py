@@ -11,16 +11,33 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.options import explain_calls
+
 Namespace = tuple[str, ...]
 Mode = Literal["auto", "beam", "flat", "exact"]
+OnInvalid = Literal["raise", "skip"]
 
 
 class _Report:
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-ready dictionary."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {one.name: _plain(getattr(self, one.name)) for one in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
+def _plain(value: Any) -> Any:
+    """The value with dictionaries in place of reports and named tuples, and lists in place of arrays."""
+    if isinstance(value, _Report):
+        return value.to_dict()
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # type: ignore[attr-defined]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+@explain_calls
 @dataclass(frozen=True, slots=True)
 class Document(_Report):
     """A text with an id and metadata.
@@ -69,8 +86,8 @@ class Hit(_Report):
     namespace: Namespace = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MemoryEmbedding:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MemoryEmbedding(_Report):
     """One embedding that a language model may read.
 
     Attributes:
@@ -93,9 +110,14 @@ class MemoryEmbedding:
     end: int
     namespace: Namespace = ()
 
+    def __repr__(self) -> str:
+        where = f", {self.document_id!r}[{self.start}:{self.end}]" if self.document_id else ""
+        kind = ("window of chunk", "chunk")[self.level] if self.level < 2 else "node"
+        return f"<level {self.level}, {kind} {self.node_id}{where}, score {self.score:.3f}>"
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Recall:
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Recall(_Report):
     """What a memory recalls for a query, all from one snapshot.
 
     Attributes:
@@ -108,6 +130,10 @@ class Recall:
     query: str
     hits: tuple[Hit, ...]
     levels: Mapping[int, tuple[MemoryEmbedding, ...]]
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{len(self.levels[level])} of level {level}" for level in sorted(self.levels))
+        return f"<Recall for {self.query!r}: {len(self.hits)} hits; embeddings: {found or 'none'}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +150,21 @@ class StoredDocument(_Report):
     split: bool
 
 
+class SkippedDocument(NamedTuple):
+    """A document that could not be stored: its place in what was given, from 0, its id, and why."""
+
+    place: int
+    id: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class AddReport(_Report):
-    """What `add` did: documents by fate, ids in the order given, chunks written, texts encoded."""
+    """What `add` did: documents by fate, ids in the order given, chunks written, texts encoded.
+
+    Attributes:
+        skipped: What `on_invalid="skip"` left out.
+    """
 
     ids: tuple[str, ...]
     added: int
@@ -134,6 +172,7 @@ class AddReport(_Report):
     unchanged: int
     chunks: int
     encoded: int
+    skipped: tuple[SkippedDocument, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +282,11 @@ class InstallReport(_Report):
 
 @dataclass(frozen=True, slots=True)
 class BuildReport(_Report):
-    """What a bulk build did and how long it took, in seconds."""
+    """What a bulk build did and how long it took, in seconds.
+
+    Attributes:
+        skipped: What `on_invalid="skip"` left out.
+    """
 
     added: int
     updated: int
@@ -251,3 +294,4 @@ class BuildReport(_Report):
     chunks: int
     encoded: int
     seconds: float
+    skipped: tuple[SkippedDocument, ...] = ()

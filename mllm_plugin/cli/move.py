@@ -51,7 +51,7 @@ def import_(
         bar = tqdm(source.records, unit=" documents", disable=settings.json or None)
         with settings.stage("import"):
             report = memory.import_records(placed(bar, settings.namespace, encoder))
-    counts = {name: value for name, value in report.to_dict().items() if name != "ids"}
+    counts = {name: value for name, value in report.to_dict().items() if isinstance(value, int)}
     counts |= {"documents": len(report.ids), "without_text": len(source.skipped)}
     emit(settings, counts, _import_lines(counts))
 

@@ -84,8 +84,10 @@ def plural(count: int, word: str) -> str:
 
 
 def namespace_name(namespace: Sequence[str]) -> str:
-    """The names joined by slashes; the root namespace is a single slash."""
-    return "/".join(namespace) or "/"
+    """As `--namespace` takes it: a name, or several as a JSON list; the root namespace is a single slash."""
+    if len(namespace) == 1 and namespace[0] != "/" and not namespace[0].startswith("["):
+        return printable(namespace[0])
+    return printable(json.dumps([*namespace], ensure_ascii=False)) if namespace else "/"
 
 
 def hit_lines(rank: int, hit: Hit, *, path: bool = False) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Settings:
     Attributes:
         encoder: A model name or path, or any object that `MemoryIndex.open` takes.
         encoder_named: True when the user named it.
+        slashed: True when the namespace is one plain name with a slash, which once meant several names.
         timings: Seconds per stage, shown with `-v`.
     """
 
@@ -36,6 +38,7 @@ class Settings:
     namespace: tuple[str, ...] = ()
     encoder: Any = DEFAULT_ENCODER
     encoder_named: bool = False
+    slashed: bool = False
     json: bool = False
     verbose: bool = False
     timings: dict[str, float] = field(default_factory=dict)
@@ -99,19 +102,50 @@ class Settings:
         with self.stage("open"):
             memory = MemoryIndex.open(self.memory, encoder=encoder, read_only=read_only)
         with memory:
+            if self.slashed:
+                self._check_slashes(memory)
             yield memory
 
+    def _check_slashes(self, memory: MemoryIndex) -> None:
+        """Passes over nothing that a release wrote for which a slash stood between two names."""
+        (name,) = self.namespace
+        if memory.namespaces(self.namespace):
+            return
+        parts = tuple(part for part in name.split("/") if part)
+        if memory.namespaces(parts):
+            raise NotFoundError(
+                f"no namespace of the one name {name!r}; the one of the names {[*parts]} is spelled "
+                f"{namespace_options(parts)}, and a new one of the one name {namespace_options((name,))}"
+            )
+        click.echo(f"{name!r} is one name; the names {[*parts]} are {namespace_options(parts)}", err=True)
 
-class NamespaceType(click.ParamType):
-    """Names joined by slashes."""
 
-    name = "a/b"
+def namespace_options(namespace: tuple[str, ...]) -> str:
+    """A namespace as one spells it on the command line, without doubt; empty for the root."""
+    plain = len(namespace) != 1 or "/" not in namespace[0]
+    if plain and not any(part.startswith("[") for part in namespace):
+        return " ".join(f"--namespace {shlex.quote(part)}" for part in namespace) or "without --namespace"
+    return f"--namespace {shlex.quote(json.dumps(namespace, ensure_ascii=False))}"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Returns the names; an empty value is the root."""
-        return value if isinstance(value, tuple) else tuple(part for part in value.split("/") if part)
+
+def _keep_namespace(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
+    if values:
+        settings = ctx.ensure_object(Settings)
+        settings.namespace = tuple(part for value in values for part in _names(value))
+        settings.slashed = settings.namespace == values[:1] and "/" in values[0]
+
+
+def _names(value: str) -> list[str]:
+    """The value as one name, the names of a JSON list, or none when it is empty."""
+    try:
+        found = json.loads(value) if value.startswith("[") else None
+    except ValueError:
+        found = None
+    if found is None:
+        return [value] if value else []
+    if not all(isinstance(name, str) for name in found):
+        raise click.BadParameter(f"expected a JSON list of strings, got {value}", param_hint="--namespace")
+    return found
 
 
 class FilterType(click.ParamType):
@@ -173,8 +207,13 @@ def memory_option(command: _Command, envvar: str | None = None) -> _Command:
 
 _JSON = _shared("--json", is_flag=True, help="Print one JSON value.")
 _VERBOSE = _shared("-v", "--verbose", is_flag=True, help="Show the time of each stage.")
-namespace_option = _shared(
-    "--namespace", type=NamespaceType(), help="Namespace, its names joined by slashes."
+namespace_option = click.option(
+    "--namespace",
+    multiple=True,
+    metavar="NAME",
+    expose_value=False,
+    callback=_keep_namespace,
+    help='Namespace; once for each of its names, or a JSON list of them: \'["users", "42"]\'.',
 )
 encoder_option = _shared("--encoder", metavar="NAME_OR_PATH", help="Model that embeds texts.")
 filter_option = click.option(

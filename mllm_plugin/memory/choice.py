@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllm_plugin.config import LeafConfig
-from mllm_plugin.errors import EncoderMismatchError, InvalidTypeError
+from mllm_plugin.errors import EncoderMismatchError, InvalidInputError, InvalidTypeError
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, LeafRanker, read_weights, shipped_weights
 
 DEFAULT = "default"
@@ -42,6 +42,19 @@ def choose_hierarchy(given: str | Path | Hierarchy, encoder: str, leaf: LeafConf
     chosen = Hierarchy.from_weights(weights, leaf=leaf)
     _check_encoder(chosen, encoder)
     return chosen
+
+
+def reopening(hierarchy: Hierarchy) -> str | Hierarchy:
+    """What opens a memory with this hierarchy again: "default", but for modules that no file can hold."""
+    if hierarchy.fingerprint == IDENTITY:
+        return DEFAULT
+    if hierarchy.weights is None:
+        return hierarchy
+    try:
+        Hierarchy.from_weights(hierarchy.weights)
+    except InvalidInputError:  # modules of the caller's own classes
+        return hierarchy
+    return DEFAULT
 
 
 def _check_encoder(hierarchy: Hierarchy, encoder: str) -> None:

@@ -21,7 +21,15 @@ from mllm_plugin.store.documents import (
 )
 from mllm_plugin.store.hierarchies import save_hierarchy, stored_fingerprint, weights_that_saw
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace, find_namespace, namespaces_below
-from mllm_plugin.types import AddReport, Document, InstallReport, MaskReport, Namespace, RemoveReport
+from mllm_plugin.types import (
+    AddReport,
+    Document,
+    InstallReport,
+    MaskReport,
+    Namespace,
+    OnInvalid,
+    RemoveReport,
+)
 
 
 class Edits(MemoryParts):
@@ -34,26 +42,40 @@ class Edits(MemoryParts):
         namespace: Namespace | str = (),
         embeddings: Sequence[Any] | None = None,
         split: bool = True,
+        on_invalid: OnInvalid = "raise",
     ) -> AddReport:
         """Adds documents, or replaces those whose id is there; unchanged text is not encoded again.
 
         Args:
-            documents: Their ids must differ from each other.
+            documents: Their ids must differ from each other; those of LangChain and LlamaIndex are taken too.
             namespace: Where they go; a plain string is a one-part namespace.
             embeddings: One vector [dim] per document, which is then one chunk; saves the encoder call.
             split: False keeps each document as one chunk that is never cut.
+            on_invalid: "skip" leaves out documents that cannot be stored and names them in the report.
 
         Raises:
             InvalidDocumentError: A document cannot be stored; nothing was added.
             DimensionMismatchError: An embedding has another width than the memory.
         """
-        return self._add(documents, namespace, embeddings=embeddings, split=split)
+        return self._add(documents, namespace, embeddings=embeddings, split=split, on_invalid=on_invalid)
 
     def add_provisionally(
-        self, documents: Iterable[Document], *, namespace: Namespace | str = (), split: bool = True
+        self,
+        documents: Iterable[Document],
+        *,
+        namespace: Namespace | str = (),
+        split: bool = True,
+        on_invalid: OnInvalid = "raise",
+        first: int = 0,
     ) -> AddReport:
-        """`add` for bulk builds: places whole groups quickly; `regroup` should follow."""
-        return self._add(documents, namespace, split=split, provisional=True)
+        """`add` for bulk builds: places whole groups quickly; `regroup` should follow.
+
+        Args:
+            documents, namespace, split, on_invalid: As for `add`.
+            first: Place of the first document in all that is built, for messages.
+        """
+        options = {"split": split, "on_invalid": on_invalid, "first": first}
+        return self._add(documents, namespace, provisional=True, **options)
 
     def _add(self, documents: Iterable[Document], namespace: Namespace | str, **options: Any) -> AddReport:
         report = self._ingest.add(documents, check_namespace(namespace), **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundErro
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.care import Care
+<<<<<<< HEAD
 from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.recognition import recognised
+=======
+from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy, reopening
+>>>>>>> fix/core
 from mllm_plugin.memory.twins import AsyncTwins
 from mllm_plugin.store.database import FILE_NAME, Database
 from mllm_plugin.store.hierarchies import HierarchyInUse
@@ -23,7 +29,10 @@ class MemoryIndex(AsyncTwins, Care):
     """A searchable, editable memory in one folder; open it with `MemoryIndex.open`.
 
     Threads may share one; processes may each open the same folder. Every call that writes is one transaction.
+    Pickled or copied it becomes a handle of its own, opened again from the same folder.
     """
+
+    _given: Any = None  # the encoder as `open` got it
 
     @classmethod
     def open(
@@ -78,10 +87,43 @@ class MemoryIndex(AsyncTwins, Care):
                 given = recognised(given, settings, database)
             chosen = settings.resolve(config)
             used = _hierarchies(hierarchy, settings, chosen, folder)
-            return cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
+            memory = cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
+            memory._given = _absolute(encoder)
+            return memory
         except BaseException:
             database.close()
             raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = self._options() | {"encoder": self._given}
+        self._check_pickles(options["encoder"], options["hierarchy"])
+        return _reopened, (type(self), self._database.place.parent, options)
+
+    def _check_pickles(self, *parts: Any) -> None:
+        try:
+            pickle.dumps(parts)
+        except Exception as error:
+            raise InvalidTypeError(
+                f"the memory at {self.path} cannot be pickled, its encoder or hierarchy cannot: {error}. "
+                f"Pickle its path, and open it where it is needed with MemoryIndex.open(path, encoder=…); or "
+                f"open it here with a model's name"
+            ) from error
+
+    def __copy__(self) -> MemoryIndex:
+        return _reopened(type(self), self._database.place.parent, self._options())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryIndex:
+        return self.__copy__()
+
+    def _options(self) -> dict[str, Any]:
+        """What opens the memory again as it is."""
+        return {
+            "encoder": None if self._given is None else self.encoder,
+            "config": self.config,
+            "hierarchy": reopening(self.hierarchy),
+            "timeout": self._database.timeout,
+            "read_only": self._database.read_only,
+        }
 
     def __enter__(self) -> MemoryIndex:
         return self
@@ -91,6 +133,16 @@ class MemoryIndex(AsyncTwins, Care):
 
     def __repr__(self) -> str:
         return f"MemoryIndex({str(self.path)!r}, encoder={self.encoder.fingerprint!r})"
+
+
+def _absolute(encoder: Any) -> Any:
+    """A folder's full path, for a process that works in another one; anything else as it is."""
+    is_folder = isinstance(encoder, str | Path) and os.path.isdir(encoder)
+    return os.path.abspath(encoder) if is_folder else encoder
+
+
+def _reopened(cls: type[MemoryIndex], path: Path, options: dict[str, Any]) -> MemoryIndex:
+    return cls.open(path, create=False, **options)
 
 
 def _hierarchies(

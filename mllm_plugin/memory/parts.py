@@ -7,6 +7,7 @@ from typing import Any
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.ingest import Ingest
+from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
@@ -16,8 +17,12 @@ from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.writer import NamespaceWriter
 
 
+@explain_calls
 class MemoryParts:
     """The open files, the encoder and the settings of one memory."""
+
+    def __init_subclass__(cls) -> None:
+        explain_calls(cls)
 
     def __init__(
         self, database: Database, encoder: TextEncoder, config: MemoryConfig, hierarchies: HierarchyInUse

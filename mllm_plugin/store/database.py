@@ -62,6 +62,7 @@ class Database:
         vfs: str | None = None,
     ) -> None:
         self.folder, self.path = folder, folder / FILE_NAME
+        self.place = self.path.absolute()  # the process may change its folder
         self.read_only, self.timeout = read_only, timeout
         self._vfs = vfs or _checksum_vfs()
         self._scrub_vfs = scrub_vfs(self._vfs)
@@ -77,6 +78,7 @@ class Database:
             self._create(create)
         else:
             self._check_format(create)
+        self._file = _identity(self.place)
 
     # -- transactions
     # --------------------------------------------------------------------------------------------
@@ -104,6 +106,8 @@ class Database:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
+                    if _identity(self.place) != self._file:
+                        raise self._gone()
                     connection.execute("COMMIT")
                 except BaseException:
                     if connection.in_transaction:
@@ -192,13 +196,16 @@ class Database:
             )
 
     def check_open(self) -> None:
-        """Raises when the memory was closed.
+        """Raises when the memory was closed, or its file is no longer there: what is written would be lost.
 
         Raises:
-            ClosedError: It was.
+            ClosedError: It was closed.
+            StoreError: The file was deleted, moved away, or replaced by another one.
         """
         if self._closed:
             raise ClosedError(f"the memory at {self.folder} is closed; open it again with MemoryIndex.open")
+        if _identity(self.place) != self._file:
+            raise self._gone()
 
     # -- connections
     # ---------------------------------------------------------------------------------------------
@@ -212,12 +219,12 @@ class Database:
     def _open_reader(self) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READONLY
         if not self.read_only:
-            connection = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE)
+            connection = self._connect(self.place, apsw.SQLITE_OPEN_READWRITE)
             connection.pragma("query_only", True)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # only the writer's VFS scrubs
             return connection
         try:
-            connection = self._connect(self.path, flags)
+            connection = self._connect(self.place, flags)
             connection.pragma("user_version")
             return connection
         except apsw.CantOpenError:  # a folder without write permission has no place for the shared lock file
@@ -248,7 +255,7 @@ class Database:
     def _writer_connection(self) -> apsw.Connection:
         self.check_open()
         if self._writer is None:
-            connection = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE, self._scrub_vfs)
+            connection = self._connect(self.place, apsw.SQLITE_OPEN_READWRITE, self._scrub_vfs)
             if connection.pragma("journal_mode") != "wal":  # a restored backup
                 connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
@@ -348,11 +355,26 @@ class Database:
                 raise self._damaged(error) from error
             raise StoreError(f"reading or writing {self.path} failed: {error}") from error
 
+    def _gone(self) -> StoreError:
+        return StoreError(
+            f"{self.path} was deleted or replaced since it was opened; nothing was read or written. Open the "
+            f"memory again with MemoryIndex.open"
+        )
+
     def _damaged(self, error: Exception) -> DamagedStoreError:
         return DamagedStoreError(
             f"{self.path} is damaged ({error}). Keep a copy, then restore a backup, or rebuild the memory "
             f"from its documents"
         )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is there; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _checksum_vfs() -> str:

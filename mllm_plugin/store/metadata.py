@@ -1,23 +1,25 @@
-"""Metadata: checked, flattened into postings, and filters over them compiled to SQL.
+"""Filters over metadata, compiled to SQL over its postings.
 
 A filter is a dictionary as in LangGraph, Chroma or MongoDB: `{"year": {"$gte": 2020}, "lang": "en"}`.
 Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains, and $and $or $not. Several entries mean
 "and". A list in the metadata matches when any of its elements does; keys of nested objects are joined by
-dots. $ne, $nin and $not match documents without the key too. `None` equals a null and a missing key.
+dots. $ne, $nin and $not match documents without the key too. `None` equals a null and a missing key. Numbers
+compare exactly, integers of any size too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import apsw
 
-from mllm_plugin.errors import FilterError, InvalidDocumentError
+from mllm_plugin.errors import FilterError
+from mllm_plugin.store.values import LONG, flatten, may_be_rounded, scalar, scalar_flaw, text_flaw
 
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _COMPARE = {
@@ -26,23 +28,12 @@ _COMPARE = {
     "$lt": operator.lt,
     "$lte": operator.le,
     "$contains": operator.contains,
+    "$eq": operator.eq,
+    "$in": lambda value, wanted: value in wanted,
 }
 _OPERATORS = ("$eq", "$ne", *_ORDER, "$in", "$nin", "$exists", "$contains", "$and", "$or", "$not")
-_INT64 = 1 << 63
 _MOST_PARAMETERS = 30_000
-_LONG = 200  # characters from which a string is posted as its hash
-LONG_STRING = "long_string_matches"  # SQL function, see `register_functions`
-
-
-class Posting(NamedTuple):
-    """One scalar of a document's metadata.
-
-    Kinds: s string, l hash of a long string, n number, b boolean, z null (value 0).
-    """
-
-    key: str
-    kind: str
-    value: str | float | int
+READ_VALUES = "values_match"  # SQL function, see `register_functions`
 
 
 class Clause(NamedTuple):
@@ -50,29 +41,6 @@ class Clause(NamedTuple):
 
     sql: str
     parameters: tuple[Any, ...]
-
-
-def metadata_json(metadata: Mapping[str, Any]) -> str:
-    """Metadata as JSON.
-
-    Raises:
-        InvalidDocumentError: It is not made of JSON values with string keys, or holds a lone surrogate.
-    """
-    try:
-        _check(metadata)
-        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8")
-        postings(metadata)
-    except (TypeError, ValueError, RecursionError, FilterError) as error:
-        raise InvalidDocumentError(
-            f"metadata must be JSON values (str, int, float, bool, None, list, dict with str keys): {error}"
-        ) from error
-    return text
-
-
-def postings(metadata: Mapping[str, Any]) -> set[Posting]:
-    """What a filter can find a document by."""
-    return {Posting(key, *_scalar(value)) for key, value in _flatten("", metadata)}
 
 
 def compile_filter(condition: Mapping[str, Any] | None, namespace_id: int) -> Clause:
@@ -93,47 +61,6 @@ def _filter(condition: Any, namespace_id: int) -> Clause:
     if not isinstance(condition, Mapping):
         raise FilterError(f"a filter is a dictionary, got {type(condition).__name__}")
     return _all([_entry(key, value, namespace_id) for key, value in condition.items()])
-
-
-def _check(value: Any) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"key {key!r} is no string")
-            _check(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check(item)
-    elif not isinstance(value, str | int | float | None):
-        raise TypeError(f"{type(value).__name__} value {value!r}")
-
-
-def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(f"{prefix}.{key}" if prefix else key, item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _flatten(prefix, item)
-    else:
-        yield prefix, value
-
-
-def _scalar(value: Any) -> tuple[str, Any]:
-    if value is None:
-        return "z", 0
-    if isinstance(value, bool):
-        return "b", int(value)
-    if isinstance(value, int):
-        return "n", value if -_INT64 <= value < _INT64 else _huge(value)
-    if isinstance(value, float) and not math.isnan(value):
-        return "n", value
-    if isinstance(value, str):
-        _check_unicode(value)
-        return ("s", value) if len(value) < _LONG else ("l", _digest(value))
-    raise FilterError(
-        f"cannot compare with {type(value).__name__} {value!r}; use str, int, float, bool or None"
-    )
 
 
 def _entry(key: Any, value: Any, namespace_id: int) -> Clause:
@@ -169,10 +96,7 @@ def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
     if name in _ORDER:
         if isinstance(operand, str):
             return _string(f"value {_ORDER[name]} ?", name, operand, where)
-        kind, value = _scalar(operand)
-        if kind != "n":
-            raise FilterError(f"{name} on {key!r} takes a number or a string, got {operand!r}")
-        return _postings(f"kind = 'n' AND value {_ORDER[name]} ?", (*where, value))
+        return _number(name, operand, where)
     if name == "$exists":
         if not isinstance(operand, bool):
             raise FilterError(f"$exists on {key!r} takes true or false, got {operand!r}")
@@ -187,22 +111,24 @@ def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
 
 
 def _equal(value: Any, where: tuple[int, str]) -> Clause:
-    kind, value = _scalar(value)
+    kind, posted = _scalar(value, where[1])
     if kind == "z":
         return _any([_postings("kind = 'z'", where), _not(_postings("1", where))])
-    return _postings("kind = ? AND value = ?", (*where, kind, value))
+    found = _postings("kind = ? AND value = ?", (*where, kind, posted))
+    return _all([found, _read("$eq", value, where)]) if _is_rounded(kind, posted) else found
 
 
 def _one_of(values: Iterable[Any], where: tuple[int, str]) -> Clause:
     """Equal to any of the values, however many: one lookup per kind."""
-    by_kind: dict[str, list[Any]] = {}
+    by_kind: dict[tuple[str, bool], dict[Any, Any]] = {}
     for value in values:
-        kind, operand = _scalar(value)
-        by_kind.setdefault(kind, []).append(operand)
-    parts = [_equal(None, where)] if by_kind.pop("z", None) else []
-    for kind, operands in by_kind.items():
+        kind, posted = _scalar(value, where[1])
+        by_kind.setdefault((kind, _is_rounded(kind, posted)), {})[value] = posted
+    parts = [_equal(None, where)] if by_kind.pop(("z", False), None) else []
+    for (kind, rounded), operands in by_kind.items():
         chosen = "kind = ? AND value IN (SELECT value FROM json_each(?))"
-        parts.append(_postings(chosen, (*where, kind, json.dumps(operands))))
+        found = _postings(chosen, (*where, kind, json.dumps([*operands.values()])))
+        parts.append(_all([found, _read("$in", [*operands], where)]) if rounded else found)
     return _any(parts)
 
 
@@ -211,38 +137,62 @@ def _string(condition: str, name: str, operand: str, where: tuple[int, str]) -> 
     _check_unicode(operand)
     short = _postings(f"kind = 's' AND {condition}", (*where, operand))
     some_long = _postings("kind = 'l'", where)
-    is_long = Clause(f"{LONG_STRING}(d.metadata, ?, ?, ?)", (where[1], name, operand))
-    return _any([short, _all([some_long, is_long])])
+    return _any([short, _all([some_long, _read(name, operand, where)])])
+
+
+def _number(name: str, operand: Any, where: tuple[int, str]) -> Clause:
+    """An order of numbers; rounding keeps it, so only those posted as the operand's float must be read."""
+    kind, posted = _scalar(operand, where[1])
+    if kind != "n":
+        raise FilterError(f"{name} on {where[1]!r} takes a number or a string, got {operand!r}")
+    if not _is_rounded(kind, posted):
+        return _postings(f"kind = 'n' AND value {_ORDER[name]} ?", (*where, posted))
+    beyond = _postings(f"kind = 'n' AND value {_ORDER[name][0]} ?", (*where, posted))
+    same = _postings("kind = 'n' AND value = ?", (*where, posted))
+    return _any([beyond, _all([same, _read(name, operand, where)])])
+
+
+def _read(name: str, operand: Any, where: tuple[int, str]) -> Clause:
+    """A condition on the values as the document has them, where postings do not tell them apart."""
+    return Clause(f"{READ_VALUES}(d.metadata, ?, ?, ?)", (where[1], name, json.dumps(operand)))
 
 
 def register_functions(connection: apsw.Connection) -> None:
     """Adds what compiled filters call to a connection."""
-    connection.create_scalar_function(LONG_STRING, _long_string_matches, 4, deterministic=True)  # pyright: ignore[reportArgumentType]
+    connection.create_scalar_function(READ_VALUES, _values_match, 4, deterministic=True)  # pyright: ignore[reportArgumentType]
 
 
-def _long_string_matches(metadata: str, key: str, name: str, operand: str) -> bool:
-    compare = _COMPARE[name]
-    values = [value for found, value in _flatten("", json.loads(metadata)) if found == key]
-    strings = [value for value in values if isinstance(value, str) and len(value) >= _LONG]
-    return any(compare(value, operand) for value in strings)
+def _values_match(metadata: str, key: str, name: str, operand: str) -> bool:
+    """Whether a long string, or a number, of the metadata compares as wanted; integers exactly."""
+    wanted, compare = _parsed(operand), _COMPARE[name]
+    values = [value for found, value in flatten("", json.loads(metadata)) if found == key]
+    if isinstance(wanted, str):
+        fit = [value for value in values if isinstance(value, str) and len(value) >= LONG]
+    else:
+        fit = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return any(compare(value, wanted) for value in fit)
 
 
-def _huge(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise FilterError(f"a number of {value.bit_length()} bits cannot be compared") from None
+@lru_cache(maxsize=64)
+def _parsed(operand: str) -> Any:
+    found = json.loads(operand)
+    return frozenset(found) if isinstance(found, list) else found
+
+
+def _scalar(value: Any, key: str) -> tuple[str, Any]:
+    """Kind and value to compare with, as postings have them; infinity may be compared with."""
+    if reason := "" if isinstance(value, float) and math.isinf(value) else scalar_flaw(value):
+        raise FilterError(f"{key!r} cannot be compared with a value that {reason}")
+    return scalar(value)
+
+
+def _is_rounded(kind: str, posted: Any) -> bool:
+    return kind == "n" and may_be_rounded(posted)
 
 
 def _check_unicode(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise FilterError(f"{text!r} holds a lone surrogate; it is no valid Unicode") from None
-
-
-def _digest(value: str) -> str:
-    return hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    if reason := text_flaw(text):
+        raise FilterError(f"{text!r} {reason}")
 
 
 def _postings(condition: str, parameters: tuple[Any, ...]) -> Clause:

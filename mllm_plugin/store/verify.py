@@ -11,9 +11,9 @@ import numpy as np
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.lexical import TermCounts
-from mllm_plugin.store.metadata import postings
 from mllm_plugin.store.namespaces import NamespaceRow, namespaces_below
 from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.values import postings
 from mllm_plugin.tree.editor import LEAF_LEVEL, Fold
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import VerifyReport

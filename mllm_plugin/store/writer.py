@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from mllm_plugin.chunking import Span
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.lexical import TermCounts
-from mllm_plugin.store.metadata import Posting, metadata_json, postings
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
 from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms
+from mllm_plugin.store.values import Posting, metadata_json, postings
 from mllm_plugin.tree.editor import Fold, TreeEditor
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import Document

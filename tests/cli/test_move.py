@@ -80,7 +80,7 @@ def test_export_without_vectors_is_encoded_again(
 def test_one_namespace_moves_below_another(mllm, mllm_json, filled: Path, tmp_path: Path) -> None:
     mllm("export", tmp_path / "one.jsonl", "--vectors", "--namespace", "users")
     mllm("import", tmp_path / "one.jsonl", "--namespace", "copy")
-    assert [one["id"] for one in mllm_json("list", "--namespace", "copy/users/1")] == ["piece"]
+    assert [one["id"] for one in mllm_json("list", "--namespace", '["copy", "users", "1"]')] == ["piece"]
 
 
 def test_lines_of_others_with_vectors(mllm, mllm_json, tmp_path: Path, encoder: ToyEncoder) -> None:

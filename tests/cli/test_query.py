@@ -49,12 +49,15 @@ def test_search_with_a_vector_needs_no_encoder(
 
 
 def test_namespaces_are_searched_apart_and_together(mllm, mllm_json, files: Path) -> None:
-    mllm("index", files, "--namespace", "users/1")
-    mllm("index", files / "herons.md", "--namespace", "users/2")
+    mllm("index", files, "--namespace", "users", "--namespace", "1")
+    mllm("index", files / "herons.md", "--namespace", '["users", "2"]')
     assert mllm_json("search", "herons")["hits"] == []
-    assert len(mllm_json("search", "herons", "--namespace", "users/1", "-k", "9")["hits"]) == 3
+    assert (
+        len(mllm_json("search", "herons", "--namespace", "users", "--namespace", "1", "-k", "9")["hits"]) == 3
+    )
     assert len(mllm_json("search", "herons", "--namespace", "users", "--prefix", "-k", "9")["hits"]) == 4
-    assert "in users/2" in mllm("search", "herons", "--namespace", "users/2").stdout
+    found = mllm("search", "herons", "--namespace", "users", "--namespace", "2")
+    assert 'in ["users", "2"]' in found.stdout
 
 
 def test_list_shows_labels_and_masks(mllm, mllm_json, files: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from datetime import date
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -115,9 +117,64 @@ def test_filters_mean_what_they_say(library, condition):
     assert found == set(expected)
 
 
+_EDGES = [2**53, 2**63, 2**64, 2**70, 10**30, 2**1000]
+_NEIGHBOURS = sorted({sign * (edge + step) for edge in _EDGES for step in range(-2, 3) for sign in (1, -1)})
+_NUMBERS = [*_NEIGHBOURS, *(float(number) for number in _NEIGHBOURS), 0, 0.5, float("inf"), float("-inf")]
+_FINITE = [number for number in _NUMBERS if abs(number) != float("inf")]
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    """A document per number, and lists of neighbours, whose postings are the same float."""
+    from toy import ToyEncoder
+
+    values = [
+        *_FINITE,
+        *([left, right] for left, right in pairwise(_NEIGHBOURS)),
+        "18446744073709551615",
+        True,
+    ]
+    with MemoryIndex.open(tmp_path_factory.mktemp("numbers"), encoder=ToyEncoder()) as memory:
+        memory.add([Document(f"text {n}", id=str(n), metadata={"n": one}) for n, one in enumerate(values)])
+        yield memory, values
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    name=st.sampled_from(["$eq", "$ne", "$contains", *_ORDER, "$in", "$nin"]),
+    operands=st.lists(st.sampled_from(_NUMBERS), min_size=1, max_size=4),
+)
+def test_numbers_compare_exactly(numbers, name, operands):
+    """Integers beyond 64 bits too, also beside floats: postings round them, and neighbours must not match."""
+    memory, values = numbers
+    condition = {"n": {name: operands if name in ("$in", "$nin") else operands[0]}}
+    expected = [str(n) for n, one in enumerate(values) if matches({"n": one}, condition)]
+    assert [one.id for one in memory.documents(filter=condition)] == expected
+    assert {hit.document_id for hit in memory.search("text", k=500, filter=condition)} == set(expected)
+
+
+@pytest.mark.parametrize("user", [2**64 - 2, -(2**63), -(2**63) - 1, 2**63])
+def test_mask_and_remove_take_one_of_two_neighbours(memory, user):
+    users = [user - 1, user, user + 1]
+    memory.add(Document(f"notes of {one}", id=str(one), metadata={"user": one}) for one in users)
+    assert memory.mask(filter={"user": user}).documents == 1
+    assert [one.id for one in memory.documents() if one.masks] == [str(user)]
+    assert memory.remove(filter={"user": user}).documents == 1
+    assert memory.remove(filter={"user": {"$gt": user}}).documents == 1
+    assert [one.id for one in memory.documents()] == [str(user - 1)]
+    assert memory.verify().ok
+
+
 def test_thousands_of_values_are_one_lookup(library):
     many = [f"value{number}" for number in range(20_000)]
     assert [one.id for one in library.documents(filter={"lang": {"$in": [*many, "en"]}})] == ["1"]
+
+
+def test_thousands_of_long_numbers_are_one_lookup(numbers):
+    memory, values = numbers
+    many = [2**64 + 3 + number for number in range(20_000)]
+    found = memory.documents(filter={"n": {"$in": [*many, 2**64 + 1]}})
+    assert [values[int(one.id)] for one in found] == [2**64 + 1, [2**64, 2**64 + 1], [2**64 + 1, 2**64 + 2]]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +192,8 @@ def test_thousands_of_values_are_one_lookup(library):
         {"year": {"$exists": 1}},
         {"tags": ["a"]},
         {"year": float("nan")},
+        {"year": 10**400},
+        {"year": {"$in": [1, {2}]}},
         "year",
     ],
     ids=str,
@@ -142,3 +201,9 @@ def test_thousands_of_values_are_one_lookup(library):
 def test_malformed_filters_are_refused(library, condition):
     with pytest.raises(FilterError):
         library.search("text", filter=condition)
+
+
+def test_an_unfit_value_is_named_with_its_key(library):
+    for operand in (date(2024, 1, 1), {"$gt": date(2024, 1, 1)}, {"$in": [1, date(2024, 1, 1)]}):
+        with pytest.raises(FilterError, match=r"'year' cannot .* datetime\.date: use value\.isoformat\(\)"):
+            library.search("text", filter={"lang": "en", "year": operand})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from recall_tools import CONFIG, many_documents
@@ -143,3 +144,23 @@ def test_misuse_is_refused(library):
         library.search("w1", k=0)
     with pytest.raises(InvalidInputError, match="unknown mode"):
         library.search("w1", mode="fuzzy")
+
+
+def test_results_as_dictionaries_name_every_field(memory):
+    memory.add([Document(f"herons eat fish {n}", id=f"{n}") for n in range(3)])
+    hit = memory.search("herons", k=1)[0]
+    step = hit.path[-1]
+    assert hit.to_dict()["path"][-1] == {"level": 1, "node_id": step.node_id, "score": step.score}
+    recalled = memory.recall("herons", k=1)
+    found = json.loads(json.dumps(recalled.to_dict()))
+    assert found["hits"] == [json.loads(json.dumps(hit.to_dict()))]
+    assert len(found["levels"]["1"][0]["vectors"][0]) == memory.dim
+
+
+def test_a_recall_prints_what_it_is(memory):
+    memory.add([Document("herons eat fish", id="a")])
+    recalled = memory.recall("herons", k=1)
+    assert repr(recalled) == "<Recall for 'herons': 1 hits; embeddings: 1 of level 0, 1 of level 1>"
+    chunk = recalled.levels[1][0]
+    assert repr(chunk) == f"<level 1, chunk {chunk.node_id}, 'a'[0:15], score {chunk.score:.3f}>"
+    assert "array" not in str((recalled, *recalled.levels.values()))
