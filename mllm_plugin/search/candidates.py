@@ -21,7 +21,7 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.store.blocks import Block, BlockCache
 from mllm_plugin.store.image import Image
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.store.terms import frequencies, routed_chunks
+from mllm_plugin.store.terms import frequencies, routed_chunks, word_rule
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,11 @@ class View:
 
     def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
         """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
-        plain = QueryTerms.of(query.text, {}, 0, 0)
+        rule = word_rule(self.tx)
+        plain = QueryTerms.of(query.text, {}, 0, 0, rule)
         known = frequencies(self.tx, self.row.namespace_id, plain.hashes.tolist())
         live = {term: found[0] for term, found in known.items()}
-        terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms)
+        terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms, rule)
         return terms, routed_chunks(self.tx, self.row.namespace_id, known)
 
 

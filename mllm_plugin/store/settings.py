@@ -14,6 +14,7 @@ from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.hierarchies import save_hierarchy
+from mllm_plugin.store.terms import save_word_rule
 
 _FIXED = ("chunking", "tree", "level0")
 
@@ -73,6 +74,7 @@ def save_settings(
         ]
         if not tx.execute("SELECT 1 FROM meta WHERE key = 'encoder'").get:
             tx.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+            save_word_rule(tx)
             save_hierarchy(tx, hierarchy)
     found = load_settings(database)
     assert found is not None
