@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
 from mllm_plugin.pretrained import file_sha256, no_progress_bars
 
+LEAST_TOKENS = 8  # of text in a chunk, as in `ChunkingConfig`
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -36,6 +38,7 @@ class HuggingFaceEncoder:
 
     Raises:
         ModelNotFoundError: The model, or a fast tokenizer for it, is not to be had.
+        InvalidInputError: The pooling is unknown, or a prefix leaves no room for text.
     """
 
     def __init__(
@@ -77,17 +80,29 @@ class HuggingFaceEncoder:
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, 512)
-        prefix = len(self._tokenizer(self.document_prefix, add_special_tokens=False)["input_ids"])
-        self.max_tokens = self._length - self._tokenizer.num_special_tokens_to_add() - prefix
+        self.max_tokens = self._room_for_text()
         self.fingerprint = self._fingerprint()
 
+    def _room_for_text(self) -> int:
+        """Tokens that the longer prefix and the special tokens leave; chunks of queries get it too."""
+        prefixes = self._tokenizer([self.document_prefix, self.query_prefix], add_special_tokens=False)
+        longest = max(map(len, prefixes["input_ids"]))
+        room = self._length - self._tokenizer.num_special_tokens_to_add() - longest
+        if room < LEAST_TOKENS:
+            raise InvalidInputError(
+                f"a prefix of {longest} tokens leaves {room} of the {self._length} that the encoder reads, "
+                f"expected at least {LEAST_TOKENS}; shorten query_prefix or document_prefix"
+            )
+        return room
+
     def token_offsets(self, text: str) -> NDArray[np.int64]:
-        """Character spans [t, 2] of the text's tokens."""
+        """Character spans [t, 2] of the text's tokens; a blank before a word may belong to its token."""
+        plain, places = plain_letters(text)
         with self._lock:
             encoding = self._tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+                plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
             )
-        return np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        return places.spans(np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2))
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
@@ -107,9 +122,10 @@ class HuggingFaceEncoder:
         """Character spans of the windows that `encode_documents` gives for each text."""
         if not texts:
             return []
+        plain = [plain_letters(text) for text in texts]
         with self._lock:
             encoded = self._tokenizer(
-                [self.document_prefix + text for text in texts],
+                [self.document_prefix + text for text, _ in plain],
                 truncation=True,
                 max_length=self._length,
                 return_offsets_mapping=True,
@@ -117,10 +133,11 @@ class HuggingFaceEncoder:
             )
         first, size = len(self.document_prefix), self.window_tokens
         spans = []
-        for offsets in encoded["offset_mapping"]:
-            content = [(start - first, end - first) for start, end in offsets if end > start >= first]
+        for text, (_, places), offsets in zip(texts, plain, encoded["offset_mapping"], strict=True):
+            tokens = np.array([span for span in offsets if span[1] > max(span[0], first)], dtype=np.int64)
+            content = places.spans((tokens.reshape(-1, 2) - first).clip(min=0)).tolist()
             runs = (content[at : at + size] for at in range(0, len(content), size))
-            spans.append([(run[0][0], run[-1][1]) for run in runs])
+            spans.append([_trimmed(text, run[0][0], run[-1][1]) for run in runs])
         return spans
 
     @torch.inference_mode()
@@ -129,14 +146,14 @@ class HuggingFaceEncoder:
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         pooled = np.zeros((len(texts), self.dim), dtype=np.float32)
         found: list[NDArray[np.float32]] = [np.zeros((0, self.dim), dtype=np.float32)] * len(texts)
-        for rows, batch in self._batches([prefix + text for text in texts]):
+        for rows, batch in self._batches([prefix + plain_letters(text)[0] for text in texts]):
             inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
             offsets = inputs.pop("offset_mapping")
             output = self._model(**inputs, output_hidden_states=windows and self.window_layer != -1)
             states = output.last_hidden_state
             pooled[rows] = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
             if windows:
-                content = (offsets[..., 1] > offsets[..., 0]) & (offsets[..., 0] >= len(prefix))
+                content = offsets[..., 1] > offsets[..., 0].clip(min=len(prefix))
                 layer = states if self.window_layer == -1 else output.hidden_states[self.window_layer]
                 for row, window in zip(rows, _windows(layer, content, self.window_tokens), strict=True):
                     found[row] = window
@@ -209,6 +226,15 @@ class _ModelSettings:
 
     def prompt(self, *names: str) -> str:
         return next((self._prompts[name] for name in names if name in self._prompts), "")
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without surrounding white space; as it is where there is nothing else in it."""
+    inside = text[start:end]
+    if not (bare := inside.strip()):
+        return start, end
+    start += inside.index(bare[0])
+    return start, start + len(bare)
 
 
 def _read_json(path: Path):  # noqa: ANN202 - any JSON value
