@@ -23,7 +23,8 @@ class TextEncoder(Protocol):
     `max_tokens`, the longest input; without them chunks are counted in words. And
     `encode_query_windows(texts)`, which gives queries as `encode_documents` gives documents; without it the
     leaf ranker compares windows with the whole query only. And `window_spans(texts)`, the character spans
-    of each text's windows; without it a recalled window is placed at its whole chunk.
+    of each text's windows; without it a recalled window is placed at its whole chunk. And
+    `cannot_read(texts)`, which of them it makes nothing of; their embedding is zero.
     """
 
     dim: int

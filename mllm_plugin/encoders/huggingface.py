@@ -19,6 +19,7 @@ from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
 from mllm_plugin.pretrained import file_sha256, no_progress_bars
 
 LEAST_TOKENS = 8  # of text in a chunk, as in `ChunkingConfig`
+_UNREAD_SHARE = 0.75
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -103,6 +104,21 @@ class HuggingFaceEncoder:
                 plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
             )
         return places.spans(np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2))
+
+    def cannot_read(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts are to the tokenizer little but unknown tokens."""
+        return [not text.isascii() and self._unknown_share(text) >= _UNREAD_SHARE for text in texts]
+
+    def _unknown_share(self, text: str) -> float:
+        """Share of a text's characters, blanks aside, that lie in unknown tokens."""
+        plain, _ = plain_letters(text)
+        with self._lock:
+            encoding = self._tokenizer(
+                plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+            )
+        widths = np.array([len(plain[start:end].strip()) for start, end in encoding["offset_mapping"]])
+        unknown = np.array(encoding["input_ids"]) == self._tokenizer.unk_token_id
+        return float(widths[unknown].sum() / max(1, widths.sum())) if len(widths) else 0.0
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""

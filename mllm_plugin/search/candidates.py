@@ -17,6 +17,7 @@ from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.lexical import QueryTerms
 from mllm_plugin.search.allowed import Allowed
+from mllm_plugin.search.finalists import with_meaning
 from mllm_plugin.search.query import Query
 from mllm_plugin.store.blocks import Block, BlockCache
 from mllm_plugin.store.image import Image
@@ -160,8 +161,9 @@ def scores_of(
 def cosines_of(
     view: View, queries: Sequence[Query], embeddings: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
-    """Level-1 scores of chunks [n, 1, d] for each query [n]."""
-    return scores_of(view, 1, queries, embeddings)
+    """Level-1 scores of chunks [n, 1, d] for each query [n]; see `with_meaning`."""
+    found = scores_of(view, 1, queries, embeddings)
+    return [with_meaning(one, embeddings[:, 0]) for one in found]
 
 
 def admitted(live: NDArray[np.bool_], ids: NDArray[np.int64], allowed: Allowed | None) -> NDArray[np.bool_]:
