@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
+from mllm_plugin.encoders.text import is_unread
 from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
 from mllm_plugin.pretrained import file_sha256, no_progress_bars
 
 LEAST_TOKENS = 8  # of text in a chunk, as in `ChunkingConfig`
-_UNREAD_SHARE = 0.75
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -107,18 +107,15 @@ class HuggingFaceEncoder:
 
     def cannot_read(self, texts: Sequence[str]) -> list[bool]:
         """Which texts are to the tokenizer little but unknown tokens."""
-        return [not text.isascii() and self._unknown_share(text) >= _UNREAD_SHARE for text in texts]
-
-    def _unknown_share(self, text: str) -> float:
-        """Share of a text's characters, blanks aside, that lie in unknown tokens."""
-        plain, _ = plain_letters(text)
+        plain = [plain_letters(text)[0] for text in texts]
+        if not plain:
+            return []
         with self._lock:
-            encoding = self._tokenizer(
+            encoded = self._tokenizer(
                 plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
             )
-        widths = np.array([len(plain[start:end].strip()) for start, end in encoding["offset_mapping"]])
-        unknown = np.array(encoding["input_ids"]) == self._tokenizer.unk_token_id
-        return float(widths[unknown].sum() / max(1, widths.sum())) if len(widths) else 0.0
+        rows = zip(plain, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [is_unread(text, ids, spans, self._tokenizer.unk_token_id) for text, ids, spans in rows]
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""

@@ -13,6 +13,7 @@ _HEX = re.compile(r"[0-9a-fA-F]{2,}")
 _CHANGE = re.compile(r"(?<=[0-9])(?=[A-Za-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[a-z])(?=[A-Z])")
 _LEAST_NOISE = 32  # characters; less may be an identifier that somebody asks for
 _NOISE_SHARE = 0.75
+_UNREAD_SHARE = 0.75
 _LONGEST_WORD = 40
 _SHORTEST_CODE = 16
 _CHANGE_SHARE = 0.3
@@ -49,9 +50,23 @@ def meaningless(encoder: Any, texts: Sequence[str]) -> list[bool]:
 
     Their embedding is zero, so that only their words lead to them.
     """
-    unread = getattr(encoder, "cannot_read", None)
-    unknown = unread(texts) if unread else [False] * len(texts)
-    return [is_noise(text) or one for text, one in zip(texts, unknown, strict=True)]
+    doubtful = [text for text in texts if not text.isascii()]  # no tokenizer is without the letters of ASCII
+    unread = getattr(encoder, "cannot_read", None) if doubtful else None
+    unknown = dict(zip(doubtful, unread(doubtful), strict=True)) if unread else {}
+    return [is_noise(text) or unknown.get(text, False) for text in texts]
+
+
+def is_unread(text: str, ids: Sequence[int], spans: Sequence[tuple[int, int]], unknown: int | None) -> bool:
+    """Whether most of a text, blanks aside, lies in unknown tokens.
+
+    Args:
+        text: As the tokenizer got it.
+        ids, spans: Its tokens and where they lie.
+        unknown: Id of the unknown token; None where there is none.
+    """
+    widths = [len(text[start:end].strip()) for start, end in spans]
+    lost = sum(width for one, width in zip(ids, widths, strict=True) if one == unknown)
+    return lost > 0 and lost >= _UNREAD_SHARE * sum(widths)
 
 
 def is_noise(text: str) -> bool:
