@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.documents import Given, check_documents, describe, skips
-from mllm_plugin.encoders.text import token_limit, token_offsets
+from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors, listed
@@ -243,6 +243,10 @@ class Ingest:
                 if stored is not None:
                     found[text_hash] = stored
         missing = [(text_hash, text) for text_hash, text in wanted.items() if text_hash not in found]
+        nothing = meaningless(self._encoder, [text for _, text in missing])
+        empty = np.zeros(self._encoder.dim, dtype=np.float16), b""
+        found.update((one[0], empty) for one, skip in zip(missing, nothing, strict=True) if skip)
+        missing = [one for one, skip in zip(missing, nothing, strict=True) if not skip]
         if missing:
             found.update(self._encode(missing))
         return found, len(missing)

@@ -3,6 +3,9 @@
 Words are hashed so that no vocabulary needs to be kept (or erased); two words share a hash once in four
 thousand million pairs, which costs one of them some of its weight and nothing else.
 
+Which words a text has is a rule with a number, which a memory keeps: hashes compare only with those of the
+same rule. Rule 1 took combining marks for ends of words; rule 2 knows all scripts.
+
 A query's word is also looked for in its other English forms, "restored" for "restore", with the weight that
 all forms together deserve; the index holds words as they are written, so nothing has to be stored for it.
 
@@ -21,20 +24,64 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 
-# Scripts written without blanks count character by character, all others word by word.
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+FIRST_RULE = 1
+WORD_RULE = 2  # of new memories
+
+# Scripts written without blanks count letter by letter, all others word by word.
+_UNSPACED_1 = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Chinese and Japanese have thousands of letters; of the others, Thai to Javanese, two together tell more.
+_FEW_LETTERS = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f"
+    r"\ua980-\ua9ff\uaa60-\uaadf"
+)
+_MANY_LETTERS = (
+    r"\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    r"\U0001aff0-\U0001b16f\U00020000-\U000323af"
+)
 _ENDINGS = ("ings", "ing", "ies", "ied", "ed", "es", "s", "e", "y")  # longest first
 _STEM_LEAST = 3
-_TERM = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_TERM_1 = re.compile(rf"[{_UNSPACED_1}]|[^\W{_UNSPACED_1}]+")
+_ASCII_TERM = re.compile(r"\w+", re.ASCII)
+_MARKS = r"[\p{Mn}\p{Mc}]*"
+_FEW = rf"[[{_FEW_LETTERS}]&&[\p{{L}}\p{{N}}]]{_MARKS}"
+_MANY = rf"[[{_MANY_LETTERS}]&&[\p{{L}}\p{{N}}]]{_MARKS}"
+_WORD = rf"(?:[[\p{{L}}\p{{N}}_]--[{_FEW_LETTERS}{_MANY_LETTERS}]]{_MARKS})+"
+_TERM = regex.compile(rf"{_FEW}|{_MANY}|{_WORD}", regex.VERSION1)
+_PAIR = regex.compile(rf"{_FEW}{_FEW}", regex.VERSION1)
+# What is not seen, and what is left out as often as written: vowel points of Hebrew, vowel signs and the
+# lengthening stroke of Arabic; and below, the dot that case folding makes of a Turkish İ.
+_DROPPED = regex.compile(
+    r"[\p{Cf}\p{Default_Ignorable_Code_Point}\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640"
+    r"\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed]"
+)
+_DOTTED_I = re.compile("i\u0307+")
 
 
-def terms_of(text: str) -> list[str]:
-    """Lower-cased Unicode words of a text, in order."""
-    return _TERM.findall(unicodedata.normalize("NFKC", text).casefold())
+def terms_of(text: str, rule: int = WORD_RULE) -> list[str]:
+    """Words of a text, in order, so that what reads the same is the same.
+
+    Args:
+        text: Any Unicode text.
+        rule: Of the memory; see `WORD_RULE`.
+
+    Returns:
+        Case-folded words in NFKC with their combining marks (UAX 29), without what need not be written; in
+        scripts written without blanks single letters with their marks, and then, but for Chinese and
+        Japanese, neighbouring letters together.
+    """
+    if text.isascii():
+        return _ASCII_TERM.findall(text.lower())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    if rule == FIRST_RULE:
+        return _TERM_1.findall(folded)
+    seen = _DOTTED_I.sub("i", _DROPPED.sub("", folded))
+    seen = unicodedata.normalize("NFKC", seen)
+    return _TERM.findall(seen) + _PAIR.findall(seen, overlapped=True)
 
 
 @lru_cache(maxsize=1 << 18)
@@ -79,9 +126,9 @@ class TermCounts:
     counts: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> TermCounts:
-        """Counts the terms of texts."""
-        rows = [sorted(Counter(map(term_hash, terms_of(text))).items()) for text in texts]
+    def of(cls, texts: Sequence[str], rule: int = WORD_RULE) -> TermCounts:
+        """Counts the terms of texts, as a rule tells them."""
+        rows = [sorted(Counter(map(term_hash, terms_of(text, rule))).items()) for text in texts]
         flat = [pair for row in rows for pair in row]
         return cls(
             sizes=np.array([len(row) for row in rows], dtype=np.uint32),
@@ -158,7 +205,9 @@ class QueryTerms:
     mean_length: float
 
     @classmethod
-    def of(cls, text: str, frequencies: dict[int, int], chunks: int, length: int) -> QueryTerms:
+    def of(
+        cls, text: str, frequencies: dict[int, int], chunks: int, length: int, rule: int = WORD_RULE
+    ) -> QueryTerms:
         """Weighs a query.
 
         Args:
@@ -166,8 +215,9 @@ class QueryTerms:
             frequencies: Live document frequency by term hash; terms that are nowhere may be left out.
             chunks: Live chunks of the namespace; 0 to learn whose frequencies are needed.
             length: Terms in all of them.
+            rule: By which the memory tells words.
         """
-        asked = Counter(terms_of(text))
+        asked = Counter(terms_of(text, rule))
         hashes, terms, weights = [], [], []
         bound = 0.0
         for place, (term, repeats) in enumerate(sorted(asked.items(), key=lambda pair: term_hash(pair[0]))):

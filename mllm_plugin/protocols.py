@@ -23,7 +23,8 @@ class TextEncoder(Protocol):
     `max_tokens`, the longest input; without them chunks are counted in words. And
     `encode_query_windows(texts)`, which gives queries as `encode_documents` gives documents; without it the
     leaf ranker compares windows with the whole query only. And `window_spans(texts)`, the character spans
-    of each text's windows; without it a recalled window is placed at its whole chunk. And `anonymous`, True
+    of each text's windows; without it a recalled window is placed at its whole chunk. And
+    `cannot_read(texts)`, which of them it makes nothing of; their embedding is zero. And `anonymous`, True
     where the fingerprint may be the same for two models or differ for one: a memory then tells the encoder
     by the vectors that it makes of a few texts.
     """

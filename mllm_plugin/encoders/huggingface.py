@@ -15,12 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
+from mllm_plugin.encoders.text import is_unread
 from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
 from mllm_plugin.pretrained import file_sha256
 
+LEAST_TOKENS = 8  # of text in a chunk, as in `ChunkingConfig`
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
 _SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
@@ -42,7 +45,8 @@ class HuggingFaceEncoder:
 
     Raises:
         ModelNotFoundError: The model, or a fast tokenizer for it, is not to be had.
-        InvalidInputError: Its files are damaged or incomplete, or there is no such device.
+        InvalidInputError: Its files are damaged or incomplete, there is no such device, the pooling is
+            unknown, or a prefix leaves no room for text.
     """
 
     def __init__(
@@ -89,13 +93,7 @@ class HuggingFaceEncoder:
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, 512)
-        room = self._length - self._tokenizer.num_special_tokens_to_add()
-        self.max_tokens = room - self._tokens(self.document_prefix)
-        if min(self.max_tokens, room - self._tokens(self.query_prefix)) < 1:
-            raise InvalidInputError(
-                f"a prefix leaves no room for the text: {model} reads {room} tokens, document_prefix has "
-                f"{self._tokens(self.document_prefix)}, query_prefix {self._tokens(self.query_prefix)}"
-            )
+        self.max_tokens = self._room_for_text()
         self._check(model)
         self.fingerprint = self._fingerprint()
 
@@ -107,13 +105,38 @@ class HuggingFaceEncoder:
         """Itself, since nothing changes it."""
         return self
 
+    def _room_for_text(self) -> int:
+        """Tokens that the longer prefix and the special tokens leave; chunks of queries get it too."""
+        prefixes = self._tokenizer([self.document_prefix, self.query_prefix], add_special_tokens=False)
+        longest = max(map(len, prefixes["input_ids"]))
+        room = self._length - self._tokenizer.num_special_tokens_to_add() - longest
+        if room < LEAST_TOKENS:
+            raise InvalidInputError(
+                f"a prefix of {longest} tokens leaves {room} of the {self._length} that the encoder reads, "
+                f"expected at least {LEAST_TOKENS}; shorten query_prefix or document_prefix"
+            )
+        return room
+
     def token_offsets(self, text: str) -> NDArray[np.int64]:
-        """Character spans [t, 2] of the text's tokens."""
+        """Character spans [t, 2] of the text's tokens; a blank before a word may belong to its token."""
+        plain, places = plain_letters(text)
         with self._lock:
             encoding = self._tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+                plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
             )
-        return np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        return places.spans(np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2))
+
+    def cannot_read(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts are to the tokenizer little but unknown tokens."""
+        plain = [plain_letters(text)[0] for text in texts]
+        if not plain:
+            return []
+        with self._lock:
+            encoded = self._tokenizer(
+                plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+            )
+        rows = zip(plain, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [is_unread(text, ids, spans, self._tokenizer.unk_token_id) for text, ids, spans in rows]
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
@@ -133,9 +156,10 @@ class HuggingFaceEncoder:
         """Character spans of the windows that `encode_documents` gives for each text."""
         if not texts:
             return []
+        plain = [plain_letters(text) for text in texts]
         with self._lock:
             encoded = self._tokenizer(
-                [self.document_prefix + text for text in texts],
+                [self.document_prefix + text for text, _ in plain],
                 truncation=True,
                 max_length=self._length,
                 return_offsets_mapping=True,
@@ -143,10 +167,11 @@ class HuggingFaceEncoder:
             )
         first, size = len(self.document_prefix), self.window_tokens
         spans = []
-        for offsets in encoded["offset_mapping"]:
-            content = [(start - first, end - first) for start, end in offsets if end > start >= first]
+        for text, (_, places), offsets in zip(texts, plain, encoded["offset_mapping"], strict=True):
+            tokens = np.array([span for span in offsets if span[1] > max(span[0], first)], dtype=np.int64)
+            content = places.spans((tokens.reshape(-1, 2) - first).clip(min=0)).tolist()
             runs = (content[at : at + size] for at in range(0, len(content), size))
-            spans.append([(run[0][0], run[-1][1]) for run in runs])
+            spans.append([_trimmed(text, run[0][0], run[-1][1]) for run in runs])
         return spans
 
     def _encode(
@@ -154,7 +179,7 @@ class HuggingFaceEncoder:
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         pooled = np.zeros((len(texts), self.dim), dtype=np.float32)
         found: list[NDArray[np.float32]] = [np.zeros((0, self.dim), dtype=np.float32)] * len(texts)
-        for rows, batch in self._batches([prefix + text for text in texts]):
+        for rows, batch in self._batches([prefix + plain_letters(text)[0] for text in texts]):
             short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
             read = partial(on_one_thread, self._read) if short else self._read
             pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
@@ -174,7 +199,7 @@ class HuggingFaceEncoder:
         pooled = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
         if not windows:
             return pooled, []
-        content = (offsets[..., 1] > offsets[..., 0]) & (offsets[..., 0] >= prefix)
+        content = offsets[..., 1] > offsets[..., 0].clip(min=prefix)
         layer = states if self.window_layer == -1 else output.hidden_states[self.window_layer]
         return pooled, _windows(layer, content, self.window_tokens)
 
@@ -203,9 +228,6 @@ class HuggingFaceEncoder:
                     return_tensors="pt",
                 )
             yield rows, batch
-
-    def _tokens(self, text: str) -> int:
-        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _check(self, model: str | Path) -> None:
         """Refuses a model that makes the same of everything, or no numbers."""
@@ -274,6 +296,15 @@ class _ModelSettings:
 
     def prompt(self, *names: str) -> str:
         return next((self._prompts[name] for name in names if name in self._prompts), "")
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without surrounding white space; as it is where there is nothing else in it."""
+    inside = text[start:end]
+    if not (bare := inside.strip()):
+        return start, end
+    start += inside.index(bare[0])
+    return start, start + len(bare)
 
 
 def _read_json(path: Path):  # noqa: ANN202 - any JSON value

@@ -17,6 +17,7 @@ from mllm_plugin.errors import InvalidInputError
 Scores = NDArray[np.floating]
 Tensors = Mapping[str, NDArray[np.float32]]
 
+NO_MEANING = -2.0  # in place of the cosine of a chunk whose embedding is zero
 _SHAPES = {"weights": (3,), "relevance": (2,)}
 
 
@@ -51,20 +52,29 @@ class LeafRanker:
 
     def partial(self, cosine: Scores, lexical: Scores) -> Scores:
         """What is known before windows are read [n]: it orders the candidates."""
+        cosine = _known(cosine, lexical)
         return (self._cosine + self._window) * cosine + self._lexical * lexical
 
     def bound(self, cosine: Scores, lexical: Scores) -> Scores:
         """The highest score [n] that any window could give."""
-        return self._cosine * cosine + self._window + self._lexical * lexical
+        return self._cosine * _known(cosine, lexical) + self._window + self._lexical * lexical
 
     def score(self, cosine: Scores, window: Scores, lexical: Scores) -> Scores:
-        """Scores chunks [n]; higher is better. `window` is the cosine where a chunk has no windows."""
+        """Scores chunks [n]; higher is better. `window` is the cosine where a chunk has no windows.
+
+        A chunk without a meaning comes last, unless a word of the query is in it: then words alone count.
+        """
+        cosine, window = _known(cosine, lexical), _known(window, lexical)
         return self._cosine * cosine + self._window * window + self._lexical * lexical
 
     def relevance(self, score: float) -> float:
         """The score calibrated to [0, 1]."""
         margin = self._slope * score + self._offset
         return float(1.0 / (1.0 + np.exp(-margin)))
+
+
+def _known(cosine: Scores, lexical: Scores) -> Scores:
+    return np.where((cosine == NO_MEANING) & (lexical > 0), 0.0, cosine)
 
 
 def _check(tensors: Tensors) -> None:

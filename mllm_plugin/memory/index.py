@@ -13,12 +13,8 @@ from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundErro
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.care import Care
-<<<<<<< HEAD
-from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy
-from mllm_plugin.memory.recognition import recognised
-=======
 from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy, reopening
->>>>>>> fix/core
+from mllm_plugin.memory.recognition import recognised
 from mllm_plugin.memory.twins import AsyncTwins
 from mllm_plugin.store.database import FILE_NAME, Database
 from mllm_plugin.store.hierarchies import HierarchyInUse

@@ -6,9 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import regex
+
 from mllm_plugin.types import Hit, MemoryEmbedding
 
 _WORD_END = re.compile(r"(?<=\S)(?=\s|$)")
+_LETTER = regex.compile(r"\X")
+_LONGEST_WORD = 40  # characters; what is longer is a script without blanks, or noise, and may be cut
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def cut_passage(
         count: Tokens of a text.
 
     Returns:
-        None when not even the best window fits.
+        None when nothing fits.
     """
     own = sorted((one for one in windows if passage.covers(one)), key=lambda one: one.start)
     if not own or any(one.end - one.start >= passage.end - passage.start for one in own):
@@ -90,7 +94,7 @@ def cut_passage(
     while True:
         span = _whole_words(passage, own[first].start, own[last].end)
         if count(span.text) > budget:
-            return best
+            return best or _beginning(span, budget, count)
         best = span
         sides = [place for place in (first - 1, last + 1) if 0 <= place < len(own)]
         if not sides:
@@ -102,24 +106,38 @@ def cut_passage(
 def _whole_words(passage: Passage, start: int, end: int) -> Passage:
     """A span that splits no word, and has no white space around it."""
     text, offset = passage.hit.text, passage.hit.start
+    first, last = passage.start - offset, passage.end - offset
     low, high = start - offset, end - offset
-    while low > passage.start - offset and not (text[low - 1].isspace() or text[low].isspace()):
-        low -= 1
-    while high < passage.end - offset and not (text[high - 1].isspace() or text[high].isspace()):
-        high += 1
+    before = range(low, max(first, low - _LONGEST_WORD) - 1, -1)
+    after = range(high, min(last, high + _LONGEST_WORD) + 1)
+    low = next((at for at in before if at == first or _is_word_edge(text, at)), low)
+    high = next((at for at in after if at == last or _is_word_edge(text, at)), high)
     span = text[low:high]
     low += len(span) - len(span.lstrip())
     return Passage(passage.hit, offset + low, offset + low + len(span.strip()))
 
 
+def _is_word_edge(text: str, at: int) -> bool:
+    return text[at - 1].isspace() or text[at].isspace()
+
+
 def _beginning(passage: Passage, budget: int, count: Callable[[str], int]) -> Passage | None:
-    """As many of the first words as fit."""
-    ends = [match.start() for match in _WORD_END.finditer(passage.text)]
+    """As many of the first words as fit, or of the first letters where a word is longer than words are."""
+    words = [match.start() for match in _WORD_END.finditer(passage.text)]
+    end = _last_that_fits(passage.text, words, budget, count)
+    if not end and words and words[0] > _LONGEST_WORD:
+        letters = [match.end() for match in _LETTER.finditer(passage.text, 0, words[0])]
+        end = _last_that_fits(passage.text, letters, budget, count)
+    return Passage(passage.hit, passage.start, passage.start + end) if end else None
+
+
+def _last_that_fits(text: str, ends: Sequence[int], budget: int, count: Callable[[str], int]) -> int:
+    """The last of the ends up to which a text fits; 0 when none does."""
     fits, too_many = 0, len(ends) + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if count(passage.text[: ends[middle - 1]]) <= budget:
+        if count(text[: ends[middle - 1]]) <= budget:
             fits = middle
         else:
             too_many = middle
-    return Passage(passage.hit, passage.start, passage.start + ends[fits - 1]) if fits else None
+    return ends[fits - 1] if fits else 0

@@ -17,11 +17,12 @@ from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.lexical import QueryTerms
 from mllm_plugin.search.allowed import Allowed
+from mllm_plugin.search.finalists import with_meaning
 from mllm_plugin.search.query import Query
 from mllm_plugin.store.blocks import Block, BlockCache
 from mllm_plugin.store.image import Image
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.store.terms import frequencies, routed_chunks
+from mllm_plugin.store.terms import frequencies, routed_chunks, word_rule
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ class View:
 
     def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
         """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
-        plain = QueryTerms.of(query.text, {}, 0, 0)
+        rule = word_rule(self.tx)
+        plain = QueryTerms.of(query.text, {}, 0, 0, rule)
         known = frequencies(self.tx, self.row.namespace_id, plain.hashes.tolist())
         live = {term: found[0] for term, found in known.items()}
-        terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms)
+        terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms, rule)
         return terms, routed_chunks(self.tx, self.row.namespace_id, known)
 
 
@@ -159,8 +161,9 @@ def scores_of(
 def cosines_of(
     view: View, queries: Sequence[Query], embeddings: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
-    """Level-1 scores of chunks [n, 1, d] for each query [n]."""
-    return scores_of(view, 1, queries, embeddings)
+    """Level-1 scores of chunks [n, 1, d] for each query [n]; see `with_meaning`."""
+    found = scores_of(view, 1, queries, embeddings)
+    return [with_meaning(one, embeddings[:, 0]) for one in found]
 
 
 def admitted(live: NDArray[np.bool_], ids: NDArray[np.int64], allowed: Allowed | None) -> NDArray[np.bool_]:

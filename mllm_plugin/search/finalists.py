@@ -5,17 +5,28 @@ Shapes: m query vectors, n chunks, w windows of all chunks, d dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.search.query import Query
 from mllm_plugin.store.codec import Windows, unpack_all
 
 
 def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Best cosine [n] of each chunk with any of the query's vectors, each row summed by itself."""
-    return np.max([_dot(vectors, vector) for vector in query.vectors], axis=0, initial=-2.0)
+    found = np.max([_dot(vectors, vector) for vector in query.vectors], axis=0, initial=-2.0)
+    return with_meaning(found, vectors)
+
+
+def with_meaning(cosines: NDArray[Any], vectors: NDArray[np.float32]) -> NDArray[Any]:
+    """Cosines [n] with vectors [n, d], `NO_MEANING` where a vector is zero; changed in place."""
+    rows = np.flatnonzero(cosines == 0)
+    cosines[rows[~vectors[rows].any(axis=1)]] = NO_MEANING
+    return cosines
 
 
 def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.chunking import split_text
-from mllm_plugin.encoders.text import token_limit, token_offsets
+from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.codec import unit
@@ -67,7 +67,7 @@ def make_queries(
     windows: list[NDArray[np.float32] | None] = [None] * len(texts)
     place = 0
     for row, parts in pieces.items():
-        vectors[row] = encoded[place : place + len(parts)].astype(np.float32)
+        vectors[row] = _meant(encoded[place : place + len(parts)].astype(np.float32))
         windows[row] = _some(found[place : place + len(parts)]) if found is not None else None
         place += len(parts)
     return [Query(*one) for one in zip(texts, vectors, windows, strict=True)]  # type: ignore[arg-type]
@@ -76,15 +76,31 @@ def make_queries(
 def _encode(
     texts: list[str], encoder: TextEncoder
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
-    """Pooled embeddings [n, d] of query texts, and windows [w, d] of each where the encoder gives them."""
-    if not texts:
-        return np.zeros((0, encoder.dim), dtype=np.float32), None
+    """Pooled embeddings [n, d] of query texts, and windows [w, d] of each where the encoder gives them.
+
+    Texts without a meaning get zero and no windows: they are looked for by their words.
+    """
+    rows = [row for row, nothing in enumerate(meaningless(encoder, texts)) if not nothing]
+    encoded = np.zeros((len(texts), encoder.dim), dtype=np.float32)
+    if not rows:
+        return encoded, None
+    asked = [texts[row] for row in rows]
     together = getattr(encoder, "encode_query_windows", None)
-    pooled, windows = together(texts) if together else (encoder.encode_queries(texts), None)
-    encoded = as_vectors(pooled, encoder.dim)
-    if len(encoded) != len(texts):
-        raise InvalidInputError(f"the encoder returned {len(encoded)} vectors for {len(texts)} queries")
-    return encoded, windows
+    pooled, windows = together(asked) if together else (encoder.encode_queries(asked), None)
+    vectors = as_vectors(pooled, encoder.dim)
+    if len(vectors) != len(asked):
+        raise InvalidInputError(f"the encoder returned {len(vectors)} vectors for {len(asked)} queries")
+    encoded[rows] = vectors
+    if windows is None:
+        return encoded, None
+    found = dict(zip(rows, windows, strict=True))
+    none = np.zeros((0, encoder.dim), dtype=np.float32)
+    return encoded, [found.get(row, none) for row in range(len(texts))]
+
+
+def _meant(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of a query's parts [m, d] less those without a meaning; one where none has any."""
+    return vectors[vectors.any(axis=1)] if vectors.any() else vectors[:1]
 
 
 def _some(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:

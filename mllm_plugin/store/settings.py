@@ -16,6 +16,7 @@ from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.hierarchies import save_hierarchy
 from mllm_plugin.store.probes import save_probes
+from mllm_plugin.store.terms import save_word_rule
 
 _FIXED = ("chunking", "tree", "level0")
 
@@ -81,6 +82,7 @@ def save_settings(
         first = not tx.execute("SELECT 1 FROM meta WHERE key = 'encoder'").get
         if first:
             tx.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+            save_word_rule(tx)
             save_hierarchy(tx, hierarchy)
             if probes is not None:
                 save_probes(tx, probes)

@@ -9,9 +9,19 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.lexical import TermCounts
+from mllm_plugin.lexical import FIRST_RULE, WORD_RULE, TermCounts
 
 _MOST_ROUTED = 512
+
+
+def word_rule(tx: apsw.Connection) -> int:
+    """The rule by which the memory tells words; one that names none is older than the second."""
+    return tx.execute("SELECT value FROM meta WHERE key = 'words'").get or FIRST_RULE
+
+
+def save_word_rule(tx: apsw.Connection) -> None:
+    """Gives a new memory the newest rule."""
+    tx.execute("INSERT INTO meta VALUES ('words', ?)", (WORD_RULE,))
 
 
 def add_terms(

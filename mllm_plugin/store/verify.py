@@ -13,6 +13,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow, namespaces_below
 from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.terms import word_rule
 from mllm_plugin.store.values import postings
 from mllm_plugin.tree.editor import LEAF_LEVEL, Fold
 from mllm_plugin.tree.node import Children
@@ -70,7 +71,7 @@ class _NamespaceCheck:
         tolerance: float,
     ) -> None:
         self._tx, self._row, self._config, self._fold, self._dim = tx, row, config, fold, dim
-        self._tolerance = tolerance
+        self._tolerance, self._rule = tolerance, word_rule(tx)
         self._homes: dict[int, int] = {}
         self._live: dict[int, int] = {}
         self._terms: list[TermCounts] = []
@@ -165,7 +166,7 @@ class _NamespaceCheck:
         if any(text is None for text in texts):
             yield f"node {node_id}: holds a chunk that no document has"
             return
-        expected = TermCounts.of([text for text in texts if text is not None])
+        expected = TermCounts.of([text for text in texts if text is not None], self._rule)
         if expected.to_bytes() != children.terms.to_bytes():  # type: ignore[union-attr]
             yield f"node {node_id}: term counts differ from the chunks' texts"
 

@@ -16,7 +16,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
-from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms
+from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms, word_rule
 from mllm_plugin.store.values import Posting, metadata_json, postings
 from mllm_plugin.tree.editor import Fold, TreeEditor
 from mllm_plugin.tree.node import Children
@@ -97,7 +97,7 @@ class NamespaceWriter:
         if not ids:
             return 0
         texts = [item.document.text[span.start : span.end] for item in prepared for span in item.spans]
-        terms = TermCounts.of(texts)
+        terms = TermCounts.of(texts, word_rule(self._tx))
         chunks = Children.of_chunks(
             np.array(ids, dtype=np.int64),
             np.concatenate([item.pooled for item in prepared if len(item.spans)])[:, None],

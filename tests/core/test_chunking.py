@@ -58,3 +58,26 @@ def test_a_long_line_is_tokenised_in_segments():
     spans = split_text(text, 100, offsets)
     assert max(seen) <= 100_000
     assert sum(len(word_offsets(text[span.start : span.end])) for span in spans) == 60_000
+
+
+def test_words_with_marks_are_one_token_each():
+    for text in ("हिन्दी भाषा", "தமிழ் மொழி", "كِتَابٌ جَدِيدٌ", "می\u200cخواهم بروم", "e\u0301tude n\u0303andu"):
+        assert [text[start:end] for start, end in word_offsets(text)] == text.split()
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "यह एक छोटा वाक्य है।",
+        "هل هذه جملة قصيرة؟",
+        "یہ ایک چھوٹا جملہ ہے۔",
+        "これは短い文です。",
+        "នេះជាប្រយោគខ្លី។",
+    ],
+    ids=["hindi", "arabic", "urdu", "japanese", "khmer"],
+)
+def test_sentences_of_other_scripts_end_chunks(sentence):
+    text = " ".join([sentence] * 12)
+    spans = split_text(text, 2 * len(word_offsets(sentence)) + 1)
+    assert len(spans) > 4
+    assert all(text[span.start : span.end].endswith(sentence[-1]) for span in spans)

@@ -4,11 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.lexical import QueryTerms, TermCounts, forms_of, score_terms, term_hash, terms_of
+from mllm_plugin.lexical import FIRST_RULE, QueryTerms, TermCounts, forms_of, score_terms, term_hash, terms_of
 
 _TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh")).map(" ".join), max_size=8)
 
@@ -21,11 +22,74 @@ _TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh")).map(" ".join), max_size=
         ("你好 world", ["你", "好", "world"]),
         ("日本語Python入門", ["日", "本", "語", "python", "入", "門"]),
         ("--- ...", []),
+        ("don't stop v1.2_x x²", ["don", "t", "stop", "v1", "2_x", "x2"]),
+        ("हिन्दी भाषा, தமிழ்", ["हिन्दी", "भाषा", "தமிழ்"]),
+        ("বাংলা ਪੰਜਾਬੀ తెలుగు", ["বাংলা", "ਪੰਜਾਬੀ", "తెలుగు"]),
+        ("ಕನ್ನಡ മലയാളം සිංහල བོད་ཡིག", ["ಕನ್ನಡ", "മലയാളം", "සිංහල", "བོད", "ཡིག"]),
+        ("ลัง ខ្មែរ", ["ลั", "ง", "ខ្", "មែ", "រ", "ลัง", "ខ្មែ", "មែរ"]),
+        ("𠮷野家", ["𠮷", "野", "家"]),
+        ("q\u0303 n\u0308a", ["q\u0303", "n\u0308a"]),
+        ("❤\ufe0f 1\ufe0f\u20e3 👍🏽", ["1"]),
+        ("\u093f \u0301", []),
     ],
-    ids=["identifiers", "folding", "chinese", "mixed-scripts", "punctuation"],
+    ids=[
+        "identifiers",
+        "folding",
+        "chinese",
+        "mixed-scripts",
+        "punctuation",
+        "ascii",
+        "devanagari-tamil",
+        "bengali-gurmukhi-telugu",
+        "kannada-malayalam-sinhala-tibetan",
+        "thai-khmer",
+        "beyond-the-first-plane",
+        "marks-that-do-not-compose",
+        "emoji",
+        "marks-alone",
+    ],
 )
 def test_terms(text, terms):
     assert terms_of(text) == terms
+
+
+@pytest.mark.parametrize(
+    ("written", "as_well"),
+    [
+        ("Donau\u00addampf\u00adschiff", "donaudampfschiff"),
+        ("İstanbul", "istanbul"),
+        ("İSTANBUL", "Istanbul"),
+        ("oﬃce ﬁnd ﬂow", "office find flow"),
+        ("كِتَابٌ", "كتاب"),
+        ("كـــتاب", "كتاب"),
+        ("\ufedb\ufe98\ufe8e\ufe8f", "كتاب"),
+        ("می\u200cخواهم", "می\u200dخواهم"),
+        ("כָּתַב", "כתב"),
+        ("ﬡלף", "אלף"),
+        ("क\u200d्ष", "क्ष"),
+        ("क़लम", "क\u093cलम"),
+        ("e\u0301tude", "étude"),
+        ("\u202aleft\u202c \ufeffmark wo\u2060rd", "left mark word"),
+        ("ΐ ΣΊΣΥΦΟΣ", "ι\u0308\u0301 σίσυφος"),
+        ("ｶﾞｽ ＡＢＣ", "ガス abc"),
+        ("𝐁𝐨𝐥𝐝", "bold"),
+    ],
+    ids=ascii,
+)
+def test_what_reads_the_same_is_the_same(written, as_well):
+    assert terms_of(written) == terms_of(as_well)
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_terms_are_made_of_letters_and_marks_and_stay_what_they_are(text):
+    for term in terms_of(text):
+        assert regex.fullmatch(r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_]*", term)
+        assert term in terms_of(term)
+
+
+@given(text=st.text(st.characters(max_codepoint=127)))
+def test_ascii_has_the_same_terms_by_every_rule(text):
+    assert terms_of(text) == terms_of(text, FIRST_RULE)
 
 
 @given(texts=_TEXTS)
