@@ -51,7 +51,6 @@ class Search:
 
     Raises:
         InvalidInputError: A mode or setting without counterpart, or a value out of range.
-        InvalidTypeError: An option is unknown.
     """
 
     def __init__(self, memory: MemoryIndex, query: VectorStoreQuery, options: Mapping[str, Any]) -> None:
@@ -59,7 +58,7 @@ class Search:
         self._where = {name: value for name, value in options.items() if name not in MMR_OPTIONS}
         self._mmr = {name: value for name, value in options.items() if name in MMR_OPTIONS}
         self._words = query.query_str if (query.query_str or "").strip() else None
-        _check(query, self._mode, self._mmr)
+        _check(query, self._mode, options)
 
     def result(self) -> VectorStoreQueryResult:
         """Searches; nodes best first."""
@@ -91,10 +90,11 @@ class Search:
         return self._memory.search(**self._looked_for(), k=k, **self._where)
 
     def _by_words(self, k: int) -> list[Hit]:
-        """By words alone; what has none of them is left out."""
+        """By words alone; what has none of them is left out. A walk would have no direction."""
         if self._words is None:
             return []
-        hits = self._memory.search(self._words, embedding=_nowhere(self._memory), k=k, **self._where)
+        where = {"mode": "flat", **self._where}
+        hits = self._memory.search(self._words, embedding=_nowhere(self._memory), k=k, **where)
         return [hit for hit in hits if hit.score > 0]
 
     def _blended(self, k: int) -> list[Scored]:
@@ -170,7 +170,7 @@ def _threshold(query: VectorStoreQuery, options: Mapping[str, Any]) -> float:
     return _EVEN if given is None else given
 
 
-def _check(query: VectorStoreQuery, mode: Mode, mmr: Mapping[str, Any]) -> None:
+def _check(query: VectorStoreQuery, mode: Mode, options: Mapping[str, Any]) -> None:
     if mode not in _MODES:
         raise InvalidInputError(
             f"query mode {mode.value!r} has no counterpart in a memory; expected one of {_named(_MODES)}"
@@ -180,9 +180,12 @@ def _check(query: VectorStoreQuery, mode: Mode, mmr: Mapping[str, Any]) -> None:
         if value is not None and mode not in modes:
             where = f"it counts in mode {_named(modes)}" if modes else "leave it out"
             raise InvalidInputError(f"{name}={value!r} has no counterpart in mode {mode.value!r}; {where}")
-    if mmr and mode is not Mode.MMR:
-        raise InvalidInputError(f"{', '.join(mmr)} counts in mode 'mmr' only, got mode {mode.value!r}")
-    for name, share in (("alpha", query.alpha), ("mmr_threshold", _threshold(query, mmr))):
+    for name in MMR_OPTIONS:
+        if name in options and mode is not Mode.MMR:
+            raise InvalidInputError(f"{name} counts in mode 'mmr' only, got mode {mode.value!r}")
+    if "unique_documents" in options and mode is Mode.MMR:
+        raise InvalidInputError("unique_documents has no counterpart in mode 'mmr'; leave it out")
+    for name, share in (("alpha", query.alpha), ("mmr_threshold", _threshold(query, options))):
         if share is not None and not 0 <= share <= 1:
             raise InvalidInputError(f"{name} must be from 0 to 1, got {share!r}")
 

@@ -115,6 +115,7 @@ def test_what_cannot_be_pickled_is_refused_and_stays_whole(tmp_path: Path) -> No
                 InvalidTypeError, match=r"the encoder WordEncoder cannot be pickled .*; give it"
             ):
                 pickle.dumps(one)
+            assert type(copy.deepcopy(one)) is type(one)  # shares the encoder, whatever that is
         assert held[0].get_query_embedding("cats")
         assert held[1].client is memory
         assert held[2].memory is memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreQueryMode as Mode
 from llama_index_mllm import HierarchicalMemoryRetriever, HierarchicalMemoryVectorStore
 
-from mllm_plugin import Document, MemoryIndex
+from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
+from mllm_plugin.config import SearchConfig
+from mllm_plugin.encoders import VectorsOnly
 
 DOGS = MetadataFilters(filters=[MetadataFilter(key="animal", value="dogs")])
 
@@ -91,6 +94,20 @@ def test_alpha_through_an_index(index: VectorStoreIndex) -> None:
     assert found[0].node.node_id == "n2"
     assert found[0].score == 1.0
     assert len(found) == 2
+
+
+def test_a_memory_that_is_walked(tmp_path: Path, make_node: Callable[..., TextNode]) -> None:
+    """A walk without direction finds what matches a filter, and words are compared everywhere."""
+    config = MemoryConfig(tree=TreeConfig(fan_out=4), search=SearchConfig(flat_below=0, beam_width=1))
+    with MemoryIndex.open(tmp_path, encoder=VectorsOnly(16), config=config) as memory:
+        store = HierarchicalMemoryVectorStore(memory)
+        store.add([make_node(f"text {row}", id_=str(row), metadata={"of": row % 50}) for row in range(400)])
+        store.add([make_node(f"text {row} common", id_=str(row)) for row in range(0, 400, 10)])
+        of = MetadataFilters(filters=[MetadataFilter(key="of", value=7)])
+        assert {node.metadata["of"] for node in store.query(ask("", k=8, filters=of)).nodes} == {7}
+        assert len(store.query(ask("", k=99, filters=of)).ids) == 8
+        assert len(store.query(ask("", k=300)).ids) == 300
+        assert len(store.query(ask("common", k=99, mode=Mode.SPARSE)).ids) == 40
 
 
 # -- results unlike each other

@@ -85,6 +85,7 @@ def test_modes_without_counterpart_are_refused(filled, embedding, mode: Mode) ->
             {},
             "embedding_field='b' has no .*; leave it out",
         ),
+        (Mode.MMR, {}, {"unique_documents": True}, "unique_documents has no counterpart in mode 'mmr'"),
         (Mode.HYBRID, {"alpha": 1.5}, {}, "alpha must be from 0 to 1, got 1.5"),
         (Mode.MMR, {}, {"mmr_threshold": -1}, "mmr_threshold must be from 0 to 1, got -1"),
     ],
