@@ -160,7 +160,7 @@ async def test_a_cancelled_answer_stops_the_model(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await asyncio.wait_for(model.acomplete(QUESTION, max_tokens=3), 60)).text
-    assert len(asked) == 1  # the one before was not written to its end
+    assert all(answer.usage.output_tokens < 1000 for answer in asked)  # none was written to its end
 
 
 # -- no question
