@@ -7,7 +7,9 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import PrivateAttr
+from typing_extensions import Self
 
+from llama_index_mllm.copies import check_picklable, restore, sharing, state_of
 from mllm_plugin.protocols import TextEncoder
 
 Embedding = list[float]
@@ -15,6 +17,8 @@ Embedding = list[float]
 
 class MemoryEmbedding(BaseEmbedding):
     """Embeds with the encoder that a memory was written with, so that one model serves both.
+
+    A copy shares the encoder; a pickle, which workers of an `IngestionPipeline` get, holds it as it pickles.
 
     Args:
         encoder: `memory.encoder`, or any other `TextEncoder`.
@@ -31,6 +35,16 @@ class MemoryEmbedding(BaseEmbedding):
     def class_name(cls) -> str:
         """The name LlamaIndex knows it by."""
         return "MemoryEmbedding"
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(sharing(memo, self._encoder, self.callback_manager))
+
+    def __getstate__(self) -> dict[str, Any]:
+        check_picklable(self._encoder)
+        return state_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore(self, state)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return self._encoder.encode_documents(texts)[0].tolist()

@@ -1,11 +1,13 @@
 """Metadata filters of LlamaIndex in the memory's filter language.
 
-A list in the metadata matches when one of its elements does; NE and NIN match nodes without the key too. What
-has no exact counterpart is refused: TEXT_MATCH_INSENSITIVE, and None as a value.
+A list in the metadata matches when one of its elements does; NE and NIN match nodes without the key too. A
+filter of LlamaIndex cannot hold true or false, so 1 and 0 stand for them, as they do in Python. What has no
+exact counterpart is refused: TEXT_MATCH_INSENSITIVE, and None as a value.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,8 @@ _OPERATORS = {
     FilterOperator.CONTAINS: "$eq",
     FilterOperator.TEXT_MATCH: "$contains",
 }
+_SEVERAL = {"$eq": "$in", "$ne": "$nin", "$in": "$in", "$nin": "$nin"}
+_ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
 
 
 def memory_filter(filters: Filter | MetadataFilters | None) -> Filter | None:
@@ -63,8 +67,18 @@ def _part(part: MetadataFilter | MetadataFilters) -> Filter:
         return {part.key: {"$in": [None, ""]}}
     _check(part)
     if part.operator is FilterOperator.ALL:
-        return {"$and": [{part.key: {"$eq": value}} for value in part.value]}  # type: ignore[union-attr]
-    return {part.key: {_OPERATORS[part.operator]: part.value}}
+        return {"$and": [_condition(part.key, "$eq", value) for value in part.value]}  # type: ignore[union-attr]
+    return _condition(part.key, _OPERATORS[part.operator], part.value)
+
+
+def _condition(key: str, name: str, value: Any) -> Filter:
+    """One condition; the flags that a number stands for, or compares with, are named beside it."""
+    if name in _ORDER and isinstance(value, int | float):
+        flags = [flag for flag in (False, True) if _ORDER[name](flag, value)]
+        return {"$or": [{key: {name: value}}, {key: {"$in": flags}}]} if flags else {key: {name: value}}
+    values = value if isinstance(value, list) and name in ("$in", "$nin") else [value]
+    flags = [flag for flag in (False, True) if name in _SEVERAL and flag in values]
+    return {key: {_SEVERAL[name]: [*values, *flags]}} if flags else {key: {name: value}}
 
 
 def _check(part: MetadataFilter) -> None:

@@ -22,9 +22,19 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 import mllm_plugin.memory_llm
+from llama_index_mllm.copies import sharing
 from llama_index_mllm.filters import memory_filter
-from llama_index_mllm.messages import chat_response_of, completion_of, has_context, marked, question_of
+from llama_index_mllm.messages import (
+    chat_response_of,
+    completion_of,
+    has_context,
+    marked,
+    prompt_of,
+    question_of,
+)
 from mllm_plugin import MemoryIndex
+from mllm_plugin.errors import InvalidTypeError
+from mllm_plugin.memory_llm import Answer
 from mllm_plugin.memory_llm.config import ReadingMode
 
 _WHERE = ("namespace", "prefix", "filter", "exclude_labels")
@@ -44,6 +54,9 @@ class MemoryLLM(CustomLLM):
 
     A response has in `additional_kwargs` `sources` (document id, span, level, score, whether as text),
     `mode`, `finish_reason`, `dropped` and tokens, and the whole answer as `raw`; of a stream, the last one.
+
+    A blank message is answered too: with nothing to search by, any chunk may be read. A copy shares the
+    model; pickling is refused.
 
     Args:
         llm: An open `mllm_plugin.memory_llm.MemoryLLM`; `from_memory` opens one.
@@ -95,6 +108,16 @@ class MemoryLLM(CustomLLM):
         others = {name: value for name, value in options.items() if name not in own}
         return cls(llm=mllm_plugin.memory_llm.MemoryLLM.open(memory, **others), **own)
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(sharing(memo, self.llm, self.callback_manager))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """LlamaIndex's own would take `llm` out of this very object."""
+        raise InvalidTypeError(
+            "a MemoryLLM holds an open language model and cannot be pickled; open one in each process, with "
+            "MemoryLLM.from_memory"
+        )
+
     @property
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex wants to know of the model."""
@@ -116,7 +139,7 @@ class MemoryLLM(CustomLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` without blocking the event loop."""
-        answer = await self.llm.aanswer(self._prompt(prompt, formatted, kwargs), **self._call(kwargs))
+        answer = await self._aanswer(self._prompt(prompt, formatted, kwargs), self._call(kwargs))
         return completion_of(answer.text, answer)
 
     @llm_chat_callback()
@@ -130,8 +153,16 @@ class MemoryLLM(CustomLLM):
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop."""
         question = question_of(messages, kwargs.get("query"))
-        answer = await self.llm.aanswer(question, **self._call(kwargs, messages))
+        answer = await self._aanswer(question, self._call(kwargs, messages))
         return chat_response_of(answer.text, answer)
+
+    async def _aanswer(self, question: Any, call: Mapping[str, Any]) -> Answer:
+        """A whole answer, made as a stream, since that stops when the call is cancelled."""
+        stream = self.llm.astream(question, **call)
+        try:
+            return await stream.answer()
+        finally:
+            await stream.aclose()
 
     # -- piece by piece
 
@@ -192,10 +223,9 @@ class MemoryLLM(CustomLLM):
         return messages
 
     def _prompt(self, prompt: str, formatted: bool, given: Mapping[str, Any]) -> Any:
-        query = given.get("query")
         if not formatted and self.completion_to_prompt is not None:
             prompt = self.completion_to_prompt(prompt)
-        return prompt if query is None else [{"role": "user", "content": prompt, "query": query}]
+        return prompt_of(prompt, given.get("query"))
 
     def _call(self, given: Mapping[str, Any], messages: Sequence[ChatMessage] = ()) -> dict[str, Any]:
         """Arguments of `MemoryLLM.answer`: those of one call, else those of this object."""

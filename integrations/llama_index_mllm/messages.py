@@ -19,6 +19,7 @@ from mllm_plugin.memory_llm import Answer
 
 _QUERY, _HAS_CONTEXT = "mllm_query", "mllm_has_context"
 _CONTEXT = ("context_str", "context_msg")  # what templates of query engines call it
+_BLANK = "…"  # in place of a message without words, which neither a search nor a chat template can do with
 _ROLES = {
     MessageRole.USER: "user",
     MessageRole.ASSISTANT: "assistant",
@@ -46,10 +47,18 @@ def question_of(messages: Sequence[ChatMessage], query: str | None = None) -> li
             turns[-1]["content"] += f"\n\n{text}"
         else:
             turns.append({"role": role, "content": text})
-    query = messages[-1].additional_kwargs.get(_QUERY) if query is None and messages else query
-    if query is not None and turns:
+    for turn in turns:
+        if turn["role"] == "user" and not turn["content"].strip():
+            turn["content"] = _BLANK
+    query = query or (messages[-1].additional_kwargs.get(_QUERY) if messages else None)
+    if query and query.strip() and turns:
         turns[-1]["query"] = query
     return turns
+
+
+def prompt_of(text: str, query: str | None = None) -> Any:
+    """The question that a prompt asks; `query` as in `question_of`."""
+    return question_of([ChatMessage(role=MessageRole.USER, content=text)], query)
 
 
 def marked(messages: list[ChatMessage], template: BasePromptTemplate, given: Mapping[str, Any]) -> None:

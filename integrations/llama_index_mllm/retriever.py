@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
+from typing_extensions import Self
 
+from llama_index_mllm.copies import reopening, sharing
 from llama_index_mllm.filters import Filter, memory_filter
 from llama_index_mllm.nodes import scored_node
+from llama_index_mllm.queries import matches
 from mllm_plugin import MemoryIndex
 
 
@@ -21,7 +25,9 @@ class HierarchicalMemoryRetriever(BaseRetriever):
 
     A node carries the stored chunk unchanged, its document as source, its character span and the stored
     metadata. Its score is the hit's relevance in [0, 1], higher is better. A node that was kept by
-    `HierarchicalMemoryVectorStore` comes back as it was. Options are attributes: set them between calls.
+    `HierarchicalMemoryVectorStore` comes back as it was. A blank question finds what matches the filter, up
+    to `k` and without scores. Options are attributes: set them between calls. A copy shares the memory; a
+    pickle holds its path and its encoder, and opens it again.
 
     Args:
         memory: An open memory.
@@ -69,23 +75,43 @@ class HierarchicalMemoryRetriever(BaseRetriever):
         self.unique_documents = unique_documents
         self.include_path = include_path
 
+    def __copy__(self) -> Self:
+        return self._with(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._with(copy.deepcopy(vars(self), sharing(memo, self.memory, self.callback_manager)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "memory": reopening(self.memory), "callback_manager": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, memory=state["memory"](), callback_manager=CallbackManager())
+
+    def _with(self, fields: Mapping[str, Any]) -> Self:
+        clone = type(self).__new__(type(self))
+        vars(clone).update(fields)
+        return clone
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self.memory.search(**self._query(query_bundle), **self._settings())
-        return [scored_node(hit, include_path=self.include_path) for hit in hits]
+        text, embedding = query_bundle.query_str, self._embedding(query_bundle)
+        if text.strip():
+            hits = self.memory.search(text, embedding=embedding, **self._settings())
+        elif embedding is not None:
+            hits = self.memory.search(embedding, **self._settings())
+        else:
+            hits = matches(self.memory, **self._settings())
+        asked = bool(text.strip()) or embedding is not None
+        return [scored_node(hit, include_path=self.include_path, asked=asked) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        query = await asyncio.to_thread(self._query, query_bundle)
-        hits = await self.memory.asearch(**query, **self._settings())
-        return [scored_node(hit, include_path=self.include_path) for hit in hits]
+        return await asyncio.to_thread(self._retrieve, query_bundle)
 
-    def _query(self, bundle: QueryBundle) -> dict[str, Any]:
-        """What to search for; the texts that a transform such as HyDE put in its place are embedded."""
-        embedding: Any = bundle.embedding
-        if embedding is None and bundle.custom_embedding_strs:
-            embedding = self.memory.encoder.encode_queries(bundle.custom_embedding_strs)
-        if embedding is not None and not bundle.query_str.strip():
-            return {"query": embedding}
-        return {"query": bundle.query_str, "embedding": embedding}
+    def _embedding(self, bundle: QueryBundle) -> Any:
+        """The one given, else of the texts which a transform such as HyDE put in place of the question."""
+        texts = [text for text in bundle.custom_embedding_strs or () if text.strip()]
+        if bundle.embedding is not None or not texts:
+            return bundle.embedding
+        return self.memory.encoder.encode_queries(texts)
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fsspec import AbstractFileSystem
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import BaseNode
@@ -15,21 +16,24 @@ from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
     VectorStoreQuery,
-    VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
+from numpy.typing import NDArray
 from pydantic import PrivateAttr
+from typing_extensions import Self
 
-from llama_index_mllm.filters import all_of, memory_filter
-from llama_index_mllm.nodes import NODE_ID, SOURCE_ID, chunk_node, document_of, node_of
-from mllm_plugin import Hit, MemoryConfig, MemoryIndex, RemoveReport
+from llama_index_mllm.copies import reopening, restore, sharing, state_of
+from llama_index_mllm.filters import memory_filter
+from llama_index_mllm.nodes import SOURCE_ID, document_of, node_of
+from llama_index_mllm.queries import MMR_OPTIONS, OPTIONS, Search
+from llama_index_mllm.restrictions import restriction
+from mllm_plugin import MemoryConfig, MemoryIndex, RemoveReport
 from mllm_plugin.encoders import VectorsOnly
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError
 
 _log = logging.getLogger(__name__)
 
-_MODES = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID)
-_NO_COUNTERPART = ("alpha", "sparse_top_k", "mmr_threshold", "output_fields", "embedding_field")
+_OPTIONS = (*OPTIONS, *MMR_OPTIONS, "filter")
 
 
 class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
@@ -38,7 +42,8 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
     A node is stored as one piece, never cut again, with the embedding that LlamaIndex computed, and comes
     back unchanged. A query uses its embedding, and its words as lexical evidence; similarities are the hits'
     relevance in [0, 1], higher is better. Documents that were added to the memory itself are found as well.
-    Options of one call go to the memory: `index.as_retriever(vector_store_kwargs={"exact": True})`.
+    Options of one call go to the memory: `index.as_retriever(vector_store_kwargs={"exact": True})`. A copy
+    shares the memory; a pickle holds its path and its encoder, and opens it again.
 
     Args:
         memory: Where the nodes are stored; the caller closes it.
@@ -93,6 +98,15 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
         """The memory."""
         return self._memory
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(sharing(memo, self._memory))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return state_of(self, _memory=reopening(self._memory))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore(self, state, _memory=state["__pydantic_private__"]["_memory"]())
+
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Adds nodes, or replaces those whose ids are there.
 
@@ -104,10 +118,11 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
             The ids of the nodes, in order.
 
         Raises:
-            InvalidInputError: A node has no embedding.
+            InvalidInputError: A node has no embedding, or one of another width; nothing was added.
+            InvalidDocumentError: A node's metadata cannot be kept; the error names node and key.
         """
         documents = [document_of(node) for node in nodes]
-        embeddings = [_embedding(node) for node in nodes]
+        embeddings = [_embedding(node, self._memory.dim) for node in nodes]
         if documents:
             self._memory.add(
                 documents, embeddings=embeddings, split=False, namespace=self.namespace, **kwargs
@@ -118,17 +133,25 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
         """Finds the nodes nearest to a query, best first.
 
         Args:
-            query: Mode DEFAULT or HYBRID, which are the same here: embedding and words both count. Without an
-                embedding the memory's own encoder embeds the words. An empty `node_ids` means no restriction,
-                since every index passes one; an empty `doc_ids` matches nothing. Both name nodes of a store,
-                not documents that were added to the memory itself.
-            **kwargs: More arguments of `MemoryIndex.search`: `exact`, `beam_width`, `exclude_labels`, …
+            query: In mode DEFAULT embedding and words both count, weighed as the memory weighs them; without
+                an embedding the memory's own encoder embeds the words, and without words either the result is
+                what matches the filters, up to k, with no similarities. HYBRID is the same, unless `alpha` or
+                `sparse_top_k` are given: then a ranking by embedding alone (alpha 1) and one by words alone
+                (alpha 0) are blended. SPARSE and TEXT_SEARCH rank by words alone. MMR takes nodes unlike
+                those before. An empty `node_ids`, and those that an index lists itself, mean no restriction;
+                an empty `doc_ids` matches nothing. Both name nodes of a store, not documents that were added
+                to the memory itself.
+            **kwargs: More arguments of `MemoryIndex.search`: `exact`, `beam_width`, `exclude_labels`, …;
+                `filter`, one more condition, of the memory or `MetadataFilters`; for MMR `mmr_threshold` (1:
+                only likeness to the query counts, 0: only unlikeness to those before; 0.5 when left out) and
+                `mmr_prefetch_k` or `mmr_prefetch_factor`, out of how many (4 times k when left out).
 
         Raises:
-            InvalidInputError: A mode or setting without counterpart, or neither words nor an embedding.
+            InvalidInputError: A mode or setting without counterpart, or out of range.
+            InvalidTypeError: An option is unknown.
             FilterError: A filter without exact counterpart.
         """
-        return _result(self._memory.search(**self._search(query), **kwargs))
+        return self._search(query, kwargs).result()
 
     def get_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
@@ -177,7 +200,7 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Like `query`, without blocking the event loop."""
-        return _result(await self._memory.asearch(**self._search(query), **kwargs))
+        return await asyncio.to_thread(self._search(query, kwargs).result)
 
     async def aget_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
@@ -204,55 +227,32 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
         """Like `clear`, without blocking the event loop."""
         _report(await self._memory.aremove(filter={}, namespace=self.namespace))
 
-    def _search(self, query: VectorStoreQuery) -> dict[str, Any]:
-        _check(query)
-        text = query.query_str if query.query_str and query.query_str.strip() else None
-        k = query.similarity_top_k
-        if query.mode == VectorStoreQueryMode.HYBRID and query.hybrid_top_k is not None:
-            k = query.hybrid_top_k
-        return {
-            "query": query.query_embedding if text is None else text,
-            "embedding": None if text is None else query.query_embedding,
-            "k": k,
-            "namespace": self.namespace,
-            "filter": all_of(
-                memory_filter(query.filters),
-                {NODE_ID: {"$in": query.node_ids}} if query.node_ids else None,
-                {SOURCE_ID: {"$in": query.doc_ids}} if query.doc_ids is not None else None,
-            ),
-        }
+    def _search(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> Search:
+        for name in given:
+            if name not in _OPTIONS:
+                raise InvalidTypeError(
+                    f"unknown option {name!r} of a query; expected one of {', '.join(_OPTIONS)}. What the "
+                    f"query and the store have fields for is set there"
+                )
+        options = {**given, "namespace": self.namespace, "filter": restriction(query, given)}
+        return Search(self._memory, query, options)
 
 
-def _check(query: VectorStoreQuery) -> None:
-    if query.mode not in _MODES:
-        mode = VectorStoreQueryMode(query.mode).value
-        raise InvalidInputError(
-            f"query mode {mode!r} has no counterpart in a memory; expected 'default' or 'hybrid'"
-        )
-    for name in _NO_COUNTERPART:
-        if (value := getattr(query, name)) is not None:
-            raise InvalidInputError(
-                f"{name}={value!r} has no counterpart in a memory; leave it out. How much words and vectors "
-                f"weigh is set in MemoryConfig.leaf"
-            )
-    if query.query_embedding is None and not (query.query_str or "").strip():
-        raise InvalidInputError("the query is empty; expected query_embedding, query_str or both")
-
-
-def _embedding(node: BaseNode) -> list[float]:
+def _embedding(node: BaseNode, dim: int) -> NDArray[np.float64]:
     if node.embedding is None:
         raise InvalidInputError(
             f"node {node.node_id!r} has no embedding; add nodes through VectorStoreIndex, end the "
             f"IngestionPipeline with an embedding model, or set node.embedding"
         )
-    return node.embedding
-
-
-def _result(hits: Sequence[Hit]) -> VectorStoreQueryResult:
-    nodes = [chunk_node(hit) for hit in hits]
-    return VectorStoreQueryResult(
-        nodes=nodes, similarities=[hit.relevance for hit in hits], ids=[node.node_id for node in nodes]
-    )
+    embedding = np.asarray(node.embedding, dtype=np.float64)
+    if embedding.shape != (dim,):
+        raise DimensionMismatchError(
+            f"node {node.node_id!r}: expected an embedding of {dim} numbers, got {embedding.size}; the "
+            f"memory was made for another embedding model"
+        )
+    if not np.isfinite(embedding).all():
+        raise InvalidInputError(f"node {node.node_id!r}: its embedding holds NaN or infinity; embed it again")
+    return embedding
 
 
 def _nodes_of(ref_doc_id: str) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,7 @@ class WordEncoder:
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
-        self.before: Callable[[], None] = lambda: None
+        self.before: Callable[[], object] = dict
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], None]:
         self._see(texts)

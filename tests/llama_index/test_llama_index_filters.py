@@ -22,6 +22,11 @@ ROWS: list[dict[str, Any]] = [
     {"year": None, "name": None, "tags": None},
     {},
     {"name": "Übersicht 100%_x", "tags": ["A"], "year": -1},
+    {"read": True, "tags": [True, "a"]},
+    {"read": False, "tags": [False]},
+    {"read": 1, "tags": [1, 0]},
+    {"read": 0.0},
+    {"read": 2},
 ]
 NUMBERS = [2019, 2020, 2020.0, 2020.5, -1, 0]
 STRINGS = ["ada", "Ada Lovelace", "", "Grace", "a", "100%_", "ü", "Ü"]
@@ -37,6 +42,10 @@ CASES = [
     *itertools.product(["tags"], [Op.ANY, Op.ALL], LISTS),
     *itertools.product(["tags"], [Op.CONTAINS], ["a", "b", "A", "z"]),
     *itertools.product(["year", "name", "tags", "price", "missing"], [Op.IS_EMPTY], [None]),
+    *itertools.product(["read"], [Op.EQ, Op.NE, Op.GT, Op.GTE, Op.LT, Op.LTE], [1, 0, 1.0, 0.5, -1, 2]),
+    *itertools.product(["read"], [Op.IN, Op.NIN], [[1], [0, 7], [2], [0.0, 1.0]]),
+    *itertools.product(["tags"], [Op.ANY, Op.ALL], [[1], [1, 0], [0.0], [5]]),
+    *itertools.product(["tags"], [Op.CONTAINS], [1, 0, 5]),
 ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -331,6 +333,26 @@ def test_memory_embedding_leaves_the_loop_free(memory: MemoryIndex, encoder, gat
     one = asyncio.run(gate.passed_by(model.aget_query_embedding("cats")))
     batch = asyncio.run(gate.passed_by(model.aget_text_embedding_batch(["cats", "dogs"])))
     assert one == batch[0] == model.get_text_embedding("cats")
+
+
+def test_a_cancelled_batch_is_not_embedded_to_its_end(memory: MemoryIndex, encoder) -> None:
+    model = MemoryEmbedding(memory.encoder, embed_batch_size=1)
+    begun = threading.Event()
+
+    def slowly() -> None:
+        begun.set()
+        time.sleep(0.05)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(model.aget_text_embedding_batch([f"cats {row}" for row in range(400)]))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    encoder.before = slowly
+    asyncio.run(cancel())  # waits for what its threads have begun
+    assert 0 < len(encoder.encoded) < 100
 
 
 def test_filter_operators_reach_the_memory_through_the_index(index: VectorStoreIndex) -> None:

@@ -13,10 +13,11 @@ from llama_index.core.base.llms.generic_utils import messages_to_history_str
 from llama_index.core.base.llms.types import ImageBlock, TextBlock, ThinkingBlock
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler, TokenCountingHandler
 from llama_index.core.callbacks.schema import CBEventType
-from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.chat_engine import ContextChatEngine, SimpleChatEngine
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.tools import QueryEngineTool
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index_mllm import HierarchicalMemoryRetriever, MemoryLLM
 from llama_index_mllm.messages import question_of
@@ -139,6 +140,67 @@ async def test_a_cancelled_stream_stops_the_model(model: MemoryLLM) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await asyncio.wait_for(model.acomplete(QUESTION), 60)).text
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: model.acomplete(QUESTION, max_tokens=3000),
+        lambda model: model.achat([ChatMessage(QUESTION)], max_tokens=3000),
+    ],
+    ids=["acomplete", "achat"],
+)
+async def test_a_cancelled_answer_stops_the_model(
+    model: MemoryLLM, asked: list[Any], ask: Callable[[MemoryLLM], Any]
+) -> None:
+    task = asyncio.create_task(ask(model))
+    while not model.llm.llm.lock.locked():
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await asyncio.wait_for(model.acomplete(QUESTION, max_tokens=3), 60)).text
+    assert all(answer.usage.output_tokens < 1000 for answer in asked)  # none was written to its end
+
+
+# -- no question
+
+
+async def test_a_blank_message_is_answered(model: MemoryLLM) -> None:
+    blank = [
+        ChatMessage("", role="user"),
+        ChatMessage("Yes?", role="assistant"),
+        ChatMessage(" ", role="user"),
+    ]
+    responses = [
+        model.complete(""),
+        await model.acomplete(" "),
+        model.complete("", query=" "),
+        model.chat([ChatMessage("")]),
+        await model.achat(blank),
+        list(model.stream_complete(""))[-1],
+        list(model.stream_chat([ChatMessage(QUESTION), ChatMessage("In the hall."), ChatMessage("")]))[-1],
+    ]
+    for response in responses:
+        assert response.additional_kwargs["sources"]
+    assert ids(model.complete("", query=QUESTION)) == ["dogs"]
+    filters = MetadataFilters(filters=[MetadataFilter(key="number", value=2)])
+    assert ids(model.complete("", filter=filters)) == ["horses"]
+
+
+async def test_an_engine_without_a_question(model: MemoryLLM) -> None:
+    for mode in ("compact", "generation"):
+        tool = QueryEngineTool.from_defaults(engine(model, response_mode=mode), name="n", description="d")
+        for output in (tool(input=""), await tool.acall(input="")):
+            assert len(output.raw_output.source_nodes) == 2
+
+
+def test_a_chat_engine_without_a_question(model: MemoryLLM) -> None:
+    history = ChatMemoryBuffer.from_defaults(token_limit=3000)
+    retriever = HierarchicalMemoryRetriever(model.llm.memory, k=2)
+    chat = ContextChatEngine.from_defaults(retriever, llm=model, memory=history)
+    assert len(chat.chat("").source_nodes) == 2
+    assert chat.chat("where do cats eat").source_nodes[0].node.ref_doc_id == "cats"
 
 
 # -- options

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.schema import (
@@ -20,7 +21,7 @@ from llama_index.core.schema import (
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index_mllm import HierarchicalMemoryVectorStore
 
-from mllm_plugin import Document, MemoryIndex
+from mllm_plugin import Document, InvalidDocumentError, MemoryIndex
 
 METADATA = {
     "year": 2020,
@@ -119,6 +120,38 @@ def test_values_that_are_no_json_come_back_as_llama_index_writes_them(
     store.add([node])
     assert store.get_nodes()[0].metadata == {"day": "2024-01-02", "pair": [1, 2], "model": {"x": 1}}
     assert store.get_nodes(filters=where("day", "2024-01-02"))
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (float("nan"), "'price' cannot be kept: float nan: JSON has no such number"),
+        ({"deep": [1.0, float("-inf")]}, "'price' cannot be kept: float -inf"),
+        (np.float32(1.5), r"'price' cannot be kept: numpy.float32 .*Unable to serialize"),
+        ([np.int64(1)], "'price' cannot be kept: numpy.int64"),
+        (np.ones(2), "'price' cannot be kept: numpy.ndarray"),
+        (b"\xff", r"'price' cannot be kept: bytes b'\\xff'"),
+        ({"a": {object()}}, "'price' cannot be kept: object"),
+        ("\ud800", "'price' cannot be kept: str .*surrogates not allowed"),
+        ({"\ud800": 1}, "'price' cannot be kept: int 1: .*surrogates not allowed"),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_what_cannot_be_kept_is_named(
+    store: HierarchicalMemoryVectorStore, make_node, value: object, match: str
+) -> None:
+    batch = [make_node("fine", id_=f"n{row}", metadata={"row": row, "price": row}) for row in range(3)]
+    batch[1].metadata["price"] = value
+    with pytest.raises(InvalidDocumentError, match=f"node 'n1': metadata {match}"):
+        store.add(batch)
+    assert store.get_nodes() == []
+
+
+def test_what_holds_itself_is_refused(store: HierarchicalMemoryVectorStore, make_node) -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises(InvalidDocumentError, match=r"node 'n' cannot be written as JSON: .*recursion"):
+        store.add([make_node("text", id_="n", metadata={"a": endless})])
 
 
 def test_reserved_keys_stay_out_of_prompts(filled: HierarchicalMemoryVectorStore, nodes, embedding) -> None:

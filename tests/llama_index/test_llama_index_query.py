@@ -9,10 +9,7 @@ from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, Vect
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index_mllm import HierarchicalMemoryVectorStore
 
-from mllm_plugin import (
-    Document,
-    MemoryIndex,
-)
+from mllm_plugin import Document, InvalidTypeError, MemoryIndex
 
 
 def where(key: str, value: object) -> MetadataFilters:
@@ -103,10 +100,20 @@ def test_options_of_one_call(filled: HierarchicalMemoryVectorStore, embedding, m
     assert filled.query(query(vector), exact=True) == filled.query(query(vector))
     memory.add([Document("dogs elsewhere", id="x")], namespace="below")
     assert "x" in {node.ref_doc_id for node in filled.query(query(vector), prefix=True).nodes}
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(InvalidTypeError, match="unknown option 'beem_width' of a query; expected"):
         filled.query(query(vector), beem_width=3)
-    with pytest.raises(TypeError, match="multiple values"):
-        filled.query(query(vector), filter={})
+    with pytest.raises(InvalidTypeError, match=r"'namespace' .*What the query and the store have fields for"):
+        asyncio.run(filled.aquery(query(vector), namespace="below"))
+
+
+@pytest.mark.parametrize("extra", [{"row": {"$gte": 3}}, where("row", 3)], ids=["memory", "llama-index"])
+def test_a_filter_of_one_call_is_one_more_condition(
+    filled: HierarchicalMemoryVectorStore, embedding, extra: object
+) -> None:
+    asked = query(embedding.get_query_embedding("dogs"), filters=where("animal", "dogs"))
+    assert filled.query(asked, filter=extra).ids == ["n3"]
+    assert len(filled.query(query(asked.query_embedding), filter=extra).ids) > 0
+    assert set(filled.query(asked).ids) == {"n2", "n3"}
 
 
 def test_documents_of_the_memory_itself_are_found(

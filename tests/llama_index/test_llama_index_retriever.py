@@ -228,9 +228,19 @@ def test_errors_are_those_of_the_memory(
         asyncio.run(HierarchicalMemoryRetriever(filled, **options).aretrieve("cats"))
 
 
-def test_empty_question_is_refused(filled: MemoryIndex) -> None:
-    with pytest.raises(InvalidInputError, match="the query is empty"):
-        HierarchicalMemoryRetriever(filled).retrieve(" ")
+@pytest.mark.parametrize("blank", ["", " \n", QueryBundle(" ", custom_embedding_strs=["", " "])], ids=repr)
+def test_a_blank_question_finds_what_matches(filled: MemoryIndex, encoder, blank: str | QueryBundle) -> None:
+    encoder.encoded.clear()
+    filled.mask(["dogs"])
+    retriever = HierarchicalMemoryRetriever(filled, k=30)
+    for found in (retriever.retrieve(blank), asyncio.run(retriever.aretrieve(blank))):
+        assert {one.node.ref_doc_id for one in found} == {"cats", "horses"}
+        assert {one.score for one in found} == {None}
+    retriever.filter = {"animal": "cat"}
+    assert {node.ref_doc_id for node in _nodes(retriever, blank)} == {"cats"}
+    retriever.k, retriever.filter, retriever.exclude_labels = 2, None, ("draft",)
+    assert [node.ref_doc_id for node in _nodes(retriever, blank)] == ["cats", "cats"]
+    assert encoder.encoded == []
 
 
 def _nodes(retriever: HierarchicalMemoryRetriever, question: str) -> list:

@@ -10,7 +10,8 @@ from llama_index.core.schema import (
     Document as LlamaDocument,
 )
 from llama_index.core.vector_stores import MetadataFilters, VectorStoreQuery
-from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
+from llama_index.core.vector_stores.types import VectorStoreQueryMode as Mode
 from llama_index_mllm import HierarchicalMemoryVectorStore
 
 from mllm_plugin import (
@@ -56,31 +57,45 @@ def _held(method, gate):
     return held
 
 
-@pytest.mark.parametrize(
-    "mode", sorted(set(VectorStoreQueryMode) - {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID})
-)
-def test_modes_without_counterpart_are_refused(filled, embedding, mode: VectorStoreQueryMode) -> None:
+@pytest.mark.parametrize("mode", [Mode.SEMANTIC_HYBRID, Mode.SVM, Mode.LINEAR_REGRESSION])
+def test_modes_without_counterpart_are_refused(filled, embedding, mode: Mode) -> None:
     asked = query(embedding.get_query_embedding("dogs"), query_str="dogs", mode=mode)
-    with pytest.raises(InvalidInputError, match=f"query mode '{mode.value}' has no counterpart"):
+    with pytest.raises(InvalidInputError, match=f"query mode '{mode.value}' has no counterpart in a memory"):
         filled.query(asked)
-    with pytest.raises(InvalidInputError, match="expected 'default' or 'hybrid'"):
+    with pytest.raises(InvalidInputError, match="expected one of 'default', 'hybrid', 'sparse', 'text_s"):
         asyncio.run(filled.aquery(asked))
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("mode", "fields", "options", "match"),
     [
-        ("alpha", 0.5),
-        ("sparse_top_k", 3),
-        ("mmr_threshold", 0.5),
-        ("output_fields", ["a"]),
-        ("embedding_field", "b"),
+        (
+            Mode.DEFAULT,
+            {"alpha": 0.5},
+            {},
+            "alpha=0.5 has no .* in mode 'default'; it counts in mode 'hybrid'",
+        ),
+        (Mode.MMR, {"sparse_top_k": 3}, {}, "sparse_top_k=3 has no .*; it counts in mode 'hybrid', 'sparse'"),
+        (Mode.HYBRID, {"mmr_threshold": 0.5}, {}, "mmr_threshold=0.5 has no .*; it counts in mode 'mmr'"),
+        (Mode.DEFAULT, {}, {"mmr_prefetch_k": 9}, "mmr_prefetch_k counts in mode 'mmr' only, got mode 'def"),
+        (Mode.DEFAULT, {"output_fields": ["a"]}, {}, "output_fields=.* has no .*; leave it out"),
+        (
+            Mode.DEFAULT,
+            {"embedding_field": "b"},
+            {},
+            "embedding_field='b' has no .*; leave it out",
+        ),
+        (Mode.MMR, {}, {"unique_documents": True}, "unique_documents has no counterpart in mode 'mmr'"),
+        (Mode.HYBRID, {"alpha": 1.5}, {}, "alpha must be from 0 to 1, got 1.5"),
+        (Mode.MMR, {}, {"mmr_threshold": -1}, "mmr_threshold must be from 0 to 1, got -1"),
     ],
 )
-def test_settings_without_counterpart_are_refused(filled, embedding, field: str, value: object) -> None:
-    asked = query(embedding.get_query_embedding("dogs"), mode=VectorStoreQueryMode.HYBRID, **{field: value})
-    with pytest.raises(InvalidInputError, match=f"{field}=.* has no counterpart in a memory; leave it out"):
-        filled.query(asked)
+def test_settings_without_counterpart_are_refused(
+    filled, embedding, mode, fields, options, match: str
+) -> None:
+    asked = query(embedding.get_query_embedding("dogs"), query_str="dogs", mode=mode, **fields)
+    with pytest.raises(InvalidInputError, match=match):
+        filled.query(asked, **options)
 
 
 def test_clear_errors(store: HierarchicalMemoryVectorStore, make_node, embedding) -> None:
@@ -89,19 +104,17 @@ def test_clear_errors(store: HierarchicalMemoryVectorStore, make_node, embedding
         InvalidInputError, match="node 'n' has no embedding; add nodes through VectorStoreIndex"
     ):
         store.add([node.model_copy(update={"embedding": None})])
-    with pytest.raises(DimensionMismatchError, match="16"):
-        store.add([node.model_copy(update={"embedding": [1.0, 2.0]})])
+    with pytest.raises(DimensionMismatchError, match="node 'n': expected an embedding of 16 numbers, got 2"):
+        store.add([make_node("good"), node.model_copy(update={"embedding": [1.0, 2.0]})])
+    with pytest.raises(InvalidInputError, match="node 'n': its embedding holds NaN"):
+        store.add([make_node("good"), node.model_copy(update={"embedding": [float("nan")] * 16})])
     with pytest.raises(DimensionMismatchError, match="16"):
         store.query(query([1.0, 2.0]))
-    with pytest.raises(
-        InvalidInputError, match="the query is empty; expected query_embedding, query_str or both"
-    ):
-        store.query(VectorStoreQuery())
     with pytest.raises(InvalidInputError, match="k must be at least 1"):
         store.query(query(node.embedding, k=0))
     with pytest.raises(InvalidDocumentError, match="'n' comes twice"):
         store.add([node, node])
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(TypeError, match="splitt"):
         store.add([node], splitt=True)
     assert store.get_nodes() == []
 
