@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
-from mllm_plugin import MemoryIndex
 from mllm_plugin.errors import InvalidTypeError
 
 
@@ -18,17 +15,6 @@ def sharing(memo: dict[int, Any] | None, *held: Any) -> dict[int, Any]:
     memo = {} if memo is None else memo
     memo.update({id(one): one for one in held})
     return memo
-
-
-def reopening(memory: MemoryIndex) -> Callable[[], MemoryIndex]:
-    """What opens a memory again, as far as its encoder can be pickled.
-
-    Raises:
-        InvalidTypeError: It cannot.
-    """
-    check_picklable(memory.encoder)
-    path = memory.path.absolute()
-    return partial(MemoryIndex.open, path, encoder=memory.encoder, config=memory.config, create=False)
 
 
 def check_picklable(encoder: Any) -> None:
@@ -42,19 +28,17 @@ def check_picklable(encoder: Any) -> None:
         ) from error
 
 
-def state_of(component: BaseModel, **private: Any) -> dict[str, Any]:
-    """The state of a component of LlamaIndex, private attributes replaced; handlers stay in their process."""
+def state_of(component: BaseModel) -> dict[str, Any]:
+    """The state of a component of LlamaIndex, which its own way would cut; handlers stay in their process."""
     state = BaseModel.__getstate__(component)
     fields = {name: value for name, value in state["__dict__"].items() if name != "callback_manager"}
-    kept = {**(state["__pydantic_private__"] or {}), **private}
-    return {**state, "__dict__": fields, "__pydantic_private__": kept}
+    return {**state, "__dict__": fields}
 
 
-def restore(component: BaseModel, state: Mapping[Any, Any], **private: Any) -> None:
-    """Sets what `state_of` returned, private attributes replaced."""
+def restore(component: BaseModel, state: dict[Any, Any]) -> None:
+    """Sets what `state_of` returned."""
     fields = dict(state["__dict__"])
     for name, field in type(component).model_fields.items():
         if name not in fields:
             fields[name] = field.get_default(call_default_factory=True)
-    kept = {**state["__pydantic_private__"], **private}
-    BaseModel.__setstate__(component, {**state, "__dict__": fields, "__pydantic_private__": kept})
+    BaseModel.__setstate__(component, {**state, "__dict__": fields})

@@ -34,7 +34,6 @@ from llama_index_mllm.messages import (
 )
 from mllm_plugin import MemoryIndex
 from mllm_plugin.errors import InvalidTypeError
-from mllm_plugin.memory_llm import Answer
 from mllm_plugin.memory_llm.config import ReadingMode
 
 _WHERE = ("namespace", "prefix", "filter", "exclude_labels")
@@ -139,7 +138,7 @@ class MemoryLLM(CustomLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` without blocking the event loop."""
-        answer = await self._aanswer(self._prompt(prompt, formatted, kwargs), self._call(kwargs))
+        answer = await self.llm.aanswer(self._prompt(prompt, formatted, kwargs), **self._call(kwargs))
         return completion_of(answer.text, answer)
 
     @llm_chat_callback()
@@ -153,16 +152,8 @@ class MemoryLLM(CustomLLM):
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop."""
         question = question_of(messages, kwargs.get("query"))
-        answer = await self._aanswer(question, self._call(kwargs, messages))
+        answer = await self.llm.aanswer(question, **self._call(kwargs, messages))
         return chat_response_of(answer.text, answer)
-
-    async def _aanswer(self, question: Any, call: Mapping[str, Any]) -> Answer:
-        """A whole answer, made as a stream, since that stops when the call is cancelled."""
-        stream = self.llm.astream(question, **call)
-        try:
-            return await stream.answer()
-        finally:
-            await stream.aclose()
 
     # -- piece by piece
 

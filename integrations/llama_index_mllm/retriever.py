@@ -13,7 +13,7 @@ from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 from typing_extensions import Self
 
-from llama_index_mllm.copies import reopening, sharing
+from llama_index_mllm.copies import sharing
 from llama_index_mllm.filters import Filter, memory_filter
 from llama_index_mllm.nodes import scored_node
 from llama_index_mllm.queries import matches
@@ -82,10 +82,10 @@ class HierarchicalMemoryRetriever(BaseRetriever):
         return self._with(copy.deepcopy(vars(self), sharing(memo, self.memory, self.callback_manager)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "memory": reopening(self.memory), "callback_manager": None}
+        return {**vars(self), "callback_manager": None}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state, memory=state["memory"](), callback_manager=CallbackManager())
+        vars(self).update(state, callback_manager=CallbackManager())
 
     def _with(self, fields: Mapping[str, Any]) -> Self:
         clone = type(self).__new__(type(self))

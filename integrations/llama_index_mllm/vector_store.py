@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr
 from typing_extensions import Self
 
-from llama_index_mllm.copies import reopening, restore, sharing, state_of
+from llama_index_mllm.copies import restore, sharing, state_of
 from llama_index_mllm.filters import memory_filter
 from llama_index_mllm.nodes import SOURCE_ID, document_of, node_of
 from llama_index_mllm.queries import MMR_OPTIONS, OPTIONS, Search
@@ -102,10 +102,10 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
         return super().__deepcopy__(sharing(memo, self._memory))
 
     def __getstate__(self) -> dict[str, Any]:
-        return state_of(self, _memory=reopening(self._memory))
+        return state_of(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        restore(self, state, _memory=state["__pydantic_private__"]["_memory"]())
+        restore(self, state)
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Adds nodes, or replaces those whose ids are there.

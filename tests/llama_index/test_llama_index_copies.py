@@ -111,9 +111,7 @@ def test_what_cannot_be_pickled_is_refused_and_stays_whole(tmp_path: Path) -> No
             HierarchicalMemoryRetriever(memory),
         )
         for one in held:
-            with pytest.raises(
-                InvalidTypeError, match=r"the encoder WordEncoder cannot be pickled .*; give it"
-            ):
+            with pytest.raises(InvalidTypeError, match="cannot be pickled"):
                 pickle.dumps(one)
             assert type(copy.deepcopy(one)) is type(one)  # shares the encoder, whatever that is
         assert held[0].get_query_embedding("cats")
