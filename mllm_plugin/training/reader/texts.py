@@ -98,14 +98,13 @@ class ReaderTexts:
     def load(cls, path: Path) -> ReaderTexts:
         """Reads what `save` wrote."""
         with np.load(path) as file:
-            return cls(
-                **{
-                    one.name: file[one.name]
-                    if one.name in file
-                    else Ragged(file[f"{one.name}.values"], file[f"{one.name}.ends"])
-                    for one in fields(cls)
-                }
-            )
+            values: dict[str, Any] = {
+                one.name: file[one.name]
+                if one.name in file
+                else Ragged(file[f"{one.name}.values"], file[f"{one.name}.ends"])
+                for one in fields(cls)
+            }
+        return cls(**values)
 
 
 @dataclass(frozen=True)
