@@ -31,10 +31,10 @@ def recognised(encoder: TextEncoder, settings: Settings, database: Database) -> 
                 raise EncoderMismatchError(_other_vectors(encoder, settings, stored, cosine, database))
             return encoder if named else _renamed(encoder, settings.fingerprint)
     if not named or encoder.dim != settings.dim:
+        widths = "" if encoder.dim == settings.dim else f" ({encoder.dim} dimensions for {settings.dim})"
         raise EncoderMismatchError(
-            f"the memory at {database.folder} was written with encoder {settings.fingerprint!r} of "
-            f"{settings.dim} dimensions, got {encoder.fingerprint!r} of {encoder.dim}"
-            f"{_way_out(encoder, settings)}"
+            f"the memory at {database.folder} was written with encoder {settings.fingerprint!r}, got "
+            f"{encoder.fingerprint!r}{widths}{_way_out(encoder, settings)}"
         )
     return encoder
 

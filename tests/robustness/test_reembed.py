@@ -172,7 +172,9 @@ def test_a_memory_that_is_no_copy_is_left_alone(source, tmp_path):
 def test_a_copy_begun_with_another_encoder_is_refused(source, tmp_path):
     with pytest.raises(Interrupted):
         reembed(source, tmp_path / "copy", Stopping(1), progress=False)
-    with pytest.raises(EncoderMismatchError, match=r"begun with another .*'toy:32:1' .* got 'toy:8:1'"):
+    with pytest.raises(
+        EncoderMismatchError, match=r"begun with another .*'toy:32:1', got 'toy:8:1' .8 dimensions for 32"
+    ):
         reembed(source, tmp_path / "copy", ToyEncoder(8), progress=False)
     with (
         MemoryIndex.open(tmp_path / "third", encoder=ToyEncoder()) as third,
