@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import WordEncoder
 from llama_index.core import VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.ingestion import IngestionPipeline
@@ -21,6 +20,7 @@ from llama_index_mllm import (
     MemoryEmbedding,
     MemoryLLM,
 )
+from llama_index_tools import WordEncoder
 
 from mllm_plugin import InvalidTypeError, MemoryConfig, MemoryIndex
 from mllm_plugin.config import SearchConfig

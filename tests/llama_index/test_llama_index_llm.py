@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Gate, WordEncoder
 from llama_index.core import PromptTemplate
 from llama_index.core.base.llms.generic_utils import messages_to_history_str
 from llama_index.core.base.llms.types import ImageBlock, TextBlock, ThinkingBlock
@@ -21,6 +20,7 @@ from llama_index.core.tools import QueryEngineTool
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index_mllm import HierarchicalMemoryRetriever, MemoryLLM
 from llama_index_mllm.messages import question_of
+from llama_index_tools import Gate, WordEncoder
 from pydantic import ValidationError
 from tiny_memory_llm import stop_inside
 

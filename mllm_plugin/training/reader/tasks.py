@@ -236,7 +236,7 @@ class Sampler:
                 rows.append(write.go_on(self.texts.chunks[chunk + 1]))
         return rows
 
-    def _cloze(self, ids: Ids, blank: Ids, rng: np.random.Generator) -> Ids:
+    def _cloze(self, ids: Ids, blank: NDArray[np.int32], rng: np.random.Generator) -> Ids:
         """A question for what stands in a blank: part of its sentence, some words left out."""
         _, begin, start, end, finish, kind = blank.tolist()
         left = self._thin(ids[max(begin, start - int(rng.integers(5, 24))) : start], rng)
@@ -275,16 +275,25 @@ class _Writer:
         if chance < 0.08:
             return [self._refusal(question, self.others if kind == ANSWER else [self.far])]
         found = []
-        if chance < 0.75:
-            several = rng.random() < 0.45
-            found.append(self._row(self._block(several), [], question, said, kind, number))
-        elif chance < 0.9:
+        if chance < 0.58:
+            block = self._block(several=rng.random() < 0.6)
+            found.append(self._row(block, [], question, said, kind, number))
+        elif chance < 0.74:  # the text is another's, the memory has the answer
             other = [int(rng.choice(self.others))]
-            found.append(self._row(self._block(rng.random() < 0.3), other, question, said, kind, number))
-        if chance >= 0.9 or rng.random() < 0.3:
-            block = self._block(rng.random() < 0.3) if rng.random() < 0.5 else np.zeros(0, np.int64)
+            block = self._block(several=rng.random() < 0.6)
+            found.append(self._row(block, other, question, said, kind, number))
+        if chance >= 0.74 or rng.random() < 0.3:  # the text has the answer, the memory may or may not
+            block = (self._elsewhere, self._nothing, self._block)[int(rng.integers(3))]()
             found.append(self._row(block, [self.place], question, said, kind, number, teaches=True))
         return found
+
+    def _elsewhere(self) -> Ids:
+        """Memory of neighbours alone."""
+        chosen = self.rng.permutation(self.others)[: int(self.rng.integers(1, len(self.others) + 1))]
+        return np.concatenate([self.memory.windows(int(one)) for one in chosen])
+
+    def _nothing(self) -> Ids:
+        return np.zeros(0, np.int64)
 
     def repeat(self) -> Row:
         """The chunk from its windows."""
@@ -295,7 +304,7 @@ class _Writer:
 
     def go_on(self, following: Ids) -> Row:
         """What follows the chunk."""
-        block = self._block(False)
+        block = self._block()
         return self._row(block, [], self.prompts["continue"], following[:48], CONTINUE)
 
     def _refusal(self, question: Ids, others: Sequence[int]) -> Row:
@@ -311,7 +320,7 @@ class _Writer:
             return self._row(none, [int(self.rng.choice(others))], question, said, REFUSE)
         return self._row(none, [], question, said, REFUSE)
 
-    def _block(self, several: bool) -> Ids:
+    def _block(self, several: bool = False) -> Ids:
         """Memory of the chunk, at times of its neighbours too, at times with the levels above."""
         chunks = [self.place]
         if several:
