@@ -52,6 +52,8 @@ def rows_of(positions: int) -> list[Row]:
         Row("memory, best chunk, in random order", True, BEST, twist="shuffled"),
         Row("memory, 5 chunks", True, {"mode": "memory"}),
         Row("both: best chunk as text, 4 as memory", True, {"mode": "both"}),
+        Row("both: best chunk as text, 1 as memory", True, {"mode": "both", "k": 2}),
+        Row("both: best chunk as text and as memory", True, {"mode": "both", "k": 1, "repeat": True}),
         Row("both, another question's memory", True, {"mode": "both"}, twist="foreign"),
         Row("both: best 64 tokens as text, 5 as memory", True, {"mode": "both", "text_tokens": 64}),
         Row("text, best chunk, answer elsewhere", True, {**TEXT, "k": 1}, necessary=True),
