@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
+from mllm_plugin.encoders.quick import quick_encoder
 from mllm_plugin.errors import NotFoundError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.protocols import TextEncoder
@@ -54,15 +55,9 @@ class Settings:
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
 
     def load_encoder(self, encoder: Any) -> TextEncoder:
-        """Loads an encoder; shows progress while it is downloaded, not while it is read."""
+        """Finds an encoder; one of Hugging Face is read no sooner than it is needed."""
         with self.stage("load encoder"):
-            if isinstance(encoder, str) and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-                import huggingface_hub.utils
-                import transformers
-
-                transformers.utils.logging.disable_progress_bar()
-                huggingface_hub.utils.enable_progress_bars()
-            return as_encoder(encoder)
+            return quick_encoder(encoder) if isinstance(encoder, str) else as_encoder(encoder)
 
     @contextmanager
     def reading(self, *, encode: bool = False) -> Iterator[MemoryIndex]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.errors import InvalidInputError, ModelNotFoundError
-from mllm_plugin.pretrained import file_sha256, no_progress_bars
-
-_SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
+from mllm_plugin.pretrained import no_progress_bars
 
 
 class HuggingFaceEncoder:
@@ -53,7 +50,7 @@ class HuggingFaceEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         self.folder = resolve_model(model)
-        settings = _ModelSettings(self.folder)
+        settings = ModelFolder(self.folder)
         self.pooling = pooling or settings.pooling
         if self.pooling not in ("mean", "cls", "max"):
             raise InvalidInputError(f"pooling {self.pooling!r} is unknown; expected 'mean', 'cls' or 'max'")
@@ -76,10 +73,15 @@ class HuggingFaceEncoder:
         self._model.eval().to(self.device)
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
-        self._length = settings.max_length or min(self._tokenizer.model_max_length, 512)
+        self._length = settings.max_length or min(self._tokenizer.model_max_length, LONGEST)
         prefix = len(self._tokenizer(self.document_prefix, add_special_tokens=False)["input_ids"])
         self.max_tokens = self._length - self._tokenizer.num_special_tokens_to_add() - prefix
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = settings.fingerprint(
+            self._model.config.model_type,
+            self.dim,
+            [self.pooling, self.query_prefix, self.document_prefix, self._length, window_tokens],
+            window_layer,
+        )
 
     def token_offsets(self, text: str) -> NDArray[np.int64]:
         """Character spans [t, 2] of the text's tokens."""
@@ -167,52 +169,6 @@ class HuggingFaceEncoder:
                     return_tensors="pt",
                 )
             yield rows, batch
-
-    def _fingerprint(self) -> str:
-        """Changes whenever an embedding would: weights, tokenizer, pooling, prefixes, lengths."""
-        digest = hashlib.sha256()
-        for path in [*sorted(self.folder.glob("*.safetensors")), self.folder / "tokenizer.json"]:
-            if path.is_file():
-                digest.update(file_sha256(path).encode())
-        settings = [self.pooling, self.query_prefix, self.document_prefix, self._length, self.window_tokens]
-        settings += [self.window_layer] if self.window_layer != -1 else []
-        digest.update(json.dumps(settings).encode())
-        return f"hf:{self._model.config.model_type}:{self.dim}:{digest.hexdigest()[:32]}"
-
-
-class _ModelSettings:
-    """What a sentence-transformers folder says of pooling, length and prompts; defaults for a plain model."""
-
-    def __init__(self, folder: Path) -> None:
-        modules = _read_json(folder / "modules.json") or []
-        kinds = {module["type"].rsplit(".", 1)[-1] for module in modules}
-        if unsupported := kinds - _SUPPORTED_MODULES:
-            raise InvalidInputError(
-                f"{folder}: module {', '.join(sorted(unsupported))} is not supported; wrap the model as a "
-                f"LangChain Embeddings (HuggingFaceEmbeddings) and pass that as the encoder"
-            )
-        pooling_folder = next((m["path"] for m in modules if m["type"].endswith("Pooling")), "1_Pooling")
-        self.pooling = self._pooling(_read_json(folder / pooling_folder / "config.json") or {})
-        self.max_length = (_read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
-        self._prompts = (_read_json(folder / "config_sentence_transformers.json") or {}).get("prompts", {})
-
-    @staticmethod
-    def _pooling(config: dict) -> str:
-        if "pooling_mode" in config:
-            return str(config["pooling_mode"])
-        modes = [name for name, chosen in config.items() if name.startswith("pooling_mode_") and chosen]
-        if not modes:
-            return "mean"
-        if len(modes) > 1:
-            raise InvalidInputError(f"several poolings at once are not supported: {modes}; pass pooling=")
-        return modes[0].removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-
-    def prompt(self, *names: str) -> str:
-        return next((self._prompts[name] for name in names if name in self._prompts), "")
-
-
-def _read_json(path: Path):  # noqa: ANN202 - any JSON value
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _pool(states: Tensor, attention: Tensor, pooling: str) -> Tensor:
