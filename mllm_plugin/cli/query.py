@@ -8,26 +8,38 @@ from typing import Any
 
 import click
 
-from mllm_plugin.cli.output import emit, excerpt, fields, hit_lines, namespace_name, plural, printable, table
-from mllm_plugin.cli.settings import Settings, encoder_option, filter_option, namespace_option, shared_options
+from mllm_plugin.cli.output import emit, excerpt, fields, hit_lines, namespace_name, plural, table
+from mllm_plugin.cli.settings import (
+    Settings,
+    UserPath,
+    encoder_option,
+    filter_option,
+    namespace_option,
+    number_option,
+    shared_options,
+)
+from mllm_plugin.cli.terminal import printable
 from mllm_plugin.errors import InvalidInputError, NotFoundError
 from mllm_plugin.types import StoredDocument
 
 
 @click.command()
 @click.argument("query", required=False)
-@click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results wanted.")
+@number_option("-k", 5, "Results wanted.")
 @click.option("--exact", is_flag=True, help="Score every chunk.")
 @click.option(
     "--mode", type=click.Choice(["auto", "beam", "flat", "exact"]), default="auto", help="How to search."
 )
-@click.option("--beam-width", type=click.IntRange(min=1), help="Nodes kept per level.")
+@number_option("--beam-width", None, "Nodes kept per level.")
 @click.option("--prefix", is_flag=True, help="Search the namespaces below too.")
 @click.option("--documents", is_flag=True, help="Show only the best chunk of each document.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Leave out documents with this label.")
 @click.option("--path", "show_path", is_flag=True, help="Show the way from the top level down.")
 @click.option(
-    "--vector", type=click.Path(path_type=Path), metavar="FILE", help="Search with this JSON list of numbers."
+    "--vector",
+    type=UserPath(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Search with this JSON list of numbers.",
 )
 @filter_option
 @namespace_option
@@ -74,7 +86,7 @@ def search(
 @click.option("--prefix", is_flag=True, help="List the namespaces below too.")
 @click.option("--label", help="Only documents with this label.")
 @click.option("--masked", is_flag=True, help="Only documents that are masked.")
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
+@click.option("-n", "--limit", metavar="N", type=click.IntRange(min=1), help="At most this many.")
 @filter_option
 @namespace_option
 @shared_options

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mllm_plugin.cli.terminal import watched
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.encoders.quick import quick_encoder
 from mllm_plugin.errors import NotFoundError
@@ -44,6 +45,11 @@ class Settings:
     def exists(self) -> bool:
         """Whether there is a memory in the folder."""
         return (self.memory / FILE_NAME).is_file()
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show bars: on a terminal, and not beside JSON."""
+        return watched() and not self.json
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -97,6 +103,43 @@ class Settings:
             yield memory
 
 
+class UserPath(click.Path):
+    """A path in which `~` is the home folder, however the shell passed it on."""
+
+    def __init__(self, **checks: Any) -> None:
+        super().__init__(path_type=Path, **checks)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns a `Path`, or fails when a check does not hold."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+class DeviceType(click.ParamType):
+    """A device that torch can use here."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the name, or fails with torch's reason."""
+        import torch
+
+        try:
+            torch.zeros(1, device=value).cpu()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            self.fail(f"device {value!r} cannot be used here: {reason}. cpu always can", param, ctx)
+        return value
+
+
+def number_option(
+    name: str, default: int | None, text: str, least: int = 1
+) -> Callable[[_Command], _Command]:
+    """An option that takes a whole number."""
+    return click.option(
+        name, type=click.IntRange(min=least), metavar="N", default=default, show_default=True, help=text
+    )
+
+
 class NamespaceType(click.ParamType):
     """Names joined by slashes."""
 
@@ -130,6 +173,12 @@ class FilterType(click.ParamType):
         return found
 
 
+def check_folder(file: Path) -> None:
+    """Refuses a file to be written into a folder that is not there."""
+    if not file.absolute().parent.is_dir():
+        raise NotFoundError(f"no folder {file.parent} to write {file.name} into; make it first")
+
+
 def shared_options(command: _Command) -> _Command:
     """Adds `--memory`, `--json` and `-v`; the command receives the `Settings` first."""
     return memory_option(output_options(command))
@@ -159,7 +208,8 @@ def memory_option(command: _Command, envvar: str | None = None) -> _Command:
     """Adds `--memory`."""
     option = _shared(
         "--memory",
-        type=click.Path(file_okay=True, path_type=Path),
+        type=UserPath(),
+        metavar="FOLDER",
         envvar=envvar,
         help="Folder of the memory (default ./memory, or $MLLM_MEMORY).",
     )
@@ -172,6 +222,9 @@ namespace_option = _shared(
     "--namespace", type=NamespaceType(), help="Namespace, its names joined by slashes."
 )
 encoder_option = _shared("--encoder", metavar="NAME_OR_PATH", help="Model that embeds texts.")
+device_option = click.option(
+    "--device", type=DeviceType(), metavar="NAME", help="cpu, cuda; CUDA when there is one."
+)
 filter_option = click.option(
     "--filter", "condition", type=FilterType(), help='Metadata condition, e.g. \'{"year": {"$gte": 2020}}\'.'
 )
