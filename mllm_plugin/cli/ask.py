@@ -45,7 +45,7 @@ _NODES_SHOWN = 4
     type=click.Choice(["auto", "memory", "text", "both", "none"]),
     help="Read embeddings, text, both or none of them; auto is both with an adapter, else text.",
 )
-@number_option("-k", None, "Chunks to find.")
+@number_option(("-k", "--top-k", "k"), None, "Chunks to find.")
 @number_option("--expand", None, "Of these, how many to spell out.", least=0)
 @number_option("--text-tokens", None, "Most tokens to spell out.")
 @number_option("--memory-budget", None, "Most tokens for embeddings.", least=0)

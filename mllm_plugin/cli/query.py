@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mllm_plugin.cli.output import emit, excerpt, fields, hit_lines, namespace_name, plural, table
+from mllm_plugin.cli.output import emit, excerpt, fields, hit_lines, namespace_name, note, plural, table
 from mllm_plugin.cli.settings import (
     Settings,
     UserPath,
@@ -20,12 +20,13 @@ from mllm_plugin.cli.settings import (
 )
 from mllm_plugin.cli.terminal import printable
 from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.types import StoredDocument
 
 
 @click.command()
 @click.argument("query", required=False)
-@number_option("-k", 5, "Results wanted.")
+@number_option(("-k", "--top-k", "k"), 5, "Results wanted.")
 @click.option("--exact", is_flag=True, help="Score every chunk.")
 @click.option(
     "--mode", type=click.Choice(["auto", "beam", "flat", "exact"]), default="auto", help="How to search."
@@ -37,7 +38,7 @@ from mllm_plugin.types import StoredDocument
 @click.option("--path", "show_path", is_flag=True, help="Show the way from the top level down.")
 @click.option(
     "--vector",
-    type=UserPath(exists=True, dir_okay=False),
+    type=UserPath(),
     metavar="FILE",
     help="Search with this JSON list of numbers.",
 )
@@ -78,6 +79,9 @@ def search(
             unique_documents=documents,
         )
         settings.timings |= {f"  {name}": seconds for name, seconds in memory.timings.items()}
+        missing = not hits and _is_missing(memory, settings, prefix=prefix)
+    if missing:
+        note(_no_namespace(settings))
     lines = [line for rank, hit in enumerate(hits, 1) for line in hit_lines(rank, hit, path=show_path)]
     emit(settings, {"query": query, "hits": [hit.to_dict() for hit in hits]}, lines or ["nothing found"])
 
@@ -106,6 +110,9 @@ def list_documents(
                 found.append(_listed(document))
             if len(found) == limit:
                 break
+        missing = not found and _is_missing(memory, settings, prefix=prefix)
+    if missing:
+        note(_no_namespace(settings))
     emit(settings, found, _list_lines(found, namespaces=prefix))
 
 
@@ -124,6 +131,16 @@ def show(settings: Settings, document_id: str) -> None:
         )
     document = found[0]
     emit(settings, document.to_dict(), [*fields(_description(document)), "", printable(document.text)])
+
+
+def _no_namespace(settings: Settings) -> str:
+    return f"(there is no namespace {namespace_name(settings.namespace)}; `mllm stats` shows all)"
+
+
+def _is_missing(memory: MemoryIndex, settings: Settings, *, prefix: bool) -> bool:
+    """Whether nothing was ever written into the namespace, which is no mistake for the root."""
+    found = memory.namespaces(settings.namespace)
+    return bool(settings.namespace) and not (found if prefix else settings.namespace in found)
 
 
 def _read_vector(path: Path) -> list[float]:

@@ -16,7 +16,7 @@ import click
 from mllm_plugin.cli.terminal import watched
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.encoders.quick import quick_encoder
-from mllm_plugin.errors import NotFoundError
+from mllm_plugin.errors import InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME
@@ -120,23 +120,24 @@ class DeviceType(click.ParamType):
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Returns the name, or fails with torch's reason."""
+        """Returns the name, or raises `InvalidInputError` with torch's reason."""
         import torch
 
         try:
             torch.zeros(1, device=value).cpu()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            self.fail(f"device {value!r} cannot be used here: {reason}. cpu always can", param, ctx)
+            raise InvalidInputError(f"device {value!r} cannot be used ({reason}); cpu always can") from None
         return value
 
 
 def number_option(
-    name: str, default: int | None, text: str, least: int = 1
+    name: str | tuple[str, ...], default: int | None, text: str, least: int = 1
 ) -> Callable[[_Command], _Command]:
     """An option that takes a whole number."""
+    names = (name,) if isinstance(name, str) else name
     return click.option(
-        name, type=click.IntRange(min=least), metavar="N", default=default, show_default=True, help=text
+        *names, type=click.IntRange(min=least), metavar="N", default=default, show_default=True, help=text
     )
 
 
