@@ -100,6 +100,8 @@ class _Demo:
 
     def _build(self) -> None:
         documents = _reference()
+        many = plural(len(documents), "document")
+        note(f"(embedding what is new of {many}: the first time half a minute or more)")
         report = IndexBuilder(self._memory, batch_size=4, progress=self._settings.progress).build(documents)
         counts = [f"{getattr(report, name)} {name}" for name in ("added", "updated", "unchanged")]
         self._say(f"Python language reference: {plural(len(documents), 'document')}, {', '.join(counts)}")

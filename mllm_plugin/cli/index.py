@@ -45,6 +45,7 @@ def _known_encoding(ctx: click.Context, param: click.Parameter, value: str | Non
 @click.option(
     "--max-mb",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
     default=100,
     show_default=True,
     help="Largest file.",

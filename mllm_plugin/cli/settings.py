@@ -218,7 +218,9 @@ def memory_option(command: _Command, envvar: str | None = None) -> _Command:
 
 
 _JSON = _shared("--json", is_flag=True, help="Print one JSON value.")
-_VERBOSE = _shared("-v", "--verbose", is_flag=True, help="Show the time of each stage.")
+_VERBOSE = _shared(
+    "-v", "--verbose", is_flag=True, help="Show the time of each stage, and where an error comes from."
+)
 namespace_option = _shared(
     "--namespace", type=NamespaceType(), help="Namespace, its names joined by slashes."
 )
