@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -74,9 +74,9 @@ def index(
         files = _files(paths, patterns, settings.memory)
     with settings.growing() as memory:
         reading = _Reading(memory, settings.namespace, labels, encoding, int(max_mb * (1 << 20)))
-        watched = bar(files, "files", shown=settings.progress)
-        with settings.stage("read, encode and write"):
-            built = _builder(memory, settings).build(reading.documents(watched))
+        counted = bar(None, "files", total=len(files), shown=settings.progress)
+        with settings.stage("read, encode and write"), counted:
+            built = _builder(memory, settings).build(reading.documents(files, counted.update))
         removed = _prune(memory, paths, settings.namespace) if prune else 0
     report = {
         "files": len(files),
@@ -108,12 +108,13 @@ class _Reading:
     unchanged: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
 
-    def documents(self, files: Any) -> Iterator[Document]:
+    def documents(self, files: Any, begun: Callable[[], Any]) -> Iterator[Document]:
         stream = iter(files)
         while batch := list(islice(stream, _BATCH)):
             ids = [file.document_id for file in batch if _is_unicode(file.document_id)]
             stored = {document.id: document for document in self.memory.get(ids, namespace=self.namespace)}
             for file in batch:
+                begun()
                 try:
                     document = self._document(file, stored.get(file.document_id))
                 except (InvalidDocumentError, OSError) as error:

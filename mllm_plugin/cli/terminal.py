@@ -42,9 +42,9 @@ def hide_bars_of_others() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def bar(items: Iterable[Any], unit: str, *, shown: bool) -> Any:
-    """The items, with a bar of progress where it is shown."""
-    return tqdm(items, unit=f" {unit}", disable=not shown, dynamic_ncols=True)
+def bar(items: Iterable[Any] | None, unit: str, *, shown: bool, total: int | None = None) -> Any:
+    """The items, with a bar of progress where it is shown; without items, a bar to be moved by `update`."""
+    return tqdm(items, total=total, unit=f" {unit}", disable=not shown, dynamic_ncols=True)
 
 
 def printable(text: str) -> str:
