@@ -113,7 +113,7 @@ def list_documents(
         missing = not found and _is_missing(memory, settings, prefix=prefix)
     if missing:
         note(_no_namespace(settings))
-    emit(settings, found, _list_lines(found, namespaces=prefix))
+    emit(settings, found, _list_lines(found, namespaces=prefix, cut=len(found) == limit))
 
 
 @click.command()
@@ -160,7 +160,7 @@ def _listed(document: StoredDocument) -> dict[str, Any]:
     return described | {"begins": excerpt(document.text, 40)}
 
 
-def _list_lines(found: list[dict[str, Any]], *, namespaces: bool) -> list[str]:
+def _list_lines(found: list[dict[str, Any]], *, namespaces: bool, cut: bool) -> list[str]:
     header = ["id", "chunks", "characters", "labels", "masked by", "begins"]
     rows = [
         [
@@ -176,7 +176,7 @@ def _list_lines(found: list[dict[str, Any]], *, namespaces: bool) -> list[str]:
     if namespaces:
         header.insert(0, "namespace")
         rows = [[namespace_name(one["namespace"]), *row] for one, row in zip(found, rows, strict=True)]
-    total = plural(len(found), "document")
+    total = f"{'the first ' if cut else ''}{plural(len(found), 'document')}"
     return [*table(header, rows), "", total] if found else [total]
 
 
