@@ -5,18 +5,18 @@ from __future__ import annotations
 import codecs
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from mllm_plugin.builder import IndexBuilder
-from mllm_plugin.cli.output import emit, note, plural, printable
-from mllm_plugin.cli.settings import Settings, encoder_option, namespace_option, shared_options
+from mllm_plugin.cli.output import emit, note, plural
+from mllm_plugin.cli.settings import Settings, UserPath, encoder_option, namespace_option, shared_options
+from mllm_plugin.cli.terminal import bar, printable
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.readers import SourceFile, find_files, read_text
@@ -34,8 +34,8 @@ def _known_encoding(ctx: click.Context, param: click.Parameter, value: str | Non
         raise click.BadParameter(f"{error}; examples: latin-1, cp1252, shift_jis") from error
 
 
-@click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.command(short_help="Put files and folders into the memory.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=UserPath())
 @click.option("--label", "labels", multiple=True, help="Label of the documents; may be given several times.")
 @click.option(
     "--glob", "patterns", multiple=True, metavar="PATTERN", help="Only files like this, e.g. '*.py'."
@@ -45,6 +45,7 @@ def _known_encoding(ctx: click.Context, param: click.Parameter, value: str | Non
 @click.option(
     "--max-mb",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
     default=100,
     show_default=True,
     help="Largest file.",
@@ -73,9 +74,9 @@ def index(
         files = _files(paths, patterns, settings.memory)
     with settings.growing() as memory:
         reading = _Reading(memory, settings.namespace, labels, encoding, int(max_mb * (1 << 20)))
-        bar = tqdm(files, unit=" files", disable=settings.json or None)
-        with settings.stage("read, encode and write"):
-            built = _builder(memory, settings).build(reading.documents(bar))
+        counted = bar(None, "files", total=len(files), shown=settings.progress)
+        with settings.stage("read, encode and write"), counted:
+            built = _builder(memory, settings).build(reading.documents(files, counted.update))
         removed = _prune(memory, paths, settings.namespace) if prune else 0
     report = {
         "files": len(files),
@@ -107,12 +108,13 @@ class _Reading:
     unchanged: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
 
-    def documents(self, files: Any) -> Iterator[Document]:
+    def documents(self, files: Any, begun: Callable[[], Any]) -> Iterator[Document]:
         stream = iter(files)
         while batch := list(islice(stream, _BATCH)):
             ids = [file.document_id for file in batch if _is_unicode(file.document_id)]
             stored = {document.id: document for document in self.memory.get(ids, namespace=self.namespace)}
             for file in batch:
+                begun()
                 try:
                     document = self._document(file, stored.get(file.document_id))
                 except (InvalidDocumentError, OSError) as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -163,3 +164,24 @@ def test_index_errors(
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     assert message in mllm("index", *arguments, code=code).stderr
+
+
+def test_the_bar_does_not_run_ahead_of_what_is_written(mllm, tmp_path: Path, monkeypatch) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(40):
+        (many / f"{number:02}.md").write_text(f"Note {number}.")
+    begun, at_writes = [], []
+    add = MemoryIndex.add_provisionally
+
+    def writes(self: MemoryIndex, *arguments: object, **options: object) -> object:
+        at_writes.append(len(begun))
+        return add(self, *arguments, **options)
+
+    class Counter(contextlib.nullcontext):
+        update = staticmethod(lambda: begun.append(1))
+
+    monkeypatch.setattr(MemoryIndex, "add_provisionally", writes)
+    monkeypatch.setattr("mllm_plugin.cli.index.bar", lambda *_args, **_options: Counter())
+    mllm("index", many)
+    assert at_writes == [16, 32, 40]

