@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
 Vectors = NDArray[np.float32]
-_WINDOW_TOKENS = 16  # as HuggingFaceEncoder has it by default
 _SHORT = 2000  # characters
 
 
@@ -37,11 +36,13 @@ class QuickEncoder(TokenReader):
         dim, kind, length: Width, architecture and longest input, as the folder's files say.
     """
 
+    window_tokens = 16  # as HuggingFaceEncoder has it by default
+
     def __init__(self, folder: ModelFolder, dim: int, kind: str, length: int) -> None:
         self.folder, self.dim = folder.path, dim
         self._files, self._length = folder, length
         self._prefixes = [folder.prompt("query"), folder.prompt("document", "passage")]
-        settings = [folder.pooling, *self._prefixes, length, _WINDOW_TOKENS]
+        settings = [folder.pooling, *self._prefixes, length, self.window_tokens]
         self.fingerprint = folder.fingerprint(kind, dim, settings)
 
     @cached_property
@@ -60,11 +61,6 @@ class QuickEncoder(TokenReader):
                 f"command again"
             )
         return encoder
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.loaded, name)
 
     @cached_property
     def _bert(self) -> NumpyBert | None:
@@ -91,6 +87,10 @@ class QuickEncoder(TokenReader):
     def encode_documents(self, texts: Sequence[str]) -> tuple[Vectors, list[Vectors]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
         return self.loaded.encode_documents(texts)
+
+    def window_spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Character spans of the windows that `encode_documents` gives for each text."""
+        return self.loaded.window_spans(texts)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Embeds queries [n, d], of unit length."""
@@ -119,7 +119,8 @@ class QuickEncoder(TokenReader):
         states = self._bert.states(np.array(encoding.ids))
         content = states[[end > max(start, len(prefix)) for start, end in encoding.offsets]]
         runs = [
-            content[at : at + _WINDOW_TOKENS].mean(axis=0) for at in range(0, len(content), _WINDOW_TOKENS)
+            content[at : at + self.window_tokens].mean(axis=0)
+            for at in range(0, len(content), self.window_tokens)
         ]
         return _unit(_pool(states, self._files.pooling)), _unit(np.array(runs).reshape(-1, self.dim))
 

@@ -14,6 +14,7 @@ from mllm_plugin.encoders import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.encoders.bert import NumpyBert
 from mllm_plugin.encoders.folder import ModelFolder
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
+from mllm_plugin.encoders.identity import is_anonymous
 from mllm_plugin.encoders.quick import QuickEncoder, quick_encoder
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 
@@ -65,8 +66,9 @@ def test_it_says_what_the_loaded_encoder_says(folder, loaded):
     assert told == (loaded.dim, loaded.fingerprint, loaded.max_tokens, loaded.folder)
     texts = ["ꦗꦮ ꦱꦸꦤ꧀ꦢ", "Füchse ﬁnden", ""]
     assert quick.cannot_read(texts) == loaded.cannot_read(texts) == [True, False, False]
-    assert "loaded" not in vars(quick)
     assert quick.window_tokens == loaded.window_tokens
+    assert not is_anonymous(quick)
+    assert "loaded" not in vars(quick)
 
 
 def test_documents_are_the_loaded_encoders(folder, loaded):
@@ -74,6 +76,7 @@ def test_documents_are_the_loaded_encoders(folder, loaded):
     expected, expected_windows = loaded.encode_documents(["A fox.", "Two foxes."])
     assert np.array_equal(pooled, expected)
     assert all(map(np.array_equal, windows, expected_windows))
+    assert quick_encoder(folder).window_spans(["A fox."]) == loaded.window_spans(["A fox."])
 
 
 @pytest.mark.parametrize("mode", ["cls_token", "max_tokens"])
