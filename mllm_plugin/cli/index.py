@@ -17,6 +17,7 @@ from mllm_plugin.cli.output import emit, note, plural, printable
 from mllm_plugin.cli.settings import Settings, encoder_option, namespace_option, shared_options
 from mllm_plugin.cli.watch import changes
 from mllm_plugin.errors import NotFoundError
+from mllm_plugin.memory import MemoryIndex
 
 _SHOWN = 20
 _TOGETHER = 3  # more files than these with one reason share a line
@@ -90,18 +91,28 @@ def index(
     with settings.growing() as memory:
         first = IndexPass(memory, settings.namespace, wishes, bar=_bar(settings))
         first.refuse_unknown(found.missing)
-        _run(settings, first, found)
-        if watch:
-            for following in changes(wishes, settings.memory):
-                one = IndexPass(memory, settings.namespace, following, bar=False)
-                _run(settings, one, find(following), quiet=True)
-
-
-def _run(settings: Settings, one: IndexPass, found: Found, *, quiet: bool = False) -> None:
-    with settings.stage("read, encode and write"):
-        report = one.run(found)
-    if not quiet or any(report[name] for name in ("added", "updated", "removed")):
+        report = _run(settings, first, found)
         emit(settings, report, _summary(report, settings.memory))
+        if watch:
+            _follow(settings, memory, wishes, report)
+
+
+def _run(settings: Settings, one: IndexPass, found: Found) -> dict[str, Any]:
+    with settings.stage("read, encode and write"):
+        return one.run(found)
+
+
+def _follow(settings: Settings, memory: MemoryIndex, wishes: Wishes, said: dict[str, Any]) -> None:
+    """Runs a pass for every change, and shows what is new in it."""
+    for following in changes(wishes, settings.memory):
+        one = IndexPass(memory, settings.namespace, following, bar=False)
+        report = _run(settings, one, find(following))
+        new = {
+            name: [line for line in report[name] if line not in said[name]] for name in ("skipped", "notes")
+        }
+        if any((*new.values(), report["added"], report["updated"], report["removed"])):
+            emit(settings, report, _summary({**report, **new, "hidden": 0, "ignored": 0}, settings.memory))
+        said = report
 
 
 def _bar(settings: Settings) -> bool | None:

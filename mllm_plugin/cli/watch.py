@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mllm_plugin.cli.indexing import Wishes
 from mllm_plugin.cli.output import note
@@ -32,11 +33,20 @@ def changes(wishes: Wishes, memory: Path) -> Iterator[Wishes]:
     watched = {*folders, *(path.resolve().parent for path in files)}
     outside = _outside(memory.resolve())
     caught_up = False  # what changed before the watch began shows in one pass without a change
-    for changed in watch(*watched, watch_filter=outside, yield_on_timeout=True, raise_interrupt=False):
+    events = watch(*watched, watch_filter=outside, yield_on_timeout=True)
+    while (changed := _next(events)) is not None:
         if changed or not caught_up:
             caught_up = True
             there = [path for path in folders if path.is_dir()]
             yield replace(wishes, paths=(*there, *files), force=False)
+
+
+def _next(events: Iterator[set[Any]]) -> set[Any] | None:
+    """The next changes; None when the user interrupts the waiting."""
+    try:
+        return next(events, None)
+    except KeyboardInterrupt:
+        return None
 
 
 def _outside(memory: Path) -> Callable[[object, str], bool]:
