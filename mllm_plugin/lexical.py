@@ -30,11 +30,19 @@ _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\
 _ENDINGS = ("ings", "ing", "ies", "ied", "ed", "es", "s", "e", "y")  # longest first
 _STEM_LEAST = 3
 _TERM = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+# Each part is looked for once, so that neither long words nor many empty lines take long.
+_BROKEN = re.compile(r"(?<!\w)(\w+)[-\u2010\u00ad][^\S\n]*\n\s*(?=(\w+))")
 
 
 def terms_of(text: str) -> list[str]:
-    """Lower-cased Unicode words of a text, in order."""
-    return _TERM.findall(unicodedata.normalize("NFKC", text).casefold())
+    """Lower-cased Unicode words of a text, in order, and then words broken over a line end as one."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _TERM.findall(folded) + joined_terms(folded)
+
+
+def joined_terms(text: str) -> list[str]:
+    """Words that a hyphen breaks over a line end, as in a PDF, without it: `exam-` and `ple` are `example`."""
+    return ["".join(parts) for parts in _BROKEN.findall(text)]
 
 
 @lru_cache(maxsize=1 << 18)

@@ -11,6 +11,7 @@ import pypdf
 import pytest
 
 from mllm_plugin.errors import InvalidDocumentError, MissingDependencyError, NotFoundError
+from mllm_plugin.lexical import terms_of
 from mllm_plugin.readers import FileFinder, SourceFile, read_file
 from mllm_plugin.readers.docx import docx_text
 from mllm_plugin.readers.html import html_text, markup_text
@@ -262,6 +263,12 @@ def test_pdf_with_a_bad_page_keeps_the_others_and_names_it() -> None:
     found = pdf_text(saved(writer))
     assert found.text == "one\n\nthree"
     assert found.notes == ("lost page 2 of 3: damaged",)
+
+
+def test_words_that_a_pdf_breaks_over_a_line_end_are_words() -> None:
+    text = pdf_text(small_pdf("an exam-) Tj 0 -14 Td (ple of well-) Tj 0 -14 Td (known words")).text
+    assert text.splitlines() == ["an exam-", "ple of well-", "known words"]
+    assert {"example", "exam", "ple", "well", "known", "wellknown"} <= set(terms_of(text))
 
 
 def test_pdf_with_pages_without_text_names_them_and_a_scan_is_refused() -> None:

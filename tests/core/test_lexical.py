@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -26,6 +27,27 @@ _TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh")).map(" ".join), max_size=
 )
 def test_terms(text, terms):
     assert terms_of(text) == terms
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("an exam-\nple", ["an", "exam", "ple", "example"]),
+        ("well-  \r\n  known; re\u2010\nsult", ["well", "known", "re", "sult", "wellknown", "result"]),
+        ("a-\nb-\nc", ["a", "b", "c", "ab", "bc"]),
+        ("- one\n- two -\nthree", ["one", "two", "three"]),
+    ],
+    ids=["hyphen", "blanks", "twice", "lists"],
+)
+def test_words_broken_over_a_line_end_count_in_both_forms(text, terms):
+    assert terms_of(text) == terms
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000 + " ", "a-" + "\n" * 200_000 + "-", "a-\n" * 50_000])
+def test_looking_for_broken_words_takes_linear_time(text):
+    started = time.process_time()
+    terms_of(text)
+    assert time.process_time() - started < 2  # minutes in quadratic time
 
 
 @given(texts=_TEXTS)
