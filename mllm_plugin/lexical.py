@@ -41,7 +41,7 @@ def terms_of(text: str) -> list[str]:
 
 
 def joined_terms(text: str) -> list[str]:
-    """Words that a hyphen breaks over a line end, as in a PDF, without it: `exam-` and `ple` are `example`."""
+    """Words that a hyphen breaks over a line end, as in a PDF, without it."""
     return ["".join(parts) for parts in _BROKEN.findall(text)]
 
 

@@ -166,10 +166,10 @@ class Database:
             self._closed = True
             readers, self._readers = self._readers, []
         for connection in readers:
-            connection.close()
+            _close(connection)
         with self._writing:
             if self._writer is not None:
-                self._writer.close()
+                _close(self._writer)
                 self._writer = None
 
     def _fold_log(self) -> None:
@@ -353,6 +353,14 @@ class Database:
             f"{self.path} is damaged ({error}). Keep a copy, then restore a backup, or rebuild the memory "
             f"from its documents"
         )
+
+
+def _close(connection: apsw.Connection) -> None:
+    """Closes a connection, though the file's lock for tidying up be refused, as it is of a read-only file."""
+    try:
+        connection.close()
+    except apsw.IOError:
+        connection.close(True)
 
 
 def _checksum_vfs() -> str:
