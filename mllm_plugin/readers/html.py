@@ -44,6 +44,7 @@ _DECLARED = re.compile(
     rb"""(?i)<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?\s*([\w.:-]+)"""
 )
 _BEARABLE = 20  # one lost character in so many beyond ASCII
+_SPARSE = 1000  # bytes of a page for a character of text that make it doubtful
 _STRENGTH = {"": 0, " ": 1, "\n": 2, "\n\n": 3}
 _XML = re.compile(r"(?i)\s*<\?xml|<html[^>]*\sxmlns\s*=")
 _EMPTY_TAG = re.compile(r"<(?!br\b)([A-Za-z][\w:.-]*)([^<>]*)/>")
@@ -63,7 +64,13 @@ def html_text(data: bytes, encoding: str | None = None) -> Extract:
     if b"\0" in data and not mark_of(data):
         raise InvalidDocumentError(f"binary file (NUL byte at {data.index(0)})")
     found = _decoded(data, encoding)
-    return Extract(markup_text(found.text), found.notes, found.encoding)
+    text, notes = markup_text(found.text), found.notes
+    if len(text) * _SPARSE < len(data):
+        notes = (
+            *notes,
+            f"{len(text):,} characters of text in {len(data):,} bytes; scripts may make the rest",
+        )
+    return Extract(text, notes, found.encoding)
 
 
 def markup_text(markup: str) -> str:

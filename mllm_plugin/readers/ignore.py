@@ -39,9 +39,10 @@ class IgnoreRules:
         except ValueError as error:
             raise InvalidInputError(f"--exclude: {error}; patterns are those of .gitignore") from error
         rules = cls((root, excluded), gitignore=gitignore)
+        inherited = rules
         for folder in reversed(_folders_of_repository(root)):
-            rules = rules.below(folder)
-        return rules
+            inherited = inherited.below(folder)
+        return rules if inherited.leave_out(root, True) else inherited  # who names a folder wants it
 
     def below(self, folder: Path) -> IgnoreRules:
         """The rules that hold in a folder."""

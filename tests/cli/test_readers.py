@@ -150,6 +150,12 @@ def test_html_with_tags_left_out_loses_nothing(page: str, text: str) -> None:
     assert markup_text(page) == text
 
 
+def test_html_with_hardly_any_text_says_so() -> None:
+    page = b"<title>Tides</title><script>" + b"x" * 10_000 + b"</script>"
+    assert html_text(page).notes == ("5 characters of text in 10,037 bytes; scripts may make the rest",)
+    assert html_text(page + b"High water at nine.").notes == ()
+
+
 BLOCKS = (
     "address article aside blockquote button center dd details dialog dir div dl dt fieldset figcaption "
     "figure footer form h1 h6 header hgroup label legend li main menu nav ol optgroup option output p pre "
@@ -435,6 +441,7 @@ def test_gitignore_and_exclusions_leave_out_as_git_does(tmp_path: Path) -> None:
     assert finder.ignored == 4
     assert len(found(FileFinder(gitignore=False), tmp_path / "docs")) == 7
     assert found(FileFinder(exclude=["*.md", "!keep.md"]), tmp_path) == ["docs/keep.md"]
+    assert found(FileFinder(), tmp_path / "docs/build") == ["c.md"]  # whoever names a folder wants it
 
 
 def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: Path, monkeypatch) -> None:
