@@ -26,7 +26,9 @@ def pdf_text(data: bytes) -> Extract:
             "PDF needs the package pypdf: pip install 'mllm-plugin[readers]'"
         ) from error
     try:
-        texts = [_page_text(page) for page in _pages(pypdf.PdfReader(io.BytesIO(data)))]
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        texts = [_page_text(page) for page in _pages(reader)]
+        promised = reader.root_object["/Pages"].get("/Count")
     except InvalidDocumentError:
         raise
     except DependencyError as error:
@@ -35,7 +37,7 @@ def pdf_text(data: bytes) -> Extract:
         ) from error
     except Exception as error:  # a damaged PDF fails in whatever place its damage lies
         raise _damaged(error) from error
-    return _joined(texts)
+    return _joined(texts, promised)
 
 
 def _pages(reader: Any) -> list[Any]:
@@ -51,7 +53,7 @@ def _page_text(page: Any) -> str | Exception:
         return error
 
 
-def _joined(pages: list[str | Exception]) -> Extract:
+def _joined(pages: list[str | Exception], promised: Any) -> Extract:
     lost = {number: page for number, page in enumerate(pages, 1) if isinstance(page, Exception)}
     blank = [number for number, page in enumerate(pages, 1) if isinstance(page, str) and not page.strip()]
     texts = [page for page in pages if isinstance(page, str)]
@@ -60,7 +62,9 @@ def _joined(pages: list[str | Exception]) -> Extract:
     if len(blank) == len(pages):
         raise InvalidDocumentError("no text in it (a scanned PDF needs text recognition first)")
     notes = [f"lost {_named(list(lost))} of {len(pages)}: damaged"] if lost else []
-    notes += [f"no text on {_named(blank)} of {len(pages)}: blank or scanned"] if blank else []
+    notes += [f"no text on {_named(blank)} of {len(pages)}: blank, scanned or damaged"] if blank else []
+    if isinstance(promised, int) and promised > len(pages):
+        notes.append(f"only {len(pages)} of {promised} pages are there: damaged")
     return Extract("\n\n".join(texts), tuple(notes))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import time
 import zipfile
@@ -271,6 +272,15 @@ def test_pdf_with_a_bad_page_keeps_the_others_and_names_it() -> None:
     assert found.notes == ("lost page 2 of 3: damaged",)
 
 
+def test_pdf_without_a_page_that_it_promises_says_so() -> None:
+    data = saved(three_pages())
+    kids = re.search(rb"/Kids \[ (\d+ 0 R) (\d+ 0 R)", data)
+    assert kids is not None
+    found = pdf_text(data.replace(kids[0], b"/Kids [ %s 999 0 R" % kids[1]))
+    assert found.text == "one\n\nthree"
+    assert found.notes == ("only 2 of 3 pages are there: damaged",)
+
+
 def test_words_that_a_pdf_breaks_over_a_line_end_are_words() -> None:
     text = pdf_text(small_pdf("an exam-) Tj 0 -14 Td (ple of well-) Tj 0 -14 Td (known words")).text
     assert text.splitlines() == ["an exam-", "ple of well-", "known words"]
@@ -280,7 +290,7 @@ def test_words_that_a_pdf_breaks_over_a_line_end_are_words() -> None:
 def test_pdf_with_pages_without_text_names_them_and_a_scan_is_refused() -> None:
     writer = three_pages()
     writer.add_blank_page(100, 100)
-    assert pdf_text(saved(writer)).notes == ("no text on page 4 of 4: blank or scanned",)
+    assert pdf_text(saved(writer)).notes == ("no text on page 4 of 4: blank, scanned or damaged",)
     writer = pypdf.PdfWriter()
     writer.add_blank_page(100, 100)
     with pytest.raises(InvalidDocumentError, match="scanned PDF needs text recognition"):
