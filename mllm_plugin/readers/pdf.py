@@ -26,7 +26,7 @@ def pdf_text(data: bytes) -> Extract:
             "PDF needs the package pypdf: pip install 'mllm-plugin[readers]'"
         ) from error
     try:
-        reader = pypdf.PdfReader(io.BytesIO(data))
+        reader: Any = pypdf.PdfReader(io.BytesIO(data))
         texts = [_page_text(page) for page in _pages(reader)]
         promised = reader.root_object["/Pages"].get("/Count")
     except InvalidDocumentError:
