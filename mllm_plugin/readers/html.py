@@ -196,7 +196,7 @@ def _declared(data: bytes) -> str | None:
 
 def _resiliparse() -> Any:
     try:
-        import resiliparse.parse.encoding
+        import resiliparse.parse.encoding  # pyright: ignore[reportMissingModuleSource]
         import resiliparse.parse.html
     except ImportError as error:
         raise MissingDependencyError(

