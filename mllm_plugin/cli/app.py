@@ -4,42 +4,88 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import Any, NoReturn
+import traceback
+from typing import IO, Any, NoReturn
 
 import click
 
 from mllm_plugin import __version__
 from mllm_plugin.cli import ask, care, demo, edit, index, move, query, train, train_llm
 from mllm_plugin.cli.settings import Settings, encoder_option, memory_option, namespace_option, output_options
+from mllm_plugin.cli.terminal import colour, hide_bars_of_others, judged
 from mllm_plugin.errors import MLLMError
 
 _INTERRUPTED = "Interrupted. What was written is kept; run the same command again to go on."
+_WANTS_JSON = f"{__name__}.json"
+_SECTIONS = {
+    "Use": ("demo", "index", "search", "ask", "list", "show"),
+    "Edit": ("mask", "unmask", "remove"),
+    "Look after": ("stats", "verify", "compact", "backup", "restore"),
+    "Move": ("import", "export", "reembed"),
+    "Train": ("train", "install", "train-llm"),
+}
+
+
+class _Failure(click.ClickException):
+    """A message on one line, after a red word."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Prints it on stderr."""
+        click.echo(f"{judged('Error:', good=False)} {self.message}", err=True, color=self.show_color)
 
 
 class _Group(click.Group):
-    """Turns our errors into one line on stderr; a bug keeps its traceback."""
+    """Turns errors into one line on stderr; -v shows where they come from."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Begins a run: decides on colours, and on the bars of other libraries before these are imported."""
+        hide_bars_of_others()
+        wants_json = "--json" in args  # wrong usage ends a run before the option is read
+        ctx = super().make_context(info_name, args, parent, color=colour(), **extra)
+        ctx.meta[_WANTS_JSON] = wants_json
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         settings = ctx.ensure_object(Settings)
         try:
             return super().invoke(ctx)
-        except (MLLMError, OSError) as error:
-            if getattr(error, "errno", None) == errno.EPIPE:
-                raise
-            _fail(settings, error)
+        except click.exceptions.Exit:
+            raise
+        except click.ClickException as error:
+            if ctx.meta[_WANTS_JSON]:
+                _print_json(error, error.format_message())
+            raise
         except (KeyboardInterrupt, click.Abort):
             click.echo(f"\n{_INTERRUPTED}", err=True)
             ctx.exit(130)
+        except Exception as error:
+            if getattr(error, "errno", None) == errno.EPIPE:
+                raise
+            _fail(settings, error)
         finally:
             if settings.verbose:
                 _show_timings(settings.timings)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands by what they are for."""
+        for title, names in _SECTIONS.items():
+            with formatter.section(title):
+                shown = ((name, self.commands[name].get_short_help_str(formatter.width)) for name in names)
+                formatter.write_dl(list(shown))
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="mllm")
 @output_options
 def main(settings: Settings) -> None:
     """A hierarchical, editable memory for LLMs, on disk.
+
+    \b
+    mllm index notes                       files into the memory ./memory
+    mllm search "When is the lamp lit?"    what the memory knows of it
+    mllm COMMAND --help                    the options of a command
 
     Options of all commands may stand before or after the command. Exit codes: 0 done, 1 an error that the
     message explains, 2 wrong usage, 3 the memory needs care (verify found problems, an erasure is not
@@ -56,12 +102,31 @@ for _module in (index, move, query, ask, edit, care, train, train_llm, demo):
 
 
 def _fail(settings: Settings, error: Exception) -> NoReturn:
-    message = " ".join(str(error).split())
+    if settings.verbose:
+        traceback.print_exception(error)
+    message = _message(error)
     if settings.json:
-        click.echo(
-            json.dumps({"error": {"type": type(error).__name__, "message": message}}, ensure_ascii=False)
-        )
-    raise click.ClickException(message) from error
+        _print_json(error, message)
+    raise _Failure(message) from error
+
+
+def _print_json(error: Exception, message: str) -> None:
+    described = {"type": type(error).__name__, "message": message}
+    click.echo(json.dumps({"error": described}, ensure_ascii=False))
+
+
+def _message(error: Exception) -> str:
+    """One line for people; what we did not foresee comes with its type and how to see more."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{_text(error.filename)}: {error.strerror.lower()}"
+    message = " ".join(str(error).split())
+    if isinstance(error, MLLMError | OSError):
+        return message
+    return f"{type(error).__name__}: {message or 'no message'} (-v shows where)"
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
 def _show_timings(timings: dict[str, float]) -> None:

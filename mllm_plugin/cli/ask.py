@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -10,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mllm_plugin.cli.output import WIDTH, emit, excerpt, namespace_name, note, plural, printable
-from mllm_plugin.cli.settings import Settings, encoder_option, filter_option, namespace_option, shared_options
+from mllm_plugin.cli.output import emit, excerpt, namespace_name, note, plural
+from mllm_plugin.cli.settings import (
+    Settings,
+    device_option,
+    encoder_option,
+    filter_option,
+    namespace_option,
+    number_option,
+    shared_options,
+)
+from mllm_plugin.cli.terminal import cells, printable, width
 
 if TYPE_CHECKING:
     from mllm_plugin.memory import MemoryIndex
@@ -20,7 +30,7 @@ if TYPE_CHECKING:
 _NODES_SHOWN = 4
 
 
-@click.command()
+@click.command(short_help="Let a language model that reads the memory answer.")
 @click.argument("question")
 @click.option("--model", metavar="NAME_OR_PATH", help="Language model: a name, a folder, or a GGUF file.")
 @click.option(
@@ -35,17 +45,17 @@ _NODES_SHOWN = 4
     type=click.Choice(["auto", "memory", "text", "both", "none"]),
     help="Read embeddings, text, both or none of them; auto is both with an adapter, else text.",
 )
-@click.option("-k", type=click.IntRange(min=1), help="Chunks to find.")
-@click.option("--expand", type=click.IntRange(min=0), help="Of these, how many to spell out.")
-@click.option("--text-tokens", type=click.IntRange(min=1), help="Most tokens to spell out.")
-@click.option("--memory-budget", type=click.IntRange(min=0), help="Most tokens for embeddings.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="0 is the same at every run.")
-@click.option("--seed", type=click.IntRange(min=0), help="Makes sampling repeatable.")
+@number_option(("-k", "--top-k", "k"), None, "Chunks to find.")
+@number_option("--expand", None, "Of these, how many to spell out.", least=0)
+@number_option("--text-tokens", None, "Most tokens to spell out.")
+@number_option("--memory-budget", None, "Most tokens for embeddings.", least=0)
+@number_option("--max-new-tokens", None, "Longest answer.")
+@click.option("--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is the same at every run.")
+@number_option("--seed", None, "Makes sampling repeatable.", least=0)
 @click.option("--stop", multiple=True, help="Text before which the answer ends.")
 @click.option("--prefix", is_flag=True, help="Search the namespaces below too.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Leave out documents with this label.")
-@click.option("--device", help="cpu, cuda; CUDA when there is one.")
+@device_option
 @filter_option
 @namespace_option
 @encoder_option
@@ -95,9 +105,9 @@ def open_llm(
         llm = MemoryLLM.open(
             memory,
             model=model or DEFAULT_LLM,
-            adapter=None if adapter == "none" else adapter,
+            adapter=None if adapter == "none" else os.path.expanduser(adapter),
             device=device,
-            progress=not settings.json,
+            progress=settings.progress,
         )
     for one in caught:
         note(f"({one.message})")
@@ -124,7 +134,7 @@ def reading_lines(answer: Answer) -> Iterator[str]:
     yield f"It read {usage.input_tokens:,} tokens, {usage.memory_tokens:,} of them embeddings:"
     for one in answer.sources:
         if one.as_text:
-            yield f"  text       {_place(one)}  {excerpt(one.text, WIDTH - 16 - len(_place(one)))}"
+            yield f"  text       {_place(one)}  {excerpt(one.text, width() - 16 - cells(_place(one)))}"
     read = [one for one in answer.sources if not one.as_text]
     for level, pieces in groupby(read, key=lambda one: one.level):
         yield f"  level {level:<4} {_embeddings(level, list(pieces))}"

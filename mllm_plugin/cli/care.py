@@ -12,7 +12,7 @@ import click
 
 from mllm_plugin.cli.edit import EXIT_NEEDS_CARE
 from mllm_plugin.cli.output import emit, fields, namespace_name, plural, size, table
-from mllm_plugin.cli.settings import Settings, shared_options
+from mllm_plugin.cli.settings import Settings, UserPath, check_folder, shared_options
 from mllm_plugin.errors import DamagedStoreError, InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.store.database import FILE_NAME
@@ -30,7 +30,7 @@ def stats(settings: Settings) -> None:
     emit(settings, found.to_dict(), _stats_lines(found))
 
 
-@click.command()
+@click.command(short_help="Check every invariant of the memory.")
 @shared_options
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings) -> None:
@@ -58,22 +58,21 @@ def compact(settings: Settings, regroup: bool) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=UserPath(dir_okay=False))
 @shared_options
 def backup(settings: Settings, file: Path) -> None:
     """Copy the memory into one FILE, while others may read and write."""
     if file.exists():
         raise InvalidInputError(f"{file} exists; a backup never overwrites. Choose another name")
-    if not file.absolute().parent.is_dir():
-        raise NotFoundError(f"no folder {file.parent} for the backup; make it first")
+    check_folder(file)
     with settings.reading() as memory, settings.stage("backup"):
         memory.backup(file)
     written = file.stat().st_size
     emit(settings, {"file": str(file), "bytes": written}, [f"{size(written)} written to {file}"])
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.command(short_help="Make a memory from a backup.")
+@click.argument("file", type=UserPath(dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace the memory that is there.")
 @shared_options
 def restore(settings: Settings, file: Path, force: bool) -> None:

@@ -14,7 +14,7 @@ import click
 from mllm_plugin.builder import IndexBuilder
 from mllm_plugin.cli.ask import open_llm, reading_lines, show_answer
 from mllm_plugin.cli.output import emit, hit_lines, note, plural, removal_lines
-from mllm_plugin.cli.settings import Settings, encoder_option, output_options
+from mllm_plugin.cli.settings import Settings, UserPath, encoder_option, number_option, output_options
 from mllm_plugin.errors import MissingDependencyError, ModelNotFoundError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.types import Document, Hit
@@ -41,11 +41,16 @@ _READING: dict[str, Any] = {"expand": 1, "max_new_tokens": 24}
 _NOTE_QUESTION = "What do I do when the nightly export fails?"
 
 
-@click.command()
+@click.command(short_help="See it all at work on the Python language reference.")
 @click.option(
-    "--into", type=click.Path(path_type=Path), default=Path("demo-memory"), show_default=True, help="Folder."
+    "--into",
+    type=UserPath(),
+    metavar="FOLDER",
+    default=Path("demo-memory"),
+    show_default=True,
+    help="Folder of the memory.",
 )
-@click.option("-k", type=click.IntRange(min=1), default=3, show_default=True, help="Results per question.")
+@number_option("-k", 3, "Results per question.")
 @encoder_option
 @output_options
 def demo(settings: Settings, into: Path, k: int) -> None:
@@ -95,7 +100,9 @@ class _Demo:
 
     def _build(self) -> None:
         documents = _reference()
-        report = IndexBuilder(self._memory, batch_size=4, progress=not self._settings.json).build(documents)
+        many = plural(len(documents), "document")
+        note(f"(embedding what is new of {many}: the first time half a minute or more)")
+        report = IndexBuilder(self._memory, batch_size=4, progress=self._settings.progress).build(documents)
         counts = [f"{getattr(report, name)} {name}" for name in ("added", "updated", "unchanged")]
         self._say(f"Python language reference: {plural(len(documents), 'document')}, {', '.join(counts)}")
         note(f"(done in {report.seconds:.1f} s, {plural(report.encoded, 'text')} encoded)")

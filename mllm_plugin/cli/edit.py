@@ -8,14 +8,14 @@ import click
 
 from mllm_plugin.cli.output import emit, note, plural, removal_lines
 from mllm_plugin.cli.settings import Settings, filter_option, namespace_option, shared_options
-from mllm_plugin.errors import NotFoundError
+from mllm_plugin.errors import InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
 
 EXIT_NEEDS_CARE = 3
 
 
-@click.command()
-@click.argument("ids", nargs=-1, metavar="ID…")
+@click.command(short_help="Erase documents for good.")
+@click.argument("ids", nargs=-1, metavar="[ID]…")
 @click.option("--label", help="Documents with this label.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @filter_option
@@ -37,9 +37,9 @@ def remove(
     if not ids and condition is None and not label:
         raise click.UsageError("say which documents: ID…, --filter or --label")
     with settings.editing() as memory:
-        if not yes and not _confirmed(_count(memory, settings.namespace, ids, condition, label)):
-            note("Nothing was removed; --yes removes without asking.")
-            ctx.exit(1)
+        count = _count(memory, settings.namespace, ids, condition, label)
+        if count and not yes and not _confirmed(count):
+            raise InvalidInputError("nothing was removed; --yes removes without asking")
         with settings.stage("remove"):
             report = memory.remove(ids or None, filter=condition, label=label, namespace=settings.namespace)
     if report.missing and not report.documents:
@@ -51,8 +51,8 @@ def remove(
         ctx.exit(EXIT_NEEDS_CARE)
 
 
-@click.command()
-@click.argument("ids", nargs=-1, metavar="ID…")
+@click.command(short_help="Hide documents until they are unmasked.")
+@click.argument("ids", nargs=-1, metavar="[ID]…")
 @click.option("--label", default="", help="Name of the mask; alone: masks the documents with this label.")
 @filter_option
 @namespace_option
@@ -67,7 +67,7 @@ def mask(settings: Settings, ids: tuple[str, ...], label: str, condition: dict[s
 
 
 @click.command()
-@click.argument("ids", nargs=-1, metavar="ID…")
+@click.argument("ids", nargs=-1, metavar="[ID]…")
 @click.option("--label", help="Lift only the mask of this name.")
 @click.option("--all", "everything", is_flag=True, help="Lift every mask of the namespace.")
 @filter_option

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import codecs
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
-from mllm_plugin.builder import IndexBuilder
-from mllm_plugin.cli.output import emit, note, plural, printable
-from mllm_plugin.cli.settings import Settings, encoder_option, namespace_option, shared_options
-from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, NotFoundError
+from mllm_plugin.cli.indexing import Found, IndexPass, Wishes, find
+from mllm_plugin.cli.output import emit, note, plural
+from mllm_plugin.cli.settings import Settings, UserPath, encoder_option, namespace_option, shared_options
+from mllm_plugin.cli.terminal import printable
+from mllm_plugin.cli.watch import changes
+from mllm_plugin.errors import NotFoundError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.readers import SourceFile, find_files, read_text
-from mllm_plugin.types import Document, Namespace, StoredDocument
 
-_BATCH = 64  # files looked up at once
-_KEPT = 16  # files per transaction
 _SHOWN = 20
+_TOGETHER = 3  # more files than these with one reason share a line
 
 
 def _known_encoding(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -34,17 +31,27 @@ def _known_encoding(ctx: click.Context, param: click.Parameter, value: str | Non
         raise click.BadParameter(f"{error}; examples: latin-1, cp1252, shift_jis") from error
 
 
-@click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.command(short_help="Put files and folders into the memory.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=UserPath())
 @click.option("--label", "labels", multiple=True, help="Label of the documents; may be given several times.")
 @click.option(
-    "--glob", "patterns", multiple=True, metavar="PATTERN", help="Only files like this, e.g. '*.py'."
+    "--glob", "patterns", multiple=True, metavar="PATTERN", help="Only files like this, e.g. '*.log'."
 )
-@click.option("--prune", is_flag=True, help="Remove documents of these folders whose files are gone.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out files and folders like this, as in a .gitignore; may be given several times.",
+)
+@click.option("--no-gitignore", is_flag=True, help="Read what .gitignore files leave out, too.")
+@click.option("--prune", is_flag=True, help="Remove documents of these paths whose files are gone.")
 @click.option("--encoding", callback=_known_encoding, help="Encoding of text files that are not UTF-8.")
+@click.option("--force", is_flag=True, help="Read unchanged files again, too.")
+@click.option("--watch", is_flag=True, help="Go on: follow every change of the files until interrupted.")
 @click.option(
     "--max-mb",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
     default=100,
     show_default=True,
     help="Largest file.",
@@ -57,150 +64,117 @@ def index(
     paths: tuple[Path, ...],
     labels: tuple[str, ...],
     patterns: tuple[str, ...],
+    exclude: tuple[str, ...],
+    no_gitignore: bool,
     prune: bool,
     encoding: str | None,
+    force: bool,
+    watch: bool,
     max_mb: float,
 ) -> None:
-    """Index files and folders: text, Markdown, reStructuredText, HTML, PDF.
+    """Index files and folders: prose, data, source code, notebooks, HTML, PDF, Word documents.
 
     A document's id is the file's path relative to the PATH given. Running it again reads only files that are
     new or changed, so an interrupted run goes on where it was. Files that cannot be read are skipped and
-    listed.
+    listed; where their text was read before, it is removed once the file has changed.
     """
     logging.getLogger("pypdf").setLevel(logging.ERROR)
-    started = time.perf_counter()
-    with settings.stage("find files"):
-        files = _files(paths, patterns, settings.memory)
-    with settings.growing() as memory:
-        reading = _Reading(memory, settings.namespace, labels, encoding, int(max_mb * (1 << 20)))
-        bar = tqdm(files, unit=" files", disable=settings.json or None)
-        with settings.stage("read, encode and write"):
-            built = _builder(memory, settings).build(reading.documents(bar))
-        removed = _prune(memory, paths, settings.namespace) if prune else 0
-    report = {
-        "files": len(files),
-        "added": built.added,
-        "updated": built.updated,
-        "unchanged": built.unchanged + reading.unchanged,
-        "removed": removed,
-        "skipped": reading.skipped,
-        "chunks": built.chunks,
-        "encoded": built.encoded,
-        "seconds": round(time.perf_counter() - started, 3),
+    selection = {
+        "patterns": patterns,
+        "exclude": exclude,
+        "gitignore": not no_gitignore,
+        "leave_out": settings.memory,
     }
-    emit(settings, report, _summary(report, settings.memory))
+    wishes = Wishes(paths, labels, encoding, int(max_mb * (1 << 20)), prune, force, selection)
+    with settings.stage("find files"):
+        found = find(wishes)
+    wishes = replace(wishes, prune=prune or watch)
+    _refuse_nothing(settings, wishes, found, watch)
+    with settings.growing() as memory:
+        first = IndexPass(memory, settings.namespace, wishes, progress=settings.progress)
+        first.refuse_unknown(found.missing)
+        report = _run(settings, first, found)
+        emit(settings, report, _summary(report, settings.memory))
+        if watch:
+            _follow(settings, memory, wishes, report)
 
 
-def _builder(memory: MemoryIndex, settings: Settings) -> IndexBuilder:
-    return IndexBuilder(memory, batch_size=_KEPT, progress=False, namespace=settings.namespace)
+def _run(settings: Settings, one: IndexPass, found: Found) -> dict[str, Any]:
+    with settings.stage("read, encode and write"):
+        return one.run(found)
 
 
-@dataclass
-class _Reading:
-    """Streams the documents that are new or changed, and notes what became of the other files."""
-
-    memory: MemoryIndex
-    namespace: Namespace
-    labels: tuple[str, ...]
-    encoding: str | None
-    max_bytes: int
-    unchanged: int = 0
-    skipped: list[dict[str, str]] = field(default_factory=list)
-
-    def documents(self, files: Any) -> Iterator[Document]:
-        stream = iter(files)
-        while batch := list(islice(stream, _BATCH)):
-            ids = [file.document_id for file in batch if _is_unicode(file.document_id)]
-            stored = {document.id: document for document in self.memory.get(ids, namespace=self.namespace)}
-            for file in batch:
-                try:
-                    document = self._document(file, stored.get(file.document_id))
-                except (InvalidDocumentError, OSError) as error:
-                    self._skip(file, str(error))
-                    continue
-                if document is None:
-                    self.unchanged += 1
-                else:
-                    yield document
-
-    def _document(self, file: SourceFile, stored: StoredDocument | None) -> Document | None:
-        """The file's document, None when the stored one is the same."""
-        if not _is_unicode(str(file.path)):
-            raise InvalidDocumentError("its name is no valid Unicode; rename it")
-        metadata = file.metadata()
-        labels = self.labels or (stored.labels if stored else ())
-        if stored:
-            _refuse_other_root(file, stored)
-            if stored.metadata == metadata and set(stored.labels) == set(labels):
-                return None
-        text = read_text(file, encoding=self.encoding, max_bytes=self.max_bytes)
-        return file.document(text, metadata, labels)
-
-    def _skip(self, file: SourceFile, reason: str) -> None:
-        name = str(file.path).encode("utf-8", "replace").decode("utf-8")
-        self.skipped.append({"path": name, "reason": reason})
+def _follow(settings: Settings, memory: MemoryIndex, wishes: Wishes, said: dict[str, Any]) -> None:
+    """Runs a pass for every change, and shows what is new in it."""
+    for following in changes(wishes, settings.memory):
+        one = IndexPass(memory, settings.namespace, following)
+        report = _run(settings, one, find(following))
+        new = {
+            name: [line for line in report[name] if line not in said[name]] for name in ("skipped", "notes")
+        }
+        if any((*new.values(), report["added"], report["updated"], report["removed"])):
+            emit(settings, report, _summary({**report, **new, "hidden": 0, "ignored": 0}, settings.memory))
+        said = report
 
 
-def _files(paths: Sequence[Path], patterns: Sequence[str], memory: Path) -> list[SourceFile]:
-    """All files of all paths; the same file twice counts once.
+def _refuse_nothing(settings: Settings, wishes: Wishes, found: Found, watch: bool) -> None:
+    """Refuses a run that has nothing to read, prune or wait for.
 
     Raises:
-        InvalidInputError: Two different files would be the same document.
-        NotFoundError: A path does not exist, or no file is found.
+        NotFoundError: There is nothing.
     """
-    found: dict[str, SourceFile] = {}
-    for path in paths:
-        for file in find_files(path, patterns, leave_out=memory):
-            other = found.setdefault(file.document_id, file)
-            if other.path != file.path:
-                raise InvalidInputError(
-                    f"{other.path} and {file.path} would both be document {file.document_id!r}; index a "
-                    f"folder above both, or use one --namespace for each"
-                )
-    if not found:
-        raise NotFoundError(
-            f"no readable file in {', '.join(map(str, paths))}; known endings are .txt .md .rst .html .pdf, "
-            f"others are read as text with --glob, e.g. --glob '*.py'"
-        )
-    return list(found.values())
-
-
-def _refuse_other_root(file: SourceFile, stored: StoredDocument) -> None:
-    """Keeps a document of another folder, unless that folder has lost the file (it was moved)."""
-    root = stored.metadata.get("root")
-    if root != str(file.root) and (root is None or (Path(root) / stored.id).exists()):
-        owner = f"was indexed from {root}" if root else "is there already and came from no file"
-        raise InvalidDocumentError(f"document {stored.id!r} {owner}; use another --namespace")
-
-
-def _prune(memory: MemoryIndex, paths: Sequence[Path], namespace: Namespace) -> int:
-    gone = []
-    for root in (path.resolve() for path in paths if path.is_dir()):
-        written = memory.documents(namespace=namespace, filter={"root": str(root)})
-        gone += [document.id for document in written if not (root / document.id).exists()]
-    return memory.remove(gone, namespace=namespace).documents if gone else 0
-
-
-def _is_unicode(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+    if found.files or watch or (wishes.prune and settings.exists()):
+        return
+    for path, reason in found.finder.left_out[:_SHOWN]:
+        note(f"skipped {printable(str(path))}: {reason}")
+    raise NotFoundError(
+        f"no readable file in {', '.join(map(str, wishes.paths))}; endings without a reader are read as text "
+        f"with --glob, e.g. --glob '*.log'. Documents whose files are gone are removed with --prune"
+    )
 
 
 def _summary(report: dict[str, Any], memory: Path) -> Iterator[str]:
-    skipped = report["skipped"]
-    for one in skipped[:_SHOWN]:
-        note(f"skipped {printable(one['path'])}: {one['reason']}")
-    if len(skipped) > _SHOWN:
-        note(f"… and {len(skipped) - _SHOWN} more; --json lists all")
+    for line in _few([f"{printable(one['path'])}: {one['note']}" for one in report["notes"]]):
+        note(line)
+    for line in _few(
+        [f"removed {printable(one['id'])}: {one['reason']}" for one in report["removed_documents"]]
+    ):
+        note(line)
+    for line in _few(_skipped_lines(report["skipped"])):
+        note(line)
+    if left_out := [f"{report[name]:,} {name}" for name in ("hidden", "ignored") if report[name]]:
+        note(f"left out: {', '.join(left_out)}")
     counts = [
         f"{report[name]:,} {name}" for name in ("added", "updated", "unchanged", "removed") if report[name]
     ]
-    if skipped:
-        counts.append(f"{len(skipped):,} skipped")
-    yield f"{plural(report['files'], 'file')}: {', '.join(counts)}"
+    if report["skipped"]:
+        counts.append(f"{len(report['skipped']):,} skipped")
+    yield f"{plural(report['files'], 'file')}: {', '.join(counts) or 'nothing to do'}"
     yield (
         f"{plural(report['chunks'], 'chunk')} written, {plural(report['encoded'], 'text')} encoded in "
         f"{report['seconds']:.1f} s; the memory is {memory}"
     )
+
+
+def _skipped_lines(skipped: list[dict[str, str]]) -> list[str]:
+    """One line for each file, but one for many with the same reason."""
+    reasons = Counter(one["reason"] for one in skipped)
+    lines: dict[str, str] = {}
+    for one in skipped:
+        count = reasons[one["reason"]]
+        together = count > _TOGETHER
+        more = f" and {count - 1:,} more" if together else ""
+        lines.setdefault(
+            one["reason"] if together else one["path"],
+            f"skipped {printable(one['path'])}{more}: {one['reason']}",
+        )
+    return list(lines.values())
+
+
+def _few(lines: list[str]) -> Iterator[str]:
+    yield from lines[:_SHOWN]
+    if len(lines) > _SHOWN:
+        yield f"… and {len(lines) - _SHOWN} more; --json lists all"
 
 
 COMMANDS = (index,)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from mllm_plugin.cli.output import emit, plural
-from mllm_plugin.cli.settings import Settings, encoder_option, namespace_option, shared_options
+from mllm_plugin.cli.settings import (
+    Settings,
+    UserPath,
+    check_folder,
+    encoder_option,
+    namespace_option,
+    shared_options,
+)
+from mllm_plugin.cli.terminal import bar
 from mllm_plugin.encoders import VectorsOnly
 from mllm_plugin.errors import DimensionMismatchError, EncoderMismatchError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.reembedding import reembed
-from mllm_plugin.transfer import Columns, Record, Source, open_source, placed, write_jsonl
+from mllm_plugin.transfer import Columns, Source, open_source, placed, write_jsonl
 
 
-@click.command("import")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.command("import", short_help="Import JSON lines, a Chroma or a LanceDB folder.")
+@click.argument("path", type=UserPath())
 @click.option("--collection", help="Chroma collection or LanceDB table.")
 @click.option("--id-column", help="LanceDB column of the ids.")
 @click.option("--text-column", help="LanceDB column of the texts.")
@@ -48,30 +55,31 @@ def import_(
     """
     source = open_source(path, Columns(collection, id_column, text_column, vector_column))
     with _target(settings, source, fingerprint) as (memory, encoder):
-        bar = tqdm(source.records, unit=" documents", disable=settings.json or None)
+        records = bar(source.records, "documents", shown=settings.progress)
         with settings.stage("import"):
-            report = memory.import_records(placed(bar, settings.namespace, encoder))
+            report = memory.import_records(placed(records, settings.namespace, encoder))
     counts = {name: value for name, value in report.to_dict().items() if isinstance(value, int)}
     counts |= {"documents": len(report.ids), "without_text": len(source.skipped)}
     emit(settings, counts, _import_lines(counts))
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.command(short_help="Write documents as JSON lines.")
+@click.argument("file", type=UserPath(dir_okay=False))
 @click.option("--vectors", is_flag=True, help="Write the vectors too, so that importing needs no encoder.")
 @namespace_option
 @shared_options
 def export(settings: Settings, file: Path, vectors: bool) -> None:
     """Write the documents of a namespace and those below as JSON lines; gzipped when FILE ends in .gz."""
+    check_folder(file)
     with settings.reading() as memory, settings.stage("export"):
         records = memory.export(namespace=settings.namespace, prefix=True, vectors=vectors)
-        count = write_jsonl(file, _with_bar(records, settings))
+        count = write_jsonl(file, bar(records, "documents", shown=settings.progress))
     what = f"{plural(count, 'document')} written to {file}{' with vectors' if vectors else ''}"
     emit(settings, {"file": str(file), "documents": count, "vectors": vectors}, [what])
 
 
-@click.command("reembed")
-@click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+@click.command("reembed", short_help="Copy the memory with another encoder.")
+@click.argument("target", type=UserPath(file_okay=False))
 @encoder_option
 @shared_options
 def reembed_(settings: Settings, target: Path) -> None:
@@ -83,7 +91,7 @@ def reembed_(settings: Settings, target: Path) -> None:
     with settings.reading() as memory:
         encoder = settings.load_encoder(settings.encoder)
         with settings.stage("embed and write"):
-            report = reembed(memory, target, encoder, progress=not settings.json)
+            report = reembed(memory, target, encoder, progress=settings.progress)
     with MemoryIndex.open(target, encoder=None) as copy:
         count = copy.stats().documents
     done = f"{plural(count, 'document')} in {target}, {plural(report.encoded, 'text')} embedded"
@@ -137,10 +145,6 @@ def _refuse_other_encoder(source: Source, memory: MemoryIndex) -> None:
             f"the vectors are of encoder {source.encoder!r}, those of {memory.path} of {expected!r}; pass "
             f"--encoder to embed the texts anew, or import into another --memory"
         )
-
-
-def _with_bar(records: Iterable[Record], settings: Settings) -> Iterable[Record]:
-    return tqdm(records, unit=" documents", disable=settings.json or None)
 
 
 def _import_lines(counts: dict[str, Any]) -> Iterator[str]:

@@ -10,11 +10,21 @@ from typing import Any
 import click
 
 from mllm_plugin.cli.settings import Settings
+from mllm_plugin.cli.terminal import (
+    cells,
+    faint,
+    judged,
+    named,
+    padded,
+    printable,
+    shortened,
+    strong,
+    width,
+)
 from mllm_plugin.types import Hit, PathStep, RemoveReport
 
-WIDTH = 100
 _RULE = re.compile(r"([-=*~^#+_.])\1{3,}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LEAST_EXCERPT = 12
 _SIZES = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -33,41 +43,44 @@ def note(text: str) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """Aligns columns: numbers to the right, text to the left."""
+    """Aligns columns: numbers to the right, text to the left; the last one gives way on a narrow terminal."""
     rows = [list(row) for row in rows]
-    cells = [
-        list(header),
-        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
-    ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    right = [
-        bool(rows) and all(isinstance(row[column], int) for row in rows) for column in range(len(header))
-    ]
-    return [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
+    shown = [list(header), *([_cell(value) for value in row] for row in rows)]
+    places = range(len(header))
+    right = [bool(rows) and all(isinstance(row[at], int) for row in rows) for at in places]
+    widths = [max(cells(row[at]) for row in shown) for at in places]
+    if not right[-1]:
+        left = width() - sum(columns + 2 for columns in widths[:-1])
+        widths[-1] = min(widths[-1], max(_LEAST_EXCERPT, left))
+    head, *body = (
+        [padded(shortened(row[at], widths[at]), widths[at], right=right[at]) for at in places]
+        for row in shown
+    )
+    return [strong("  ".join(head).rstrip()), *("  ".join(row).rstrip() for row in body)]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def fields(pairs: Iterable[tuple[str, Any]]) -> list[str]:
     """Aligns names and values, one pair a line."""
     pairs = list(pairs)
-    width = max((len(name) for name, _ in pairs), default=0)
-    return [f"{name:<{width}}  {value}".rstrip() for name, value in pairs]
+    columns = max((cells(name) for name, _ in pairs), default=0)
+    return [f"{faint(padded(name, columns))}  {value}".rstrip() for name, value in pairs]
 
 
-def excerpt(text: str, width: int = WIDTH - 3) -> str:
-    """The beginning of a text on one line, without control characters and the rules under headings."""
-    line = " ".join(_RULE.sub(" ", printable(text[: width * 4])).split())
-    return line if len(line) <= width and len(text) <= width * 4 else f"{line[: width - 1].rstrip()}…"
+def excerpt(text: str, most: int | None = None) -> str:
+    """The beginning of a text on one line, without control characters and the rules under headings.
 
-
-def printable(text: str) -> str:
-    """The text without the control characters that a terminal would obey; line ends and tabs stay."""
-    return _CONTROL.sub(" ", text)
+    Args:
+        text: Any text.
+        most: Columns to fill; what the terminal has beside a small margin when left out.
+    """
+    most = max(_LEAST_EXCERPT, width() - 3 if most is None else most)
+    begin = text[: most * 4]
+    line = " ".join(_RULE.sub(" ", printable(begin)).split())
+    return shortened(line if begin == text else f"{line} …", most)
 
 
 def size(count: int) -> str:
@@ -92,14 +105,14 @@ def namespace_name(namespace: Sequence[str]) -> str:
 
 def hit_lines(rank: int, hit: Hit, *, path: bool = False) -> list[str]:
     """A hit as it is shown to people."""
-    where = f"{printable(hit.document_id)} [{hit.start}:{hit.end}]"
+    where = f"{named(printable(hit.document_id))} [{hit.start}:{hit.end}]"
     if hit.namespace:
         where += f"  in {namespace_name(hit.namespace)}"
     lines = [
-        f"{rank:>2}. score {hit.score:.3f}  relevance {hit.relevance:.2f}  {where}",
-        f"    {excerpt(hit.text, WIDTH - 4)}",
+        f"{strong(f'{rank:>2}.')} score {hit.score:.3f}  relevance {hit.relevance:.2f}  {where}",
+        f"    {excerpt(hit.text, width() - 4)}",
     ]
-    return [*lines, f"    path: {route(hit.path)}"] if path else lines
+    return [*lines, faint(f"    path: {route(hit.path)}")] if path else lines
 
 
 def route(path: Sequence[PathStep]) -> str:
@@ -114,9 +127,9 @@ def removal_lines(report: RemoveReport) -> list[str]:
     """The erasure report."""
     removed = f"{plural(report.documents, 'document')}, {plural(report.chunks, 'chunk')}"
     erased = (
-        "yes, no file of the memory holds the text or its vectors"
+        f"{judged('yes', good=True)}, no file of the memory holds the text or its vectors"
         if report.erased
-        else f"not yet: {report.reason}"
+        else f"{judged('not yet', good=False)}: {report.reason}"
     )
     pairs = [("removed", removed), ("erased", erased)]
     if report.missing:

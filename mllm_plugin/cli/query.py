@@ -8,26 +8,39 @@ from typing import Any
 
 import click
 
-from mllm_plugin.cli.output import emit, excerpt, fields, hit_lines, namespace_name, plural, printable, table
-from mllm_plugin.cli.settings import Settings, encoder_option, filter_option, namespace_option, shared_options
+from mllm_plugin.cli.output import emit, excerpt, fields, hit_lines, namespace_name, note, plural, table
+from mllm_plugin.cli.settings import (
+    Settings,
+    UserPath,
+    encoder_option,
+    filter_option,
+    namespace_option,
+    number_option,
+    shared_options,
+)
+from mllm_plugin.cli.terminal import printable
 from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.types import StoredDocument
 
 
 @click.command()
 @click.argument("query", required=False)
-@click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Results wanted.")
+@number_option(("-k", "--top-k", "k"), 5, "Results wanted.")
 @click.option("--exact", is_flag=True, help="Score every chunk.")
 @click.option(
     "--mode", type=click.Choice(["auto", "beam", "flat", "exact"]), default="auto", help="How to search."
 )
-@click.option("--beam-width", type=click.IntRange(min=1), help="Nodes kept per level.")
+@number_option("--beam-width", None, "Nodes kept per level.")
 @click.option("--prefix", is_flag=True, help="Search the namespaces below too.")
 @click.option("--documents", is_flag=True, help="Show only the best chunk of each document.")
 @click.option("--exclude-label", "exclude_labels", multiple=True, help="Leave out documents with this label.")
 @click.option("--path", "show_path", is_flag=True, help="Show the way from the top level down.")
 @click.option(
-    "--vector", type=click.Path(path_type=Path), metavar="FILE", help="Search with this JSON list of numbers."
+    "--vector",
+    type=UserPath(),
+    metavar="FILE",
+    help="Search with this JSON list of numbers.",
 )
 @filter_option
 @namespace_option
@@ -66,6 +79,9 @@ def search(
             unique_documents=documents,
         )
         settings.timings |= {f"  {name}": seconds for name, seconds in memory.timings.items()}
+        missing = not hits and _is_missing(memory, settings, prefix=prefix)
+    if missing:
+        note(_no_namespace(settings))
     lines = [line for rank, hit in enumerate(hits, 1) for line in hit_lines(rank, hit, path=show_path)]
     emit(settings, {"query": query, "hits": [hit.to_dict() for hit in hits]}, lines or ["nothing found"])
 
@@ -74,7 +90,7 @@ def search(
 @click.option("--prefix", is_flag=True, help="List the namespaces below too.")
 @click.option("--label", help="Only documents with this label.")
 @click.option("--masked", is_flag=True, help="Only documents that are masked.")
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
+@click.option("-n", "--limit", metavar="N", type=click.IntRange(min=1), help="At most this many.")
 @filter_option
 @namespace_option
 @shared_options
@@ -94,7 +110,10 @@ def list_documents(
                 found.append(_listed(document))
             if len(found) == limit:
                 break
-    emit(settings, found, _list_lines(found, namespaces=prefix))
+        missing = not found and _is_missing(memory, settings, prefix=prefix)
+    if missing:
+        note(_no_namespace(settings))
+    emit(settings, found, _list_lines(found, namespaces=prefix, cut=len(found) == limit))
 
 
 @click.command()
@@ -114,6 +133,16 @@ def show(settings: Settings, document_id: str) -> None:
     emit(settings, document.to_dict(), [*fields(_description(document)), "", printable(document.text)])
 
 
+def _no_namespace(settings: Settings) -> str:
+    return f"(there is no namespace {namespace_name(settings.namespace)}; `mllm stats` shows all)"
+
+
+def _is_missing(memory: MemoryIndex, settings: Settings, *, prefix: bool) -> bool:
+    """Whether nothing was ever written into the namespace, which is no mistake for the root."""
+    found = memory.namespaces(settings.namespace)
+    return bool(settings.namespace) and not (found if prefix else settings.namespace in found)
+
+
 def _read_vector(path: Path) -> list[float]:
     try:
         vector = json.loads(path.read_bytes())
@@ -131,7 +160,7 @@ def _listed(document: StoredDocument) -> dict[str, Any]:
     return described | {"begins": excerpt(document.text, 40)}
 
 
-def _list_lines(found: list[dict[str, Any]], *, namespaces: bool) -> list[str]:
+def _list_lines(found: list[dict[str, Any]], *, namespaces: bool, cut: bool) -> list[str]:
     header = ["id", "chunks", "characters", "labels", "masked by", "begins"]
     rows = [
         [
@@ -147,7 +176,7 @@ def _list_lines(found: list[dict[str, Any]], *, namespaces: bool) -> list[str]:
     if namespaces:
         header.insert(0, "namespace")
         rows = [[namespace_name(one["namespace"]), *row] for one, row in zip(found, rows, strict=True)]
-    total = plural(len(found), "document")
+    total = f"{'the first ' if cut else ''}{plural(len(found), 'document')}"
     return [*table(header, rows), "", total] if found else [total]
 
 

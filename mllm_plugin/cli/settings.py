@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 
 import click
 
+from mllm_plugin.cli.terminal import watched
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
+from mllm_plugin.encoders.quick import quick_encoder
 from mllm_plugin.errors import NotFoundError
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.model_files import choose_device
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME
 
@@ -47,6 +50,11 @@ class Settings:
         """Whether there is a memory in the folder."""
         return (self.memory / FILE_NAME).is_file()
 
+    @property
+    def progress(self) -> bool:
+        """Whether to show bars: on a terminal, and not beside JSON."""
+        return watched() and not self.json
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times what is done inside."""
@@ -57,15 +65,9 @@ class Settings:
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
 
     def load_encoder(self, encoder: Any) -> TextEncoder:
-        """Loads an encoder; shows progress while it is downloaded, not while it is read."""
+        """Finds an encoder; one of Hugging Face is read no sooner than it is needed."""
         with self.stage("load encoder"):
-            if isinstance(encoder, str) and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-                import huggingface_hub.utils
-                import transformers
-
-                transformers.utils.logging.disable_progress_bar()
-                huggingface_hub.utils.enable_progress_bars()
-            return as_encoder(encoder)
+            return quick_encoder(encoder) if isinstance(encoder, str) else as_encoder(encoder)
 
     @contextmanager
     def reading(self, *, encode: bool = False) -> Iterator[MemoryIndex]:
@@ -120,6 +122,38 @@ class Settings:
         click.echo(f"{name!r} is one name; the names {[*parts]} are {namespace_options(parts)}", err=True)
 
 
+class UserPath(click.Path):
+    """A path in which `~` is the home folder, however the shell passed it on."""
+
+    def __init__(self, **checks: Any) -> None:
+        super().__init__(path_type=Path, **checks)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns a `Path`, or fails when a check does not hold."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+class DeviceType(click.ParamType):
+    """A device that torch can use here."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the name, or raises `InvalidInputError` with torch's reason."""
+        choose_device(value)
+        return value
+
+
+def number_option(
+    name: str | tuple[str, ...], default: int | None, text: str, least: int = 1
+) -> Callable[[_Command], _Command]:
+    """An option that takes a whole number."""
+    names = (name,) if isinstance(name, str) else name
+    return click.option(
+        *names, type=click.IntRange(min=least), metavar="N", default=default, show_default=True, help=text
+    )
+
+
 def namespace_options(namespace: tuple[str, ...]) -> str:
     """A namespace as one spells it on the command line, without doubt; empty for the root."""
     plain = len(namespace) != 1 or "/" not in namespace[0]
@@ -169,6 +203,12 @@ class FilterType(click.ParamType):
         return found
 
 
+def check_folder(file: Path) -> None:
+    """Refuses a file to be written into a folder that is not there."""
+    if not file.absolute().parent.is_dir():
+        raise NotFoundError(f"no folder {file.parent} to write {file.name} into; make it first")
+
+
 def shared_options(command: _Command) -> _Command:
     """Adds `--memory`, `--json` and `-v`; the command receives the `Settings` first."""
     return memory_option(output_options(command))
@@ -198,7 +238,8 @@ def memory_option(command: _Command, envvar: str | None = None) -> _Command:
     """Adds `--memory`."""
     option = _shared(
         "--memory",
-        type=click.Path(file_okay=True, path_type=Path),
+        type=UserPath(),
+        metavar="FOLDER",
         envvar=envvar,
         help="Folder of the memory (default ./memory, or $MLLM_MEMORY).",
     )
@@ -206,7 +247,9 @@ def memory_option(command: _Command, envvar: str | None = None) -> _Command:
 
 
 _JSON = _shared("--json", is_flag=True, help="Print one JSON value.")
-_VERBOSE = _shared("-v", "--verbose", is_flag=True, help="Show the time of each stage.")
+_VERBOSE = _shared(
+    "-v", "--verbose", is_flag=True, help="Show the time of each stage, and where an error comes from."
+)
 namespace_option = click.option(
     "--namespace",
     multiple=True,
@@ -216,6 +259,9 @@ namespace_option = click.option(
     help='Namespace; once for each of its names, or a JSON list of them: \'["users", "42"]\'.',
 )
 encoder_option = _shared("--encoder", metavar="NAME_OR_PATH", help="Model that embeds texts.")
+device_option = click.option(
+    "--device", type=DeviceType(), metavar="NAME", help="cpu, cuda; CUDA when there is one."
+)
 filter_option = click.option(
     "--filter", "condition", type=FilterType(), help='Metadata condition, e.g. \'{"year": {"$gte": 2020}}\'.'
 )

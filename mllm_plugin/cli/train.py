@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,17 @@ from typing import Any
 import click
 
 from mllm_plugin.cli.output import emit, plural
-from mllm_plugin.cli.settings import Settings, shared_options
+from mllm_plugin.cli.settings import Settings, UserPath, device_option, number_option, shared_options
 from mllm_plugin.errors import InvalidInputError
 
 
-def _number(name: str, default: int, text: str, least: int = 1) -> Any:
-    return click.option(name, type=click.IntRange(min=least), default=default, show_default=True, help=text)
-
-
 def _file(name: str, text: str) -> Any:
-    return click.option(name, type=click.Path(path_type=Path, dir_okay=False, exists=True), help=text)
+    return click.option(name, type=UserPath(dir_okay=False, exists=True), help=text)
 
 
-@click.command()
+@click.command(short_help="Train level encoders and rankers on the memory's documents.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where to write."
+    "--out", type=UserPath(file_okay=False), metavar="FOLDER", required=True, help="Where to write."
 )
 @_file("--queries", "JSON lines with id and text; without, spans of the documents stand in.")
 @_file(
@@ -33,13 +30,13 @@ def _file(name: str, text: str) -> Any:
 @click.option(
     "--group-by", help="Metadata field of documents that belong together; whole groups are held out."
 )
-@_number("--spans", 4000, "Spans of the documents to use as questions.", least=0)
-@_number("--steps", 500, "Steps per pair of levels.")
-@_number("--batch", 256, "Questions per step.")
-@_number("--accumulate", 1, "Batches per step.")
-@_number("--levels", 3, "Highest level with weights of its own.", least=2)
-@_number("--seed", 0, "Of everything random.", least=0)
-@click.option("--device", help="cpu, cuda; CUDA when there is one.")
+@number_option("--spans", 4000, "Spans of the documents to use as questions.", least=0)
+@number_option("--steps", 500, "Steps per pair of levels.")
+@number_option("--batch", 256, "Questions per step.")
+@number_option("--accumulate", 1, "Batches per step.")
+@number_option("--levels", 3, "Highest level with weights of its own.", least=2)
+@number_option("--seed", 0, "Of everything random.", least=0)
+@device_option
 @click.option("--install", is_flag=True, help="Put the weights in place when they do better.")
 @shared_options
 def train(
@@ -81,7 +78,7 @@ def train(
                 namespace=settings.namespace,
                 config=config,
                 device=device,
-                progress=not settings.json,
+                progress=settings.progress,
             )
         first = distributed.is_first()
     finally:
@@ -113,7 +110,7 @@ def install(settings: Settings, hierarchy: str) -> None:
     none.
     """
     with settings.editing() as memory, settings.stage("install"):
-        report = memory.install(hierarchy)
+        report = memory.install(os.path.expanduser(hierarchy))
     if report.fingerprint == report.replaced:
         line = f"{report.fingerprint} is in place already"
     else:

@@ -8,27 +8,34 @@ from typing import Any
 import click
 
 from mllm_plugin.cli.output import emit, plural
-from mllm_plugin.cli.settings import Settings, memory_option, output_options
-from mllm_plugin.cli.train import _file, _number, _qrels, _rows
+from mllm_plugin.cli.settings import (
+    Settings,
+    UserPath,
+    device_option,
+    memory_option,
+    number_option,
+    output_options,
+)
+from mllm_plugin.cli.train import _file, _qrels, _rows
 from mllm_plugin.errors import InvalidInputError
 
 
-@click.command("train-llm")
-@click.argument("folder", metavar="[MEMORY]", required=False, type=click.Path(path_type=Path))
+@click.command("train-llm", short_help="Train a language model to read the memory's embeddings.")
+@click.argument("folder", metavar="[MEMORY]", required=False, type=UserPath())
 @click.option(
-    "--into", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where to write."
+    "--into", type=UserPath(file_okay=False), metavar="FOLDER", required=True, help="Where to write."
 )
 @click.option("--llm", help="Name, folder or GGUF file of the language model.")
 @_file("--queries", "JSON lines with id, text and answers; without, passages of the documents are continued.")
 @_file("--qrels", "Lines of query id, tab, document id, tab, grade after a header: where the answers are.")
-@_number("--passages", 2000, "Passages to draw when there are no questions.")
-@_number("--steps", 600, "Optimiser steps.")
-@_number("--groups", 2, "Groups of up to five questions per step.")
-@_number("--accumulate", 1, "Batches per step.")
-@_number("--lora-rank", 16, "Rank of the changes to the language model; 0 leaves it as it is.", least=0)
-@_number("--evaluate-every", 100, "Steps between measurements on held-out questions.")
-@_number("--seed", 0, "Of everything random.", least=0)
-@click.option("--device", help="cpu, cuda; CUDA when there is one.")
+@number_option("--passages", 2000, "Passages to draw when there are no questions.")
+@number_option("--steps", 600, "Optimiser steps.")
+@number_option("--groups", 2, "Groups of up to five questions per step.")
+@number_option("--accumulate", 1, "Batches per step.")
+@number_option("--lora-rank", 16, "Rank of the changes to the language model; 0 leaves it as it is.", least=0)
+@number_option("--evaluate-every", 100, "Steps between measurements on held-out questions.")
+@number_option("--seed", 0, "Of everything random.", least=0)
+@device_option
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; without, begin anew.")
 @memory_option
 @output_options
@@ -70,7 +77,7 @@ def train_llm(
             namespace=settings.namespace,
             config=LLMTrainingConfig.model_validate(numbers),
             device=device,
-            progress=not settings.json,
+            progress=settings.progress,
         )
     emit(settings, report.to_dict(), _lines(report))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -15,21 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.letters import plain_letters
+from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
-from mllm_plugin.encoders.text import is_unread
 from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
-from mllm_plugin.pretrained import file_sha256
 
-LEAST_TOKENS = 8  # of text in a chunk, as in `ChunkingConfig`
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
 _SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
-_SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
-class HuggingFaceEncoder:
+class HuggingFaceEncoder(TokenReader):
     """A transformers encoder with its own tokenizer and pooling.
 
     Args:
@@ -73,7 +69,7 @@ class HuggingFaceEncoder:
         self.folder = resolve_model(model).absolute()
         self._name = str(model)
         with explained(model, self.folder):
-            settings = _ModelSettings(self.folder)
+            settings = ModelFolder(self.folder)
         self.pooling = pooling or settings.pooling
         if self.pooling not in ("mean", "cls", "max"):
             raise InvalidInputError(f"pooling {self.pooling!r} is unknown; expected 'mean', 'cls' or 'max'")
@@ -92,10 +88,16 @@ class HuggingFaceEncoder:
         self._weights -= self._model.get_input_embeddings().weight.numel()  # of which a token reads one row
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
-        self._length = settings.max_length or min(self._tokenizer.model_max_length, 512)
-        self.max_tokens = self._room_for_text()
+        self._length = settings.max_length or min(self._tokenizer.model_max_length, LONGEST)
+        prefixes = [ids for ids, _ in self._tokens([self.document_prefix, self.query_prefix])]
+        self.max_tokens = room_for_text(self._length, self._tokenizer.num_special_tokens_to_add(), prefixes)
         self._check(model)
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = settings.fingerprint(
+            self._model.config.model_type,
+            self.dim,
+            [self.pooling, self.query_prefix, self.document_prefix, self._length, window_tokens],
+            window_layer,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled is what it was loaded with, not the weights; other weights there are an error."""
@@ -105,38 +107,22 @@ class HuggingFaceEncoder:
         """Itself, since nothing changes it."""
         return self
 
-    def _room_for_text(self) -> int:
-        """Tokens that the longer prefix and the special tokens leave; chunks of queries get it too."""
-        prefixes = self._tokenizer([self.document_prefix, self.query_prefix], add_special_tokens=False)
-        longest = max(map(len, prefixes["input_ids"]))
-        room = self._length - self._tokenizer.num_special_tokens_to_add() - longest
-        if room < LEAST_TOKENS:
-            raise InvalidInputError(
-                f"a prefix of {longest} tokens leaves {room} of the {self._length} that the encoder reads, "
-                f"expected at least {LEAST_TOKENS}; shorten query_prefix or document_prefix"
-            )
-        return room
-
-    def token_offsets(self, text: str) -> NDArray[np.int64]:
-        """Character spans [t, 2] of the text's tokens; a blank before a word may belong to its token."""
-        plain, places = plain_letters(text)
-        with self._lock:
-            encoding = self._tokenizer(
-                plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
-            )
-        return places.spans(np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2))
-
-    def cannot_read(self, texts: Sequence[str]) -> list[bool]:
-        """Which texts are to the tokenizer little but unknown tokens."""
-        plain = [plain_letters(text)[0] for text in texts]
-        if not plain:
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        if not texts:
             return []
         with self._lock:
             encoded = self._tokenizer(
-                plain, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+                list(texts),
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                truncation=False,
+                verbose=False,
             )
-        rows = zip(plain, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [is_unread(text, ids, spans, self._tokenizer.unk_token_id) for text, ids, spans in rows]
+        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
+    @property
+    def _unknown(self) -> int | None:
+        return self._tokenizer.unk_token_id
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
@@ -242,17 +228,6 @@ class HuggingFaceEncoder:
                 f"length 1 and different directions. Its weights are damaged; fetch it again"
             )
 
-    def _fingerprint(self) -> str:
-        """Changes whenever an embedding would: weights, tokenizer, pooling, prefixes, lengths."""
-        digest = hashlib.sha256()
-        for path in [*sorted(self.folder.glob("*.safetensors")), self.folder / "tokenizer.json"]:
-            if path.is_file():
-                digest.update(file_sha256(path).encode())
-        settings = [self.pooling, self.query_prefix, self.document_prefix, self._length, self.window_tokens]
-        settings += [self.window_layer] if self.window_layer != -1 else []
-        digest.update(json.dumps(settings).encode())
-        return f"hf:{self._model.config.model_type}:{self.dim}:{digest.hexdigest()[:32]}"
-
 
 def _loaded_again(
     kind: type[HuggingFaceEncoder], folder: Path, name: str, options: dict[str, Any], fingerprint: str
@@ -267,37 +242,6 @@ def _loaded_again(
     return encoder
 
 
-class _ModelSettings:
-    """What a sentence-transformers folder says of pooling, length and prompts; defaults for a plain model."""
-
-    def __init__(self, folder: Path) -> None:
-        modules = _read_json(folder / "modules.json") or []
-        kinds = {module["type"].rsplit(".", 1)[-1] for module in modules}
-        if unsupported := kinds - _SUPPORTED_MODULES:
-            raise InvalidInputError(
-                f"{folder}: module {', '.join(sorted(unsupported))} is not supported; wrap the model as a "
-                f"LangChain Embeddings (HuggingFaceEmbeddings) and pass that as the encoder"
-            )
-        pooling_folder = next((m["path"] for m in modules if m["type"].endswith("Pooling")), "1_Pooling")
-        self.pooling = self._pooling(_read_json(folder / pooling_folder / "config.json") or {})
-        self.max_length = (_read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
-        self._prompts = (_read_json(folder / "config_sentence_transformers.json") or {}).get("prompts", {})
-
-    @staticmethod
-    def _pooling(config: dict) -> str:
-        if "pooling_mode" in config:
-            return str(config["pooling_mode"])
-        modes = [name for name, chosen in config.items() if name.startswith("pooling_mode_") and chosen]
-        if not modes:
-            return "mean"
-        if len(modes) > 1:
-            raise InvalidInputError(f"several poolings at once are not supported: {modes}; pass pooling=")
-        return modes[0].removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-
-    def prompt(self, *names: str) -> str:
-        return next((self._prompts[name] for name in names if name in self._prompts), "")
-
-
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """A span without surrounding white space; as it is where there is nothing else in it."""
     inside = text[start:end]
@@ -305,10 +249,6 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
         return start, end
     start += inside.index(bare[0])
     return start, start + len(bare)
-
-
-def _read_json(path: Path):  # noqa: ANN202 - any JSON value
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _pool(states: Tensor, attention: Tensor, pooling: str) -> Tensor:

@@ -1,11 +1,13 @@
-"""Files to documents: text, Markdown, reStructuredText, HTML and PDF.
+"""Files to text: prose, data, source code, notebooks, HTML, PDF and Word documents.
 
-Markdown and reStructuredText are kept as they are written: an encoder reads their light markup well, and so
-the character offsets of a hit are offsets into the file (after its byte order mark, if it has one). HTML and
-PDF are turned into text by beautifulsoup4 and pypdf, which are imported when the first such file is met.
+Text is kept as it is written: an encoder reads the light markup of Markdown well, and so the character
+offsets of a hit are offsets into the file (after its byte order mark, where nothing is embedded in base64).
+HTML, PDF and Word documents are turned into text by resiliparse, pypdf and mammoth, which are imported when
+the first such file is met.
 """
 
-from mllm_plugin.readers.files import SourceFile, find_files
-from mllm_plugin.readers.read import read_text
+from mllm_plugin.readers.extract import Extract
+from mllm_plugin.readers.files import FileFinder, SourceFile
+from mllm_plugin.readers.read import read_file
 
-__all__ = ["SourceFile", "find_files", "read_text"]
+__all__ = ["Extract", "FileFinder", "SourceFile", "read_file"]

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mllm_plugin.errors import NotFoundError
+from mllm_plugin.readers.ignore import IgnoreRules
+from mllm_plugin.readers.kinds import READER_VERSIONS, Kind, kind_of, no_reader
 from mllm_plugin.types import Document
-
-Kind = Literal["text", "markdown", "restructuredtext", "html", "pdf"]
-
-_KINDS: dict[str, Kind] = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".rst": "restructuredtext",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".pdf": "pdf",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +30,7 @@ class SourceFile:
         return self.path.relative_to(self.root).as_posix()
 
     def metadata(self) -> dict[str, Any]:
-        """Path, root, type, size in bytes and time of the last change (UTC, ISO 8601) of the file.
+        """Path, root, type, reader's version, size in bytes, time of the last change (UTC, ISO 8601).
 
         Raises:
             OSError: The file is gone or may not be looked at.
@@ -53,6 +41,7 @@ class SourceFile:
             "path": str(self.path),
             "root": str(self.root),
             "type": self.kind,
+            "reader": READER_VERSIONS[self.kind],
             "size": status.st_size,
             "modified": modified.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         }
@@ -62,47 +51,87 @@ class SourceFile:
         return Document(id=self.document_id, text=text, metadata=metadata, labels=tuple(labels))
 
 
-def find_files(
-    path: Path, patterns: Sequence[str] = (), leave_out: Path | None = None
-) -> Iterator[SourceFile]:
-    """Walks a folder, or takes one file, in sorted order.
+@dataclass
+class FileFinder:
+    """Walks folders in sorted order, and keeps account of what it leaves out.
 
-    Hidden files and folders are left out, and so are files whose ending no reader knows; a file named
-    directly is always taken, as text when its ending says nothing.
+    Hidden files and folders are left out, what `.gitignore` files name, and files whose ending no reader
+    knows; a file named directly is always taken, as text when its ending says nothing.
 
     Args:
-        path: A file or a folder.
         patterns: Shell patterns such as `*.py`; only files whose name matches one are taken, as text when
             their ending says nothing.
+        exclude: Patterns as in a `.gitignore`, relative to each root, of what is left out.
+        gitignore: Whether `.gitignore` files count.
         leave_out: A folder that is not walked (the memory itself).
 
-    Raises:
-        NotFoundError: There is no such file or folder.
+    Attributes:
+        left_out: Files and folders that cannot be taken, with the reason.
+        hidden: How many names that begin with a dot were met.
+        ignored: How many files and folders were left out by a pattern.
     """
-    path = path.resolve()
-    if path.is_dir():
-        excluded = leave_out.resolve() if leave_out else None
-        yield from _walk(path, patterns, excluded)
-    elif path.exists():
-        yield SourceFile(path.parent, path, _KINDS.get(path.suffix.lower(), "text"))
-    else:
-        raise NotFoundError(f"no file or folder {path}; check the path")
 
+    patterns: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    gitignore: bool = True
+    leave_out: Path | None = None
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    hidden: int = 0
+    ignored: int = 0
 
-def _walk(root: Path, patterns: Sequence[str], excluded: Path | None) -> Iterator[SourceFile]:
-    for folder, folders, names in os.walk(root):
-        here = Path(folder)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and here / name != excluded)
-        for name in sorted(names):
-            path = here / name
-            if (kind := _kind(name, patterns)) and path.is_file():
-                yield SourceFile(root, path, kind)
+    def __post_init__(self) -> None:
+        self.leave_out = self.leave_out.resolve() if self.leave_out else None
 
+    def find(self, path: Path) -> Iterator[SourceFile]:
+        """The files of a folder, or the one file.
 
-def _kind(name: str, patterns: Sequence[str]) -> Kind | None:
-    if name.startswith("."):
+        Raises:
+            InvalidInputError: An exclusion is no pattern.
+            NotFoundError: There is no such file or folder.
+        """
+        path = path.resolve()
+        if path.is_dir():
+            yield from self._walk(path, path, IgnoreRules.above(path, self.exclude, self.gitignore))
+        elif path.exists():
+            yield SourceFile(path.parent, path, kind_of(path) or "text")
+        else:
+            raise NotFoundError(f"no file or folder {path}; check the path")
+
+    def _walk(self, root: Path, folder: Path, rules: IgnoreRules) -> Iterator[SourceFile]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            self.left_out.append((folder, f"the folder cannot be read: {error.strerror or error}"))
+            return
+        rules = rules.below(folder)
+        shown = [entry for entry in entries if self._is_shown(entry, rules)]
+        for entry in (entry for entry in shown if not entry.is_dir(follow_symlinks=False)):
+            if file := self._file(root, Path(entry.path)):
+                yield file
+        for entry in (entry for entry in shown if entry.is_dir(follow_symlinks=False)):
+            yield from self._walk(root, Path(entry.path), rules)
+
+    def _is_shown(self, entry: os.DirEntry[str], rules: IgnoreRules) -> bool:
+        path = Path(entry.path)
+        if path == self.leave_out:
+            return False
+        hidden = entry.name.startswith(".")
+        ignored = not hidden and rules.leave_out(path, entry.is_dir())
+        self.hidden += hidden
+        self.ignored += ignored
+        return not hidden and not ignored
+
+    def _file(self, root: Path, path: Path) -> SourceFile | None:
+        if self.patterns and not any(fnmatch(path.name, pattern) for pattern in self.patterns):
+            return None
+        kind = kind_of(path) or ("text" if self.patterns else None)
+        if path.is_dir():
+            reason = "a link to a folder; name that folder to index it"
+        elif not path.is_file():
+            reason = "a link to nothing" if path.is_symlink() else "no regular file"
+        elif kind is None:
+            reason = no_reader(path)
+        else:
+            return SourceFile(root, path, kind)
+        self.left_out.append((path, reason))
         return None
-    kind = _KINDS.get(Path(name).suffix.lower())
-    if not patterns:
-        return kind
-    return (kind or "text") if any(fnmatch(name, pattern) for pattern in patterns) else None

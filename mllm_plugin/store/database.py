@@ -170,10 +170,10 @@ class Database:
             self._closed = True
             readers, self._readers = self._readers, []
         for connection in readers:
-            connection.close()
+            _close(connection)
         with self._writing:
             if self._writer is not None:
-                self._writer.close()
+                _close(self._writer)
                 self._writer = None
 
     def _fold_log(self) -> None:
@@ -375,6 +375,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _close(connection: apsw.Connection) -> None:
+    """Closes a connection, though the file's lock for tidying up be refused, as it is of a read-only file."""
+    try:
+        connection.close()
+    except apsw.IOError:
+        connection.close(True)
 
 
 def _checksum_vfs() -> str:

@@ -61,11 +61,15 @@ def _write(stream: IO[bytes], records: Iterable[Record]) -> int:
 
 def _parsed(line: bytes, where: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise InvalidInputError(f"{where}: not JSON (column {error.colno}: {error.msg})") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{where}: not JSON ({error})") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value; write null or leave it out")
 
 
 @contextmanager

@@ -41,7 +41,8 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     assert out.count("      text       ") >= 5
     assert "erased   yes" in out
     assert "team-note [" in out.split("Question: ")[-1].splitlines()[1]
-    assert "documents" in first.stderr
+    assert "(done in " in first.stderr
+    assert "documents/s" not in first.stderr
     assert "Loading weights" not in first.stderr
 
     second = json.loads(demo(folder, "--json").stdout)

@@ -12,8 +12,8 @@ def ids(found: dict) -> set[str]:
 def test_remove_asks_first(mllm, mllm_json, indexed: Path) -> None:
     result = mllm("remove", "herons.md", input="n\n", code=1)
     assert "Erase 1 document for good?" in result.stderr
-    assert "Nothing was removed" in result.stderr
-    assert "Nothing was removed" in mllm("remove", "herons.md", input="", code=1).stderr
+    assert "nothing was removed" in result.stderr
+    assert "nothing was removed" in mllm("remove", "herons.md", input="", code=1).stderr
     assert len(mllm_json("list")) == 3
     mllm("remove", "herons.md", input="y\n")
     assert len(mllm_json("list")) == 2

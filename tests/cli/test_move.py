@@ -60,7 +60,7 @@ def test_export_is_the_same_each_time_and_leaves_nothing_half_done(
     mllm("export", second)
     assert first.read_bytes() == second.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"memory", "a.jsonl.gz", "b.jsonl.gz"}
-    assert "No such file" in mllm("export", tmp_path / "no" / "a.jsonl", code=1).stderr
+    assert "make it first" in mllm("export", tmp_path / "no" / "a.jsonl", code=1).stderr
 
 
 def test_export_without_vectors_is_encoded_again(

@@ -106,3 +106,8 @@ def test_query_errors_say_what_is_wrong(
     mllm, indexed: Path, arguments: list[str], code: int, message: str
 ) -> None:
     assert message in mllm(*arguments, code=code).stderr
+
+
+def test_a_list_that_is_cut_says_so(mllm, indexed: Path) -> None:
+    assert mllm("list", "-n", "2").stdout.splitlines()[-1] == "the first 2 documents"
+    assert mllm("list", "-n", "9").stdout.splitlines()[-1] == "3 documents"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -88,8 +89,49 @@ def test_terms_are_made_of_letters_and_marks_and_stay_what_they_are(text):
 
 
 @given(text=st.text(st.characters(max_codepoint=127)))
-def test_ascii_has_the_same_terms_by_every_rule(text):
-    assert terms_of(text) == terms_of(text, FIRST_RULE)
+def test_ascii_has_the_same_terms_by_every_rule_but_for_broken_words(text):
+    unbroken = text.replace("-", " ")
+    assert terms_of(unbroken) == terms_of(unbroken, FIRST_RULE)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("an exam-\nple", ["an", "exam", "ple", "example"]),
+        ("well-  \r\n  known; re\u2010\nsult", ["well", "known", "re", "sult", "wellknown", "result"]),
+        ("a-\nb-\nc", ["a", "b", "c", "ab", "bc"]),
+        ("- one\n- two -\nthree", ["one", "two", "three"]),
+        ("Donau\u00ad\ndampf\u00adschiff", ["donau", "dampfschiff", "donaudampfschiff"]),
+        ("हिन्-\nदी", ["हिन्", "दी", "हिन्दी"]),
+        ("cafe\u0301-\nte\u0301ria", ["café", "téria", "cafétéria"]),
+    ],
+    ids=["hyphen", "blanks", "twice", "lists", "soft-hyphens", "devanagari", "marks"],
+)
+def test_words_broken_over_a_line_end_count_in_both_forms(text, terms):
+    assert terms_of(text) == terms
+
+
+@pytest.mark.parametrize("text", ["an exam-\nple", "naïve exam-\nple"])
+def test_the_first_rule_knows_no_words_broken_over_a_line_end(text):
+    assert terms_of(text, FIRST_RULE)[1:] == ["exam", "ple"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 200_000 + " ",
+        "a-" + "\n" * 200_000 + "-",
+        "a-\n" * 50_000,
+        "é" * 200_000 + " -\n",
+        "e\u0323" * 100_000 + " -\n",
+        "-\u00ad" * 100_000 + " " * 200_000,
+    ],
+    ids=range(6),
+)
+def test_looking_for_broken_words_takes_linear_time(text):
+    started = time.process_time()
+    terms_of(text)
+    assert time.process_time() - started < 2  # minutes in quadratic time
 
 
 @given(texts=_TEXTS)

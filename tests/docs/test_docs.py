@@ -87,7 +87,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any) -> 
         return encoder if given == DEFAULT_ENCODER else as_encoder(given)
 
     monkeypatch.setattr("mllm_plugin.memory.index.as_encoder", loaded)
-    monkeypatch.setattr("mllm_plugin.cli.settings.as_encoder", loaded)
+    monkeypatch.setattr("mllm_plugin.cli.settings.quick_encoder", loaded)
     return tmp_path
 
 

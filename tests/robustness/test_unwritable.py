@@ -115,6 +115,19 @@ def test_search_in_an_unwritable_folder(folder, unwritable):
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_writes_to_an_unwritable_file_in_a_writable_folder(folder, unwritable, write):
+    before = (folder / FILE_NAME).read_bytes()
+    with unwritable(folder / FILE_NAME):
+        with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
+            assert len(memory.search("fox", k=9)) == 3
+            with pytest.raises(ReadOnlyStoreError, match="cannot be written"):
+                write(memory)
+        with MemoryIndex.open(folder, encoder=ToyEncoder(), read_only=True) as memory:
+            assert memory.verify().ok
+    assert (folder / FILE_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("read_only", [False, True], ids=["opened-for-writing", "read-only"])
 def test_writes_in_an_unwritable_folder(folder, unwritable, write, read_only):
     before = snapshot(folder)

@@ -1,0 +1,63 @@
+"""What an encoder says of texts by their tokens, which it sees with letters in their usual shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.encoders.letters import plain_letters
+from mllm_plugin.encoders.text import is_unread
+from mllm_plugin.errors import InvalidInputError
+
+LEAST_TOKENS = 8  # of text in a chunk, as in `ChunkingConfig`
+
+Tokens = tuple[Sequence[int], Sequence[tuple[int, int]]]
+"""Ids and character spans of a text's tokens."""
+
+
+class TokenReader:
+    """What encoders share that have a tokenizer."""
+
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """Whole texts without special tokens."""
+        raise NotImplementedError
+
+    @property
+    def _unknown(self) -> int | None:
+        """Id of the unknown token; None where there is none."""
+        raise NotImplementedError
+
+    def token_offsets(self, text: str) -> NDArray[np.int64]:
+        """Character spans [t, 2] of the text's tokens; a blank before a word may belong to its token."""
+        plain, places = plain_letters(text)
+        ((_, spans),) = self._tokens([plain])
+        return places.spans(np.array(spans, dtype=np.int64).reshape(-1, 2))
+
+    def cannot_read(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts are to the tokenizer little but unknown tokens."""
+        plain = [plain_letters(text)[0] for text in texts]
+        rows = zip(plain, self._tokens(plain), strict=True)
+        return [is_unread(text, ids, spans, self._unknown) for text, (ids, spans) in rows]
+
+
+def room_for_text(length: int, special: int, prefixes: Sequence[Sequence[int]]) -> int:
+    """Tokens that the longest prefix and the special tokens leave; chunks of queries get it too.
+
+    Args:
+        length: Tokens that the model reads.
+        special: How many of them are special.
+        prefixes: Token ids of each prefix.
+
+    Raises:
+        InvalidInputError: That is too little for a text.
+    """
+    longest = max(map(len, prefixes))
+    room = length - special - longest
+    if room < LEAST_TOKENS:
+        raise InvalidInputError(
+            f"a prefix of {longest} tokens leaves {room} of the {length} that the encoder reads, expected at "
+            f"least {LEAST_TOKENS}; shorten query_prefix or document_prefix"
+        )
+    return room
