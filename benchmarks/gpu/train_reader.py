@@ -109,8 +109,8 @@ def train(
 
 def save(reader: Reader, out: Path) -> None:
     """Tensors as fp16 in files of a size that travels."""
-    tensors = {f"writer.{name}": value for name, value in reader.writer.tensors().items()}
-    tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors().items()}
+    tensors = {f"writer.{name}": value for name, value in reader.writer.tensors(reader.stack).items()}
+    tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors(reader.stack).items()}
     tensors |= {f"reading.{name}": value for name, value in reader.reading.state_dict().items()}
     files: list[dict[str, torch.Tensor]] = [{}]
     room = _LARGEST

@@ -67,14 +67,20 @@ def put_on(
 def untrained(model: Any, rank: int, seed: int = 0) -> dict[str, Tensor]:
     """First values of changes to all linear layers but the output layer: they change nothing yet."""
     generator, found = torch.Generator().manual_seed(seed), {}
-    decoder = model.get_decoder()
-    places = {id(module): name for name, module in model.named_modules()}
-    for module in decoder.modules():
-        if isinstance(module, torch.nn.Linear):
-            name, (out, into) = places[id(module)], module.weight.shape
-            found[f"{name}.lora_A.weight"] = torch.randn(rank, into, generator=generator) / into**0.5
-            found[f"{name}.lora_B.weight"] = torch.zeros(out, rank)
+    for name, module in linear_layers(model).items():
+        out, into = module.weight.shape
+        found[f"{name}.lora_A.weight"] = torch.randn(rank, into, generator=generator) / into**0.5
+        found[f"{name}.lora_B.weight"] = torch.zeros(out, rank)
     return found
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """All linear layers but the output layer, by name; GPT-2's are a kind of its own."""
+    from transformers.pytorch_utils import Conv1D
+
+    places = {id(module): name for name, module in model.named_modules()}
+    modules = model.get_decoder().modules()
+    return {places[id(one)]: one for one in modules if isinstance(one, torch.nn.Linear | Conv1D)}
 
 
 def _load(model: Any, name: str, tensors: Mapping[str, Tensor]) -> None:

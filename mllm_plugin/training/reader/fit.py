@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from mllm_plugin.llm.reading import ReadingVectors, window_counts
-from mllm_plugin.training.reader.stack import Changes, LlamaStack, Weights
+from mllm_plugin.training.reader.stack import Changes, Stack, Weights
 from mllm_plugin.training.reader.tasks import Sizes, Step
 
 _DISTILL, _PAIRS = 1.0, 512
@@ -55,7 +55,7 @@ class Reader(torch.nn.Module):
         sizes: Shapes of a step.
     """
 
-    def __init__(self, stack: LlamaStack, idf: Tensor, config: FitConfig, sizes: Sizes) -> None:
+    def __init__(self, stack: Stack, idf: Tensor, config: FitConfig, sizes: Sizes) -> None:
         super().__init__()
         self.stack, self.sizes, self.config = stack, sizes, config
         self.reading = ReadingVectors(stack.embeddings, idf)
@@ -68,7 +68,7 @@ class Reader(torch.nn.Module):
         states = None
         if weights is not None:
             mask = live[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
-            states = self.stack.normed(self.stack(self.stack.embeddings[ids], weights, mask))
+            states = self.stack.normed(self.stack(self.stack.embed(ids), weights, mask))
         most, group = self.sizes.windows, self.sizes.group
         vectors = self.reading.windows(ids, live, states, size, most)
         counts = window_counts(live.sum(dim=-1), size)
@@ -90,9 +90,8 @@ class Reader(torch.nn.Module):
         """States of all rows laid end to end, before the last norm."""
         found = []
         for ids, places in rows:
-            embeds = torch.where(
-                (places >= 0).unsqueeze(-1), memory[places.clamp(min=0)], self.stack.embeddings[ids]
-            )
+            soft = (places >= 0).unsqueeze(-1)
+            embeds = torch.where(soft, memory[places.clamp(min=0)], self.stack.embed(ids))
             found.append(self.stack(embeds, weights).flatten(0, 1))
         return torch.cat(found)
 
@@ -103,13 +102,13 @@ class Reader(torch.nn.Module):
         states = self.states(memory, step.rows, self.reader.added(self.stack))
         chosen = self.stack.normed(states[step.rows_at])
         return self.head(
-            chosen, self.stack.embeddings, step.targets, step.weights, step.taught, step.teacher, step.counted
+            chosen, self.stack.logits, step.targets, step.weights, step.taught, step.teacher, step.counted
         )
 
 
 def head(
     states: Tensor,
-    embeddings: Tensor,
+    logits: Callable[[Tensor], Tensor],
     targets: Tensor,
     weights: Tensor,
     taught: Tensor,
@@ -117,9 +116,9 @@ def head(
     counted: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses from the states of predicted positions [p, h]; no gradient goes to the teachers."""
-    tokens = cross_entropy((states @ embeddings.T).float(), targets, reduction="none")
-    known = log_softmax((states[teacher].detach() @ embeddings.T).float(), dim=-1)
-    said = log_softmax((states[taught] @ embeddings.T).float(), dim=-1)
+    tokens = cross_entropy(logits(states).float(), targets, reduction="none")
+    known = log_softmax(logits(states[teacher].detach()).float(), dim=-1)
+    said = log_softmax(logits(states[taught]).float(), dim=-1)
     apart = ((known.exp() * (known - said)).sum(dim=-1) * counted).sum() / counted.sum().clamp(min=1)
     share = (weights[taught] * counted).sum() / weights.sum()
     total = (tokens * weights).sum() / weights.sum() + _DISTILL * share * apart

@@ -118,7 +118,7 @@ class Held:
         lines, said = torch.arange(len(rows), device=device), []
         for _ in range(most):
             states = self.reader.states(memory, [(ids, places)], weights).unflatten(0, ids.shape)
-            chosen = (stack.normed(states[lines, last]) @ stack.embeddings.T).argmax(dim=-1)
+            chosen = stack.logits(stack.normed(states[lines, last])).argmax(dim=-1)
             said.append(chosen)
             last = last + 1
             ids[lines, last] = chosen
