@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mllm_plugin.training.reader.fit import FitConfig, Reader, fit
 from mllm_plugin.training.reader.measure import WAYS, Held, credit
+from mllm_plugin.training.reader.prompts import Prompts
 from mllm_plugin.training.reader.stack import LlamaStack, layer
-from mllm_plugin.training.reader.tasks import Prompts, Sampler, Sizes
+from mllm_plugin.training.reader.tasks import Sampler, Sizes
 from mllm_plugin.training.reader.texts import ReaderTexts
 
 _LARGEST = 14 << 20  # bytes per file

@@ -128,6 +128,11 @@ class MemoryReader:
         return cls(config, {**tensors, f"{_SPACE}idf": known})
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its numbers, by names that begin with what they are of: "writer.", "reader.", "space."."""
+        return dict(self._tensors)
+
+    @property
     def fingerprint(self) -> str:
         """Changes whenever what it writes would."""
         digest = hashlib.sha256(f"{self.config.llm}:{self.config.ratio}".encode())

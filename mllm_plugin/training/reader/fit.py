@@ -89,7 +89,7 @@ class Reader(torch.nn.Module):
     def states(self, memory: Tensor, rows: Iterable[tuple[Tensor, Tensor]], weights: Weights) -> Tensor:
         """States of all rows laid end to end, before the last norm."""
         found = []
-        for ids, places in rows:
+        for ids, places in (one for one in rows if len(one[0])):
             soft = (places >= 0).unsqueeze(-1)
             embeds = torch.where(soft, memory[places.clamp(min=0)], self.stack.embed(ids))
             found.append(self.stack(embeds, weights).flatten(0, 1))
@@ -120,8 +120,9 @@ def head(
     known = log_softmax(logits(states[teacher].detach()).float(), dim=-1)
     said = log_softmax(logits(states[taught]).float(), dim=-1)
     apart = ((known.exp() * (known - said)).sum(dim=-1) * counted).sum() / counted.sum().clamp(min=1)
-    share = (weights[taught] * counted).sum() / weights.sum()
-    total = (tokens * weights).sum() / weights.sum() + _DISTILL * share * apart
+    whole = weights.sum().clamp(min=1e-6)  # a step may ask nothing
+    share = (weights[taught] * counted).sum() / whole
+    total = (tokens * weights).sum() / whole + _DISTILL * share * apart
     return total, tokens.detach(), apart.detach()
 
 
@@ -184,6 +185,33 @@ class Progress:
     divergence: float
 
 
+def optimizer_of(reader: Reader) -> torch.optim.Optimizer:
+    """For everything that is trained; its groups know their highest rates."""
+    config = reader.config
+    changes = [*reader.writer.parameters(), *reader.reader.parameters()]
+    groups = [
+        {"params": changes, "lr": config.rate, "top": config.rate},
+        {"params": list(reader.reading.parameters()), "lr": config.map_rate, "top": config.map_rate},
+    ]
+    fused = reader.stack.embeddings.device.type == "cuda"
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+
+
+def one_step(
+    reader: Reader, optimizer: torch.optim.Optimizer, step: TensorStep, part: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Trains on a step, at the rate for a part of the way in [0, 1]; returns what `Reader.loss` does."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["top"] * _rate(part)
+    found = reader.loss(step)
+    found[0].backward()
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return found
+
+
 def fit(
     reader: Reader,
     steps: Iterable[Step],
@@ -193,13 +221,7 @@ def fit(
     most_steps: int | None = None,
 ) -> Iterator[Progress]:
     """Trains until the time is up; yields every few steps."""
-    config = reader.config
-    changes = [*reader.writer.parameters(), *reader.reader.parameters()]
-    groups = [
-        {"params": changes, "lr": config.rate, "top": config.rate},
-        {"params": list(reader.reading.parameters()), "lr": config.map_rate, "top": config.map_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=device.type == "cuda")
+    config, optimizer = reader.config, optimizer_of(reader)
     began, sums, counts, divergences = time.monotonic(), {}, {}, []
     for number, step in enumerate(steps, start=1):
         part = (time.monotonic() - began) / config.seconds
@@ -207,13 +229,7 @@ def fit(
             part = (number - 1) / most_steps
         if part >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = group["top"] * _rate(part)
-        total, tokens, apart = reader.loss(TensorStep.of(step, device))
-        total.backward()
-        torch.nn.utils.clip_grad_norm_([*changes, *groups[1]["params"]], 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _, tokens, apart = one_step(reader, optimizer, TensorStep.of(step, device), part)
         for kind, places in step.kinds.items():
             sums[kind] = sums.get(kind, 0) + tokens[torch.as_tensor(places, device=device)].mean()
             counts[kind] = counts.get(kind, 0) + 1

@@ -81,8 +81,8 @@ class ModelStack(Stack):
         found = self.logits(self(self.embed(ids), self.frozen()))
         if not self._names or (found - expected).abs().max() > _CLOSE * expected.abs().max():
             raise InvalidInputError(
-                f"a reader cannot be trained for {llm.name}: it has no linear layers, or its output is not its "
-                f"output layer's; expected a decoder such as Llama, Qwen, Mistral or GPT-2"
+                f"a reader cannot be trained for {llm.name}: it has no linear layers, or its output is not "
+                f"its output layer's; expected a decoder such as Llama, Qwen, Mistral or GPT-2"
             )
 
 

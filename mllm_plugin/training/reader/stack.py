@@ -228,7 +228,7 @@ class Changes(nn.Module):
         return found
 
     def tensors(self, stack: Stack) -> dict[str, Tensor]:
-        """Their values by the names of the layers in transformers, as `llm.lora` has them; they share memory."""
+        """Their values, not copied, by the names of the layers in transformers, as `llm.lora` has them."""
         return {
             f"{place}.{part}.weight": value
             for name in stack.bases()

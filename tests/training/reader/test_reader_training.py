@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from tiny import write_tiny
 
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.llm import MemoryReader, PromptLayout, ReaderConfig, load_llm, lora
+from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm, lora
 from mllm_plugin.training.reader.fit import FitConfig, Reader, TensorStep, fit
 from mllm_plugin.training.reader.measure import Held
 from mllm_plugin.training.reader.models import ModelStack, stack_of
+from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
 from mllm_plugin.training.reader.stack import Changes, LlamaStack
-from mllm_plugin.training.reader.tasks import PARTS, Prompts, Sampler, Sizes
+from mllm_plugin.training.reader.tasks import Sampler, Sizes
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, Asked, ReaderTexts, prepare
 
 SIZES = Sizes(chunks=8, short=14, long=6, short_tokens=256, long_tokens=640, predicted=1600)
@@ -38,22 +39,13 @@ def sentences(number: int) -> str:
 @pytest.fixture(scope="module")
 def texts(llm) -> ReaderTexts:
     documents = [(f"d{n}", sentences(n)) for n in range(40)]
-    asked = [Asked(f"Price of {n}?", (f"{n} crowns",), f"d{n}", n >= 32) for n in range(40)]
+    asked = [Asked(f"Price of {n}?", (f"{n} crowns",), f"d{n}") for n in range(40)]
     return prepare([(documents[:32], asked)], llm.tokenizer, held_out=(documents[32:], asked))
 
 
 @pytest.fixture(scope="module")
 def parts(llm) -> dict[str, list[int]]:
-    ids = llm.tokenizer(list(PARTS.values()), add_special_tokens=False)["input_ids"]
-    prompt = PromptLayout(llm.tokenizer, system="").build("Q", memory_tokens=1)
-    place = prompt.ids.index(llm.tokenizer("Q")["input_ids"][0], prompt.memory_at)
-    ends = {"head": list(prompt.ids[: prompt.memory_at]), "tail": list(prompt.ids[place + 1 :])}
-    return {
-        **dict(zip(PARTS, ids, strict=True)),
-        **ends,
-        "end": [llm.tokenizer.eos_token_id],
-        "word_starts": [],
-    }
+    return prompt_parts(llm.tokenizer)
 
 
 @pytest.fixture
