@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mllm_plugin.memory import MemoryIndex
     from mllm_plugin.memory_llm import Answer, AnswerStream, MemoryLLM, Source
 
-_NODES_SHOWN = 4
+_SHOWN = 4
 
 
 @click.command()
@@ -28,17 +28,17 @@ _NODES_SHOWN = 4
     default="default",
     show_default=True,
     metavar="FOLDER",
-    help="What reads embeddings; or none.",
+    help="Reader that `mllm train-llm` made; or none.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["auto", "memory", "text", "both", "none"]),
-    help="Read embeddings, text, both or none of them; auto is both with an adapter, else text.",
+    help="Read memory tokens, text, both or none of them; auto is both with a reader, else text.",
 )
 @click.option("-k", type=click.IntRange(min=1), help="Chunks to find.")
 @click.option("--expand", type=click.IntRange(min=0), help="Of these, how many to spell out.")
 @click.option("--text-tokens", type=click.IntRange(min=1), help="Most tokens to spell out.")
-@click.option("--memory-budget", type=click.IntRange(min=0), help="Most tokens for embeddings.")
+@click.option("--memory-budget", type=click.IntRange(min=0), help="Most memory tokens.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="0 is the same at every run.")
 @click.option("--seed", type=click.IntRange(min=0), help="Makes sampling repeatable.")
@@ -134,16 +134,14 @@ def reading_lines(answer: Answer) -> Iterator[str]:
 
 
 def _embeddings(level: int, pieces: Sequence[Source]) -> str:
-    if level > 1:
-        return _shortened(f"node {one.chunk_id} ({one.score:.3f})" for one in pieces)
     places = _shortened(dict.fromkeys(printable(one.document_id) for one in pieces))
     return f"{plural(len(pieces), 'window' if level == 0 else 'chunk')} of {places}"
 
 
 def _shortened(names: Iterable[str]) -> str:
     known = list(names)
-    more = f" and {len(known) - _NODES_SHOWN} more" if len(known) > _NODES_SHOWN else ""
-    return ", ".join(known[:_NODES_SHOWN]) + more
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return ", ".join(known[:_SHOWN]) + more
 
 
 def _place(one: Source) -> str:

@@ -30,8 +30,6 @@ class HuggingFaceEncoder:
         query_prefix, document_prefix: Put before every text, as E5- and BGE-like models expect; read from the
             model's own prompts when left out.
         window_tokens: Tokens per level-0 window.
-        window_layer: Layer whose token states make the windows: -1 is the last, which knows the context; 0 is
-            the words themselves, which a language model that reads the memory makes out far better.
         batch_tokens: Padded tokens per forward pass.
 
     Raises:
@@ -47,7 +45,6 @@ class HuggingFaceEncoder:
         query_prefix: str | None = None,
         document_prefix: str | None = None,
         window_tokens: int = 16,
-        window_layer: int = -1,
         batch_tokens: int = 4096,
     ) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -61,8 +58,7 @@ class HuggingFaceEncoder:
         self.document_prefix = (
             settings.prompt("document", "passage") if document_prefix is None else document_prefix
         )
-        self.window_tokens, self.window_layer = window_tokens, window_layer
-        self.batch_tokens = batch_tokens
+        self.window_tokens, self.batch_tokens = window_tokens, batch_tokens
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._tokenizer = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False)
         if not self._tokenizer.is_fast:
@@ -132,13 +128,11 @@ class HuggingFaceEncoder:
         for rows, batch in self._batches([prefix + text for text in texts]):
             inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
             offsets = inputs.pop("offset_mapping")
-            output = self._model(**inputs, output_hidden_states=windows and self.window_layer != -1)
-            states = output.last_hidden_state
+            states = self._model(**inputs).last_hidden_state
             pooled[rows] = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
             if windows:
                 content = (offsets[..., 1] > offsets[..., 0]) & (offsets[..., 0] >= len(prefix))
-                layer = states if self.window_layer == -1 else output.hidden_states[self.window_layer]
-                for row, window in zip(rows, _windows(layer, content, self.window_tokens), strict=True):
+                for row, window in zip(rows, _windows(states, content, self.window_tokens), strict=True):
                     found[row] = window
         return pooled, found
 
@@ -175,7 +169,6 @@ class HuggingFaceEncoder:
             if path.is_file():
                 digest.update(file_sha256(path).encode())
         settings = [self.pooling, self.query_prefix, self.document_prefix, self._length, self.window_tokens]
-        settings += [self.window_layer] if self.window_layer != -1 else []
         digest.update(json.dumps(settings).encode())
         return f"hf:{self._model.config.model_type}:{self.dim}:{digest.hexdigest()[:32]}"
 
