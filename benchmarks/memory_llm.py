@@ -37,7 +37,7 @@ from mllm_plugin.llm.generate import generate, stream
 from mllm_plugin.memory_llm import MemoryLLM
 from mllm_plugin.memory_llm.messages import turns_of
 from mllm_plugin.memory_llm.plan import Plan
-from mllm_plugin.training.llm.evaluate import exact_match, f1
+from mllm_plugin.training.reader.answers import exact_match, f1
 
 ANSWER_TOKENS = 24
 _BATCH = 16

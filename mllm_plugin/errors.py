@@ -10,7 +10,7 @@
     ├── ModelNotFoundError (OSError)        a model that no local place nor the hub has
     ├── MissingDependencyError (ImportError) an optional package that is not installed
     ├── EncoderMismatchError (ValueError)   another encoder than the one the memory was written with
-    ├── AdapterMismatchError (ValueError)   an adapter for another language model or encoder
+    ├── AdapterMismatchError (ValueError)   a reader for another language model
     └── StoreError (OSError)                the file, the disk or the lock
         ├── DamagedStoreError               a page or an invariant does not check out
         ├── FormatVersionError              written by a newer release
@@ -67,7 +67,7 @@ class EncoderMismatchError(MLLMError, ValueError):
 
 
 class AdapterMismatchError(MLLMError, ValueError):
-    """The adapter was trained for another language model or encoder."""
+    """The reader was trained for another language model."""
 
 
 class StoreError(MLLMError, OSError):

@@ -193,7 +193,7 @@ class RemoveReport(_Report):
         missing: Ids that were not there.
         reason: Why `erased` is False, and what to do; empty otherwise.
         weights: What was trained on a removed document: fingerprints of the memory's trained weights, and
-            "adapter:FOLDER" of adapters for language models.
+            "adapter:FOLDER" of readers of language models.
     """
 
     documents: int

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 START, END = "<|start|>", "<|end|>"
 TEMPLATE = (
@@ -33,26 +34,39 @@ def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
 
 
 def write_tiny(
-    folder: Path, *, context: int = 1024, template: str | None = TEMPLATE, seed: int = 0, hidden: int = 32
+    folder: Path,
+    *,
+    context: int = 1024,
+    template: str | None = TEMPLATE,
+    seed: int = 0,
+    hidden: int = 32,
+    kind: str = "llama",
+    **settings: Any,
 ) -> Path:
     """Writes model and tokenizer."""
     tokenizer = byte_tokenizer(template)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-    )
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": context,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.3,
+        "tie_word_embeddings": True,
+    }
+    if kind == "gpt2":
+        del sizes["intermediate_size"], sizes["num_key_value_heads"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**sizes, **settings}))
+        for name, value in model.named_parameters():
+            if name.endswith("bias"):  # they are zero to begin with
+                torch.nn.init.normal_(value, std=0.3)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,14 +1,15 @@
-"""A `MemoryLLM` of a tiny random model and an untrained adapter, for the tests of the integrations."""
+"""A `MemoryLLM` of a tiny random model and a random reader."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tiny import write_tiny
 
 from mllm_plugin import MemoryIndex
-from mllm_plugin.llm import Adapter, LoadedLLM, load_llm
+from mllm_plugin.llm import LoadedLLM, MemoryReader, load_llm
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
 
 
@@ -17,15 +18,22 @@ def load_tiny(folder: Path) -> LoadedLLM:
     return load_llm(write_tiny(folder, context=4096), device="cpu")
 
 
+def random_reader(llm: LoadedLLM, seed: int = 0, **settings: Any) -> MemoryReader:
+    """A reader whose every part does something, whatever it means."""
+    reader = MemoryReader.create(llm, rank=2, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in reader.tensors.items():
+        if not name.endswith("idf"):
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
+    return reader
+
+
 def tiny_memory_llm(llm: LoadedLLM, memory: MemoryIndex) -> MemoryLLM:
     """Reads two chunks, of which one as text too, and writes a few characters."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        adapter = Adapter.create(
-            llm, encoder=memory.encoder.fingerprint, dim=memory.dim, width=16, lora_rank=2
-        )
-    config = MemoryLLMConfig(max_new_tokens=12, k=2, expand=1, system="Be brief.")
-    return MemoryLLM(memory, llm, adapter, config)
+    config = MemoryLLMConfig(
+        max_new_tokens=12, k=2, expand=1, chunks=2, windows=24, repeat=True, system="Be brief."
+    )
+    return MemoryLLM(memory, llm, MemoryReader.create(llm, rank=2), config)
 
 
 def stop_inside(text: str) -> str:

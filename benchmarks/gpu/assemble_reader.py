@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm
 from mllm_plugin.training.reader.fit import FitConfig
-from mllm_plugin.training.reader.tasks import PARTS
+from mllm_plugin.training.reader.prompts import PARTS
 from mllm_plugin.training.reader.texts import ReaderTexts
 
 READING = {"memory_budget": 512, "windows": 512, "chunks": 0, "nodes": 0, "repeat": False}

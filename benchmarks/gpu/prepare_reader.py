@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from beir import read_corpus, read_queries
 
-from mllm_plugin.llm import PromptLayout
 from mllm_plugin.llm.models import resolve_llm
-from mllm_plugin.training.reader.tasks import PARTS
+from mllm_plugin.training.reader.prompts import prompt_parts
 from mllm_plugin.training.reader.texts import Asked, prepare
 
 SHARES = {"squad": 1.0, "medquad": 1.0, "cuad": 1.0, "scifact": 1.0, "techdocs": 0.4}
@@ -47,7 +46,7 @@ def documents(folder: Path, share: float, limit: int | None, *, held_out: bool) 
 def asked(folder: Path) -> list[Asked]:
     """Questions with answer strings."""
     return [
-        Asked(row["text"], tuple(row["answers"]), row["doc"], split == "dev")
+        Asked(row["text"], tuple(row["answers"]), row["doc"])
         for split in ("train", "dev")
         for row in read_queries(folder, split).values()
     ]
@@ -70,18 +69,7 @@ def main() -> None:
     measured = documents(options.data / "squad", 1.0, limit, held_out=True)
     texts = prepare(sets, tokenizer, held_out=(measured, questions))
     texts.save(options.out)
-    layout = PromptLayout(tokenizer)
-    prompt = layout.build("Q", memory_tokens=1)
-    place = prompt.ids.index(tokenizer("Q", add_special_tokens=False)["input_ids"][0], prompt.memory_at)
-    parts = {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in PARTS.items()}
-    parts |= {
-        "head": prompt.ids[: prompt.memory_at],
-        "tail": prompt.ids[place + 1 :],
-        "end": [tokenizer.eos_token_id],
-    }
-    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    parts["word_starts"] = [n for n, word in enumerate(words) if word.startswith(("Ġ", "Ċ"))]
-    options.out.with_suffix(".json").write_text(json.dumps({name: list(ids) for name, ids in parts.items()}))
+    options.out.with_suffix(".json").write_text(json.dumps(prompt_parts(tokenizer)))
     lengths = np.diff(texts.chunks.ends, prepend=0)
     print(
         f"{len(texts.chunks)} chunks of {lengths.mean():.0f} tokens, "

@@ -17,7 +17,7 @@ from beir import read_queries
 from common import interval, print_table
 
 from mllm_plugin.llm.models import resolve_llm
-from mllm_plugin.training.llm.evaluate import exact_match, f1
+from mllm_plugin.training.reader.answers import exact_match, f1
 from mllm_plugin.training.reader.texts import ReaderTexts
 
 REFUSAL = "unknown"

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mllm_plugin.training.reader.fit import FitConfig, Reader, fit
 from mllm_plugin.training.reader.measure import WAYS, Held, credit
+from mllm_plugin.training.reader.prompts import Prompts
 from mllm_plugin.training.reader.stack import LlamaStack, layer
-from mllm_plugin.training.reader.tasks import Prompts, Sampler, Sizes
+from mllm_plugin.training.reader.tasks import Sampler, Sizes
 from mllm_plugin.training.reader.texts import ReaderTexts
 
 _LARGEST = 14 << 20  # bytes per file
@@ -109,8 +110,8 @@ def train(
 
 def save(reader: Reader, out: Path) -> None:
     """Tensors as fp16 in files of a size that travels."""
-    tensors = {f"writer.{name}": value for name, value in reader.writer.tensors().items()}
-    tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors().items()}
+    tensors = {f"writer.{name}": value for name, value in reader.writer.tensors(reader.stack).items()}
+    tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors(reader.stack).items()}
     tensors |= {f"reading.{name}": value for name, value in reader.reading.state_dict().items()}
     files: list[dict[str, torch.Tensor]] = [{}]
     room = _LARGEST

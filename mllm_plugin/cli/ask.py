@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mllm_plugin.memory import MemoryIndex
     from mllm_plugin.memory_llm import Answer, AnswerStream, MemoryLLM, Source
 
-_NODES_SHOWN = 4
+_SHOWN = 4
 
 
 @click.command(short_help="Let a language model that reads the memory answer.")
@@ -38,17 +38,17 @@ _NODES_SHOWN = 4
     default="default",
     show_default=True,
     metavar="FOLDER",
-    help="What reads embeddings; or none.",
+    help="Reader that `mllm train-llm` made; or none.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["auto", "memory", "text", "both", "none"]),
-    help="Read embeddings, text, both or none of them; auto is both with an adapter, else text.",
+    help="Read memory tokens, text, both or none of them; auto is both with a reader, else text.",
 )
 @number_option(("-k", "--top-k", "k"), None, "Chunks to find.")
 @number_option("--expand", None, "Of these, how many to spell out.", least=0)
 @number_option("--text-tokens", None, "Most tokens to spell out.")
-@number_option("--memory-budget", None, "Most tokens for embeddings.", least=0)
+@number_option("--memory-budget", None, "Most memory tokens.", least=0)
 @number_option("--max-new-tokens", None, "Longest answer.")
 @click.option("--temperature", metavar="X", type=click.FloatRange(min=0), help="0 is the same at every run.")
 @number_option("--seed", None, "Makes sampling repeatable.", least=0)
@@ -144,16 +144,14 @@ def reading_lines(answer: Answer) -> Iterator[str]:
 
 
 def _embeddings(level: int, pieces: Sequence[Source]) -> str:
-    if level > 1:
-        return _shortened(f"node {one.chunk_id} ({one.score:.3f})" for one in pieces)
     places = _shortened(dict.fromkeys(printable(one.document_id) for one in pieces))
     return f"{plural(len(pieces), 'window' if level == 0 else 'chunk')} of {places}"
 
 
 def _shortened(names: Iterable[str]) -> str:
     known = list(names)
-    more = f" and {len(known) - _NODES_SHOWN} more" if len(known) > _NODES_SHOWN else ""
-    return ", ".join(known[:_NODES_SHOWN]) + more
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return ", ".join(known[:_SHOWN]) + more
 
 
 def _place(one: Source) -> str:

@@ -1,4 +1,4 @@
-"""`mllm train-llm`: an adapter with which a language model reads the memory."""
+"""`mllm train-llm`: a reader with which a language model reads the memory."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ from mllm_plugin.cli.train import _file, _qrels, _rows
 from mllm_plugin.errors import InvalidInputError
 
 
-@click.command("train-llm", short_help="Train a language model to read the memory's embeddings.")
+@click.command("train-llm", short_help="Train a language model to write and read the memory.")
 @click.argument("folder", metavar="[MEMORY]", required=False, type=UserPath())
 @click.option(
     "--into", type=UserPath(file_okay=False), metavar="FOLDER", required=True, help="Where to write."
 )
 @click.option("--llm", help="Name, folder or GGUF file of the language model.")
-@_file("--queries", "JSON lines with id, text and answers; without, passages of the documents are continued.")
+@click.option(
+    "--start",
+    default="shipped",
+    show_default=True,
+    metavar="FOLDER",
+    help="Reader to go on from, shipped for the one of the package where there is one; or none.",
+)
+@_file("--queries", "JSON lines with id, text and answers; blanks are filled with or without.")
 @_file("--qrels", "Lines of query id, tab, document id, tab, grade after a header: where the answers are.")
-@number_option("--passages", 2000, "Passages to draw when there are no questions.")
-@number_option("--steps", 600, "Optimiser steps.")
-@number_option("--groups", 2, "Groups of up to five questions per step.")
-@number_option("--accumulate", 1, "Batches per step.")
-@number_option("--lora-rank", 16, "Rank of the changes to the language model; 0 leaves it as it is.", least=0)
-@number_option("--evaluate-every", 100, "Steps between measurements on held-out questions.")
+@number_option("--steps", 300, "Optimiser steps.")
+@number_option("--chunks", 8, "Chunks per step, a multiple of 4.", least=8)
+@number_option("--rank", 8, "Rank of the changes to the model, where nothing is gone on from.")
+@number_option("--evaluate-every", 50, "Steps between measurements on held-out text.")
 @number_option("--seed", 0, "Of everything random.", least=0)
 @device_option
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; without, begin anew.")
@@ -44,52 +49,54 @@ def train_llm(
     folder: Path | None,
     into: Path,
     llm: str | None,
+    start: str,
     queries: Path | None,
     qrels: Path | None,
     resume: bool,
     device: str | None,
-    passages: int,
     **numbers: int,
 ) -> None:
-    """Train a language model to read MEMORY (default: --memory) from its embeddings.
+    """Train a language model to write MEMORY (default: --memory) as vectors and to read these.
 
-    Trains a small projector, and LoRA weights unless --lora-rank is 0; the model's own weights stay as they
-    are. Use the result with `mllm ask --adapter FOLDER`.
+    Trains low-rank changes; the model's own weights stay as they are. Use the result with
+    `mllm ask --adapter FOLDER`.
     """
-    from mllm_plugin.llm.models import DEFAULT_LLM
-    from mllm_plugin.training.llm.config import LLMTrainingConfig
-    from mllm_plugin.training.llm.run import forget_run, train_llm
+    from mllm_plugin.llm import DEFAULT_LLM
+    from mllm_plugin.training.reader.config import ReaderTrainingConfig
+    from mllm_plugin.training.reader.run import train_reader
 
     if qrels and not queries:
         raise InvalidInputError("--qrels says where the answers to the questions of --queries are; give both")
+    if numbers["chunks"] % 4:
+        raise InvalidInputError(f"--chunks must be a multiple of 4, got {numbers['chunks']}")
     if folder is not None:
         settings.memory = folder
-    if not resume:
-        forget_run(into)
     with settings.reading(encode=True) as memory, settings.stage("train"):
-        report = train_llm(
+        report = train_reader(
             memory,
             into,
+            llm=llm or DEFAULT_LLM,
             queries=dict(_answered(queries)) if queries else None,
             qrels=_qrels(qrels) if qrels else None,
-            llm=llm or DEFAULT_LLM,
-            passages=passages,
             namespace=settings.namespace,
-            config=LLMTrainingConfig.model_validate(numbers),
+            start=None if start == "none" else start,
+            config=ReaderTrainingConfig.model_validate(numbers),
             device=device,
+            resume=resume,
             progress=settings.progress,
         )
     emit(settings, report.to_dict(), _lines(report))
 
 
 def _lines(report: Any) -> list[str]:
-    lines = ["held out, per mode: loss per answer token before and after, exact match, F1"]
-    for mode, (before, after) in report.losses.items():
-        exact, overlap = report.scores[mode]
-        lines.append(f"  {mode:<7} {before:6.3f} {after:6.3f}  {exact:5.1f} {overlap:5.1f}")
-    trained, measured = plural(report.questions, "question"), report.held_out
-    lines.append(f"{trained}, {measured} held out, best at step {report.best_step}, {report.seconds:.0f} s")
-    lines.append(f"adapter in {report.folder}")
+    lines = [f"{report.held_out} held-out {report.measured}: loss per answer token before and after"]
+    lines += [f"  {way:<8}{before:7.3f}{after:7.3f}" for way, (before, after) in report.losses.items()]
+    lines.append("answers: exact match and F1 before, exact match and F1 after")
+    for way, (before, after) in report.scores.items():
+        lines.append(f"  {way:<8}{before[0]:7.1f}{before[1]:6.1f}{after[0]:8.1f}{after[1]:6.1f}")
+    trained = f"{plural(report.chunks, 'chunk')}, {plural(report.questions, 'question')} trained on"
+    lines.append(f"{trained}, best at step {report.best_step}, {report.seconds:.0f} s")
+    lines.append(f"reader in {report.folder}")
     return lines
 
 

@@ -41,14 +41,13 @@ class ModelFolder:
         """The first of these prompts that the model has."""
         return next((self._prompts[name] for name in names if name in self._prompts), "")
 
-    def fingerprint(self, kind: str, dim: int, settings: Sequence[Any], window_layer: int = -1) -> str:
+    def fingerprint(self, kind: str, dim: int, settings: Sequence[Any]) -> str:
         """Changes whenever an embedding would: weights, tokenizer, pooling, prefixes, lengths."""
         digest = hashlib.sha256()
         for path in [*sorted(self.path.glob("*.safetensors")), self.path / "tokenizer.json"]:
             if path.is_file():
                 digest.update(file_sha256(path).encode())
-        settings = [*settings, *([window_layer] if window_layer != -1 else [])]
-        digest.update(json.dumps(settings).encode())
+        digest.update(json.dumps([*settings]).encode())
         return f"hf:{kind}:{dim}:{digest.hexdigest()[:32]}"
 
     @staticmethod

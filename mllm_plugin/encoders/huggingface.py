@@ -35,8 +35,6 @@ class HuggingFaceEncoder(TokenReader):
         query_prefix, document_prefix: Put before every text, as E5- and BGE-like models expect; read from the
             model's own prompts when left out.
         window_tokens: Tokens per level-0 window.
-        window_layer: Layer whose token states make the windows: -1 is the last, which knows the context; 0 is
-            the words themselves, which a language model that reads the memory makes out far better.
         batch_tokens: Padded tokens per forward pass.
 
     Raises:
@@ -54,7 +52,6 @@ class HuggingFaceEncoder(TokenReader):
         query_prefix: str | None = None,
         document_prefix: str | None = None,
         window_tokens: int = 16,
-        window_layer: int = -1,
         batch_tokens: int = 4096,
     ) -> None:
         self._options = {
@@ -63,7 +60,6 @@ class HuggingFaceEncoder(TokenReader):
             "query_prefix": query_prefix,
             "document_prefix": document_prefix,
             "window_tokens": window_tokens,
-            "window_layer": window_layer,
             "batch_tokens": batch_tokens,
         }
         self.folder = resolve_model(model).absolute()
@@ -77,8 +73,7 @@ class HuggingFaceEncoder(TokenReader):
         self.document_prefix = (
             settings.prompt("document", "passage") if document_prefix is None else document_prefix
         )
-        self.window_tokens, self.window_layer = window_tokens, window_layer
-        self.batch_tokens = batch_tokens
+        self.window_tokens, self.batch_tokens = window_tokens, batch_tokens
         self.device = choose_device(device)
         self._tokenizer = load_tokenizer(model, self.folder, "which character offsets need")
         self._model = load_model(
@@ -96,7 +91,6 @@ class HuggingFaceEncoder(TokenReader):
             self._model.config.model_type,
             self.dim,
             [self.pooling, self.query_prefix, self.document_prefix, self._length, window_tokens],
-            window_layer,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -180,14 +174,12 @@ class HuggingFaceEncoder(TokenReader):
         """One forward pass: pooled [n, d], and windows [w, d] per text where they are asked for."""
         inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
         offsets = inputs.pop("offset_mapping")
-        output = self._model(**inputs, output_hidden_states=windows and self.window_layer != -1)
-        states = output.last_hidden_state
+        states = self._model(**inputs).last_hidden_state
         pooled = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
         if not windows:
             return pooled, []
         content = offsets[..., 1] > offsets[..., 0].clip(min=prefix)
-        layer = states if self.window_layer == -1 else output.hidden_states[self.window_layer]
-        return pooled, _windows(layer, content, self.window_tokens)
+        return pooled, _windows(states, content, self.window_tokens)
 
     def _batches(self, texts: list[str]):  # noqa: ANN202 - iterator of (rows, BatchEncoding)
         """Length-sorted batches of at most `batch_tokens` padded tokens."""

@@ -1,19 +1,14 @@
-"""A language model that reads embeddings: tensors in, tensors out; nothing here knows a memory."""
+"""A language model that writes and reads vectors: tensors in, tensors out; nothing here knows a memory."""
 
-from mllm_plugin.llm.adapter import Adapter, AdapterConfig, shipped_adapter
 from mllm_plugin.llm.models import DEFAULT_LLM, LoadedLLM, load_llm, resolve_llm
-from mllm_plugin.llm.projector import MemoryProjector
 from mllm_plugin.llm.prompt import DEFAULT_SYSTEM, Batch, Prompt, PromptLayout, assemble, memory_order
 from mllm_plugin.llm.reader import MemoryReader, ReaderConfig, shipped_reader
 
 __all__ = [
     "DEFAULT_LLM",
     "DEFAULT_SYSTEM",
-    "Adapter",
-    "AdapterConfig",
     "Batch",
     "LoadedLLM",
-    "MemoryProjector",
     "MemoryReader",
     "Prompt",
     "PromptLayout",
@@ -22,6 +17,5 @@ __all__ = [
     "load_llm",
     "memory_order",
     "resolve_llm",
-    "shipped_adapter",
     "shipped_reader",
 ]

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllm_plugin.llm.adapter import Adapter
 from mllm_plugin.llm.decoding import (
     Declining,
     Decoding,
@@ -55,7 +54,7 @@ def generate(
     prompts: Sequence[Prompt],
     memory: Sequence[tuple[Any, Any]] | None = None,
     *,
-    adapter: Adapter | MemoryReader | None = None,
+    adapter: MemoryReader | None = None,
     lora: bool = True,
     decoding: Decoding | None = None,
     cancelled: threading.Event | None = None,
@@ -65,10 +64,10 @@ def generate(
     Args:
         llm: The model.
         prompts: From `PromptLayout.build`.
-        memory: For each prompt its embeddings [n, dim] and their levels [n], n * tokens_per_embedding being
-            the prompt's soft positions.
-        adapter: Projects the embeddings; needed where a prompt has some.
-        lora: Use the adapter's changes to the model.
+        memory: For each prompt what the reader wrote [n, h] and the levels of it [n], n being the prompt's
+            soft positions.
+        adapter: The reader; needed where a prompt has soft positions.
+        lora: Use its changes to the model.
         decoding: Settings.
         cancelled: Stops the model when it is set; what is returned then is unfinished.
     """
@@ -87,7 +86,7 @@ def stream(
     prompt: Prompt,
     memory: tuple[Any, Any] | None = None,
     *,
-    adapter: Adapter | MemoryReader | None = None,
+    adapter: MemoryReader | None = None,
     lora: bool = True,
     decoding: Decoding | None = None,
     cancelled: threading.Event | None = None,
@@ -144,7 +143,7 @@ def _run(
     llm: LoadedLLM,
     prompts: Sequence[Prompt],
     memory: Sequence[tuple[Any, Any]] | None,
-    adapter: Adapter | MemoryReader | None,
+    adapter: MemoryReader | None,
     lora: bool,
     decoding: Decoding,
     on_piece: Callable[[str], None] | None = None,
@@ -167,11 +166,9 @@ def _run(
     return rows
 
 
-def _declining(
-    llm: LoadedLLM, adapter: Adapter | MemoryReader | None, decoding: Decoding
-) -> Declining | None:
+def _declining(llm: LoadedLLM, adapter: MemoryReader | None, decoding: Decoding) -> Declining | None:
     """For what was trained to decline."""
-    if not isinstance(adapter, MemoryReader):
+    if adapter is None:
         return None
     first = llm.tokenizer(adapter.config.refusal, add_special_tokens=False)["input_ids"][0]
     return Declining(first, decoding.decline_above)
@@ -207,16 +204,12 @@ def _call_model(
     )
 
 
-def _changes(llm: LoadedLLM, adapter: Adapter | MemoryReader | None) -> AbstractContextManager[None]:
-    """The model with the adapter's changes, or without any."""
-    if adapter is not None:
-        return adapter.applied(llm.model)
-    return Adapter.disabled(llm.model) if hasattr(llm.model, "peft_config") else nullcontext()
+def _changes(llm: LoadedLLM, adapter: MemoryReader | None) -> AbstractContextManager[None]:
+    """The model with the reader's changes, or without any."""
+    return nullcontext() if adapter is None else adapter.applied(llm.model)
 
 
-def _soft_tokens(
-    adapter: Adapter | MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None
-) -> Tensor | None:
+def _soft_tokens(adapter: MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
     filled = [(vectors, levels) for vectors, levels in memory or () if len(levels)]
     if adapter is None or not filled:
         return None

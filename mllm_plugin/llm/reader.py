@@ -31,6 +31,7 @@ from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
 
 CONFIG_NAME, TENSORS_NAME = "reader.json", "reader.safetensors"
+_EARLIER_NAME = "adapter.json"
 _WRITER, _READER, _SPACE, _SCALE = "writer.", "reader.", "space.", ".scale"
 _LONGEST = 512  # tokens that the writer sees at once
 _BATCH_TOKENS = 4096
@@ -41,7 +42,7 @@ class ReaderConfig(BaseModel):
 
     Args:
         format_version: Of this layout.
-        kind: Tells it from an adapter that reads another encoder's embeddings.
+        kind: Always "reader".
         llm: Fingerprint of the language model.
         llm_name: Its name, for messages.
         hidden: Width of the model's input.
@@ -69,12 +70,7 @@ class ReaderConfig(BaseModel):
     documents: tuple[str, ...] = ()
     about: dict[str, Any] = {}
 
-    @property
-    def tokens_per_embedding(self) -> int:
-        """Memory tokens per reading vector."""
-        return 1
-
-    def fits(self, llm: LoadedLLM, encoder: str = "") -> bool:
+    def fits(self, llm: LoadedLLM) -> bool:
         """Whether it is made for a model; any Encoder 1 will do."""
         return self.llm == llm.fingerprint
 
@@ -126,6 +122,11 @@ class MemoryReader:
         for which in (_WRITER, _READER):
             tensors |= {f"{which}{name}": value for name, value in changes.items()}
         return cls(config, {**tensors, f"{_SPACE}idf": known})
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its numbers, by names that begin with what they are of: "writer.", "reader.", "space."."""
+        return dict(self._tensors)
 
     @property
     def fingerprint(self) -> str:
@@ -219,7 +220,7 @@ class MemoryReader:
         weights = self._added.setdefault(model, {})
         if which not in weights:
             weights[which] = lora.added(model, _below(self._tensors, which), self.config.scale)
-        with lora.switched(model, None), lora.in_place(model, weights[which]):
+        with lora.in_place(model, weights[which]):
             yield
 
     # -- files
@@ -247,12 +248,18 @@ class MemoryReader:
 
         Raises:
             NotFoundError: A file is missing.
-            InvalidInputError: They cannot be read as a reader.
+            InvalidInputError: They cannot be read as a reader, or are an adapter of an earlier version.
         """
         source = Path(folder)
+        if (source / _EARLIER_NAME).is_file() and not (source / CONFIG_NAME).is_file():
+            raise InvalidInputError(
+                f"{source} holds an adapter of an earlier version, which made a model read another encoder's "
+                f"embeddings; expected a reader. `mllm train-llm MEMORY --into FOLDER` makes one, and "
+                f"adapter='default' takes the one that comes with the package"
+            )
         for name in (CONFIG_NAME, TENSORS_NAME):
             if not (source / name).is_file():
-                raise NotFoundError(f"no reader in {source}: {name} is missing")
+                raise NotFoundError(f"no reader in {source}: {name} is missing; `mllm train-llm` makes one")
         try:
             config = ReaderConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
             tensors = _unpacked(load((source / TENSORS_NAME).read_bytes()))

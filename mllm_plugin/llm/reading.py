@@ -27,7 +27,7 @@ class ReadingVectors(nn.Module):
 
     Args:
         embeddings: The model's input embeddings [v, h]; kept as they are.
-        idf: Of each token [v], frozen with the adapter.
+        idf: Of each token [v], frozen with the reader.
         ratios: Window sizes that are told apart, in tokens.
     """
 

@@ -17,13 +17,13 @@ class Source:
     """A piece of the memory that the model read.
 
     Attributes:
-        document_id: Empty for a node, which stands for many documents.
-        chunk_id: Of the chunk, also for its windows; for a node the node's id.
-        start, end: Character offsets in the document; 0, 0 for a node.
-        level: 0 for a token window, 1 for a chunk, 2 and more for a node.
-        score: Higher is better; compares within a level.
-        as_text: Whether it was spelled out; else the model read its embedding.
-        text: What was spelled out; empty for an embedding.
+        document_id: Of the document.
+        chunk_id: Of the chunk, also for its windows.
+        start, end: Character offsets in the document.
+        level: 0 for a token window, 1 for a chunk.
+        score: Of the chunk; higher is better.
+        as_text: Whether it was spelled out; else the model read what it wrote of it.
+        text: What was spelled out; empty for what was read as a vector.
         namespace: Where it is.
     """
 
@@ -44,7 +44,7 @@ class Usage:
 
     Attributes:
         input_tokens: All that it read, memory tokens included.
-        memory_tokens: Positions that embeddings of the memory took.
+        memory_tokens: Positions that vectors of the memory took.
         text_tokens: Of what was spelled out.
         output_tokens: That it wrote, without the one that ends a text.
     """
@@ -62,7 +62,8 @@ class Dropped:
     Attributes:
         passages: Chunks that were to be spelled out.
         cut: Chunks of which only a part was.
-        windows, chunks, nodes: Embeddings.
+        windows, chunks: Vectors.
+        nodes: Always 0 as yet.
         turns: Earlier messages of a chat.
     """
 
@@ -83,7 +84,7 @@ class Answer:
 
     Attributes:
         text: What the model wrote.
-        sources: What it read: first what was spelled out, then embeddings in the order they were read.
+        sources: What it read: first what was spelled out, then vectors in the order they were read.
         usage: Tokens.
         mode: What it read with; "none" when the memory had nothing for the question.
         finish_reason: "stop" when it ended by itself or at a stop text, "length" when it was cut.

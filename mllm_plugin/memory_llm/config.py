@@ -19,21 +19,21 @@ class MemoryLLMConfig(BaseModel):
     """What the model reads of a memory, and how it writes.
 
     Args:
-        mode: "memory" for embeddings only, "text" for chunks spelled out only, "both", "none" for the plain
-            model without a search, or "auto": both with an adapter, text without.
+        mode: "memory" for what the reader wrote of the chunks only, "text" for chunks spelled out only,
+            "both", "none" for the plain model without a search, or "auto": both with a reader, text without.
         k: Chunks to find.
-        expand: Of these, the best so many are spelled out; when left out, 1 beside embeddings and all k in
-            mode "text".
+        expand: Of these, the best so many are spelled out; when left out, 1 beside memory tokens and all k
+            in mode "text".
         text_tokens: Most of the model's tokens for what is spelled out; a chunk that does not fit is cut to
             the windows that answer the question best.
-        memory_budget: Most of the model's positions for the whole memory block; filled with nodes, then
-            chunks, then windows.
-        nodes: Nodes of each level above the chunks.
-        chunks: Embeddings of chunks.
-        windows: Token windows of the chunks found, best first.
-        repeat: Give embeddings also of what is spelled out.
-        lora: Use the adapter's changes to the model; when left out, with embeddings only, so that mode "text"
-            runs the untouched model.
+        memory_budget: Most of the model's positions for the whole memory block, one for each vector; filled
+            with chunks, then windows.
+        nodes: Nodes of each level above the chunks; readers do not read any yet, whatever this says.
+        chunks: Chunks as one vector each, the mean of their windows.
+        windows: Token windows of the chunks found, those of the best chunk first.
+        repeat: Read as vectors also what is spelled out.
+        lora: Use the reader's changes to the model; when left out, with memory tokens only, so that mode
+            "text" runs the untouched model.
         system: The system line; in mode "none" there is none unless it is set.
         max_new_tokens: Longest answer.
         temperature: 0 takes the likeliest token, the same at every run.
@@ -52,11 +52,11 @@ class MemoryLLMConfig(BaseModel):
     k: int = Field(default=5, ge=1)
     expand: int | None = Field(default=None, ge=0)
     text_tokens: int | None = Field(default=None, ge=1)
-    memory_budget: int = Field(default=64, ge=0)
-    nodes: int = Field(default=2, ge=0)
-    chunks: int = Field(default=5, ge=0)
-    windows: int = Field(default=24, ge=0)
-    repeat: bool = True
+    memory_budget: int = Field(default=512, ge=0)
+    nodes: int = Field(default=0, ge=0)
+    chunks: int = Field(default=0, ge=0)
+    windows: int = Field(default=512, ge=0)
+    repeat: bool = False
     lora: bool | None = None
     system: str = DEFAULT_SYSTEM
     max_new_tokens: int = Field(default=64, ge=1)
@@ -74,7 +74,7 @@ class MemoryLLMConfig(BaseModel):
         return Decoding(**{name: getattr(self, name) for name in Decoding.model_fields})
 
     def spelled(self, *, embeddings: bool) -> int:
-        """Chunks to spell out, beside embeddings or without."""
+        """Chunks to spell out, beside memory tokens or without."""
         if self.expand is not None:
             return self.expand
         return 1 if embeddings else self.k
@@ -86,7 +86,7 @@ def settings_of(
     """One set of settings from several, later ones first to be heard.
 
     Args:
-        reading: How the adapter was trained to read.
+        reading: How the reader was trained to read.
         config: Of this `MemoryLLM`; only what was set in it counts.
         given: With one call.
 

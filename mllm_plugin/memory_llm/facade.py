@@ -10,13 +10,13 @@ from threading import Event
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, MemoryReader, PromptLayout, load_llm
+from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory_llm.answer import Answer, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
 from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns_of
-from mllm_plugin.memory_llm.pairing import DEFAULT, choose_adapter
+from mllm_plugin.memory_llm.pairing import DEFAULT, choose_reader
 from mllm_plugin.memory_llm.plan import Plan, Planner
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
@@ -33,7 +33,7 @@ class MemoryLLM:
     Attributes:
         memory: What it answers from.
         llm: The language model.
-        adapter: What makes it read embeddings; None when it reads text only.
+        adapter: The reader, which makes it write and read vectors; None when it reads text only.
         config: Settings of every call, as far as the call has no others.
     """
 
@@ -41,15 +41,13 @@ class MemoryLLM:
         self,
         memory: MemoryIndex,
         llm: LoadedLLM,
-        adapter: Adapter | MemoryReader | None = None,
+        adapter: MemoryReader | None = None,
         config: MemoryLLMConfig | None = None,
         *,
         text_instead: bool = False,
     ) -> None:
         self.memory, self.llm, self.adapter = memory, llm, adapter
-        self._writer = Writer(memory, llm, adapter) if isinstance(adapter, MemoryReader) else None
-        if isinstance(adapter, Adapter):
-            adapter.projector.to(llm.device).eval()
+        self._writer = None if adapter is None else Writer(memory, llm, adapter)
         self.config = config or MemoryLLMConfig()
         self._text_instead = text_instead
         self._settings({})  # what cannot be done is said now
@@ -60,20 +58,20 @@ class MemoryLLM:
         memory: MemoryIndex,
         *,
         model: str | Path | LoadedLLM = DEFAULT_LLM,
-        adapter: str | Path | Adapter | MemoryReader | None = DEFAULT,
+        adapter: str | Path | MemoryReader | None = DEFAULT,
         config: MemoryLLMConfig | None = None,
         device: str | None = None,
         dtype: Any = None,
         progress: bool = False,
     ) -> MemoryLLM:
-        """Loads a model and an adapter for a memory.
+        """Loads a model and its reader for a memory.
 
         Args:
             memory: An open memory, with its encoder.
             model: Any causal language model by name, folder or GGUF file, see `load_llm`; or a loaded one.
             adapter: "default" for the reader that comes with the package; where there is none for this
                 model, a warning says so and the model reads text only. None for text only, a folder with a
-                reader or an adapter, a `MemoryReader` or an `Adapter`.
+                reader, or a `MemoryReader`.
             config: Settings.
             device: "cpu", "cuda", …; CUDA when there is one.
             dtype: A torch dtype or its name; float32 on the CPU and bfloat16 elsewhere when left out.
@@ -81,8 +79,8 @@ class MemoryLLM:
 
         Raises:
             ModelNotFoundError: No local place has the model and the hub cannot be asked.
-            AdapterMismatchError: The adapter was trained for another model or encoder.
-            NotFoundError: The folder holds no adapter.
+            AdapterMismatchError: The reader was trained for another model.
+            NotFoundError: The folder holds no reader.
             InvalidInputError: A setting is not acceptable.
         """
         if not isinstance(memory, MemoryIndex):
@@ -94,7 +92,7 @@ class MemoryLLM:
             if isinstance(model, LoadedLLM)
             else load_llm(model, device=device, dtype=dtype, progress=progress)
         )
-        chosen = choose_adapter(adapter, llm, memory.encoder)
+        chosen = choose_reader(adapter, llm)
         return cls(memory, llm, chosen, config, text_instead=adapter == DEFAULT and chosen is None)
 
     def __deepcopy__(self, memo: Any) -> MemoryLLM:
@@ -222,11 +220,11 @@ class MemoryLLM:
     def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
         """Settings of a call, with a mode that is no longer "auto"."""
         config = settings_of(self.adapter.config.reading if self.adapter else {}, self.config, given)
-        if config.mode in ("text", "none"):  # how the adapter reads embeddings does not matter
+        if config.mode in ("text", "none"):  # how the reader reads does not matter
             config = settings_of({"mode": config.mode}, self.config, given)
         if self.adapter is None and config.mode in ("memory", "both") and not self._text_instead:
             raise InvalidInputError(
-                f"mode {config.mode!r} needs an adapter for {self.llm.name}; pass one to MemoryLLM.open, or "
+                f"mode {config.mode!r} needs a reader for {self.llm.name}; pass one to MemoryLLM.open, or "
                 f"use mode 'text'"
             )
         if config.mode == "none":
@@ -236,9 +234,7 @@ class MemoryLLM:
         return config.model_copy(update={"mode": mode})
 
     def _plans(self, turns: Sequence[Turns], where: Mapping[str, Any], config: MemoryLLMConfig) -> list[Plan]:
-        layout = PromptLayout(self.llm.tokenizer, config.system)
-        per_embedding = self.adapter.config.tokens_per_embedding if self.adapter else 0
-        planner = Planner(layout, self.llm.context, per_embedding)
+        planner = Planner(PromptLayout(self.llm.tokenizer, config.system), self.llm.context)
         recalls = self._recall([one.query for one in turns], where, config)
         written: Sequence[Recall | None] = [None] * len(recalls)
         if self._writer is not None and config.mode in ("memory", "both"):
@@ -252,10 +248,8 @@ class MemoryLLM:
         """What the memory has for each query; windows serve to cut text, too."""
         if config.mode == "none":
             return [Recall(query, (), {}) for query in queries]
-        encoded = config.mode in ("memory", "both") and self._writer is None
-        nodes = config.nodes if encoded else 0
         return self.memory.recall_batch(
-            queries, k=config.k, nodes=nodes, mode=config.search, beam_width=config.beam_width, **where
+            queries, k=config.k, nodes=0, mode=config.search, beam_width=config.beam_width, **where
         )
 
     def _answer(self, decline_above: float, plan: Plan, generated: Generated) -> Answer:

@@ -27,7 +27,7 @@ class Plan:
     Attributes:
         prompt: Token ids and the place of the memory block.
         passages: What is spelled out, best first.
-        block: Embeddings.
+        block: What the reader wrote.
         dropped: What was left out.
         text_tokens: Tokens of what is spelled out.
     """
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def memory(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Embeddings [n, dim] and levels [n] as the model reads them."""
+        """Vectors [n, h] and levels [n] as the model reads them."""
         if not self.block.pieces:
             return np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
         return self.block.tensors()
@@ -80,30 +80,27 @@ class Planner:
     Attributes:
         layout: Of its prompts.
         context: Longest input and output together.
-        per_embedding: Positions that one vector takes; 0 when the model reads text only.
     """
 
     layout: PromptLayout
     context: int
-    per_embedding: int
 
-    def plan(self, turns: Turns, recall: Recall, config: MemoryLLMConfig, read: Recall | None = None) -> Plan:
-        """Chooses passages and embeddings, and drops what does not fit, the least relevant first.
+    def plan(self, turns: Turns, recall: Recall, config: MemoryLLMConfig, read: Recall | None) -> Plan:
+        """Chooses passages and vectors, and drops what does not fit, the least relevant first.
 
         Args:
             turns: What is asked.
             recall: What the memory has for it.
             config: What is to be read.
-            read: The same with what the model reads in place of Encoder 1's embeddings.
+            read: The same with what the reader wrote; None for text only.
 
         Raises:
             InvalidInputError: The question alone is too long.
         """
-        embeddings = config.mode in ("memory", "both")
-        wanted = 0 if config.mode in ("memory", "none") else config.spelled(embeddings=embeddings)
+        wanted = 0 if config.mode in ("memory", "none") else config.spelled(embeddings=read is not None)
         hits, windows = recall.hits[:wanted], recall.levels.get(0, ())
         passages = choose_passages(hits, windows, config.text_tokens, self.layout.count)
-        block = choose_block(read or recall, config, self.per_embedding, passages) if embeddings else _EMPTY
+        block = _EMPTY if read is None else choose_block(read, config, passages)
         draft = _Draft(self, turns, tuple(passages), block, self.context - config.max_new_tokens)
         fitted = draft.fit(windows)
         dropped = Dropped(
@@ -130,7 +127,7 @@ class _Draft:
         return self.planner.layout.build(
             self.turns.question,
             passages=[one.text for one in self.passages],
-            memory_tokens=self.block.rows * self.planner.per_embedding,
+            memory_tokens=len(self.block.pieces),
             history=self.turns.messages,
         )
 
@@ -138,7 +135,7 @@ class _Draft:
         return len(self.prompt()) - self.room
 
     def fit(self, windows: Sequence[MemoryEmbedding]) -> _Draft:
-        """Drops old turns, windows, passages, and at last chunks and nodes, as far as needed."""
+        """Drops old turns, windows, passages, and at last chunks, as far as needed."""
         fitted = self
         if fitted.excess() > 0:
             fitted = fitted._without_turns()
@@ -166,9 +163,9 @@ class _Draft:
         return replace(self, turns=choices[low])
 
     def _without_embeddings(self, *, windows_only: bool) -> _Draft:
-        per, draft = self.planner.per_embedding, self
+        draft = self
         while (excess := draft.excess()) > 0:
-            block = draft.block.without_last(excess, per, windows_only=windows_only)
+            block = draft.block.without_last(excess, windows_only=windows_only)
             if len(block.pieces) == len(draft.block.pieces):
                 break
             draft = replace(draft, block=block)

@@ -75,11 +75,11 @@ def save_hierarchy(tx: apsw.Connection, hierarchy: Hierarchy) -> None:
 
 
 def note_adapter(tx: apsw.Connection, folder: str, marks: Iterable[str]) -> None:
-    """Records an adapter that was trained on documents; its numbers lie elsewhere, so its row has none.
+    """Records a reader that was trained on documents; its numbers lie elsewhere, so its row has none.
 
     Args:
         tx: A write transaction.
-        folder: Where the adapter is; what was noted for it before stays.
+        folder: Where the reader is; what was noted for it before stays.
         marks: Of the documents, see `document_mark`.
     """
     name = f"adapter:{folder}"
@@ -92,7 +92,7 @@ def note_adapter(tx: apsw.Connection, folder: str, marks: Iterable[str]) -> None
 
 
 def weights_that_saw(tx: apsw.Connection, namespace: Namespace, rowids: Sequence[int]) -> tuple[str, ...]:
-    """Fingerprints of the stored weights, and folders of adapters, that were trained on one of these."""
+    """Fingerprints of the stored weights, and folders of readers, that were trained on one of these."""
     found = []
     for fingerprint, documents in list(tx.execute("SELECT fingerprint, documents FROM weights")):
         marks = set(json.loads(documents))

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from tiny import write_tiny
-from toy import ToyEncoder
 
-from mllm_plugin.llm import Adapter, load_llm
+from mllm_plugin.llm import MemoryReader, load_llm
 
 QUESTION = "What do herons eat?"
 SHORT = ("--max-new-tokens", 4)
@@ -21,9 +20,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    encoder, folder = ToyEncoder(), tmp_path_factory.mktemp("adapter")
-    llm = load_llm(model, device="cpu")
-    Adapter.create(llm, encoder=encoder.fingerprint, dim=encoder.dim, width=16).save(folder)
+    folder = tmp_path_factory.mktemp("reader")
+    MemoryReader.create(load_llm(model, device="cpu"), rank=2, reading={"chunks": 5, "repeat": True}).save(
+        folder
+    )
     return folder
 
 
@@ -80,8 +80,8 @@ def test_the_same_seed_writes_the_same(mllm_json, indexed, model):
     ("options", "message"),
     [
         (("--model", "nobody/none"), "model 'nobody/none' was not found"),
-        (("--adapter", "nowhere"), "no adapter in nowhere"),
-        (("--adapter", "none", "--mode", "memory"), "needs an adapter"),
+        (("--adapter", "nowhere"), "no reader in nowhere"),
+        (("--adapter", "none", "--mode", "memory"), "needs a reader"),
         (("--adapter", "none", "--max-new-tokens", 2000), "does not fit the model"),
         (("--adapter", "none", "--stop", ""), "setting 'stop.0'"),
     ],

@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 def test_a_pickled_encoder_is_loaded_again_where_it_arrives(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    encoder = HuggingFaceEncoder("model", pooling="cls", query_prefix="q: ", window_layer=0)
+    encoder = HuggingFaceEncoder("model", pooling="cls", query_prefix="q: ", window_tokens=8)
     pickled = pickle.dumps(encoder)
     assert len(pickled) < 1000
     (tmp_path / "encoder.pickle").write_bytes(pickled)

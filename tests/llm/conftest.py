@@ -1,4 +1,4 @@
-"""A tiny model, a memory with something to say, and an adapter between them."""
+"""A tiny model, a memory with something to say, and a reader between them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llm_tools import documents, make_adapter
+from llm_tools import documents
 from tiny import write_tiny
+from tiny_memory_llm import random_reader
 from toy import ToyEncoder
 
 from mllm_plugin import MemoryConfig, MemoryIndex, TreeConfig
-from mllm_plugin.llm import Adapter, LoadedLLM, PromptLayout, load_llm
+from mllm_plugin.llm import LoadedLLM, MemoryReader, PromptLayout, load_llm
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
 
 
@@ -42,12 +43,14 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryIndex]:
 
 
 @pytest.fixture(scope="module")
-def adapter(tiny: LoadedLLM, stocked: MemoryIndex) -> Adapter:
-    return make_adapter(tiny, stocked)
+def adapter(tiny: LoadedLLM) -> MemoryReader:
+    return random_reader(tiny)
 
 
 @pytest.fixture(scope="module")
-def reader(tiny: LoadedLLM, stocked: MemoryIndex, adapter: Adapter) -> MemoryLLM:
+def reader(tiny: LoadedLLM, stocked: MemoryIndex, adapter: MemoryReader) -> MemoryLLM:
     """Reads embeddings and text."""
-    config = MemoryLLMConfig(max_new_tokens=12, expand=1, k=3, system="Be brief.")
+    config = MemoryLLMConfig(
+        max_new_tokens=12, expand=1, k=3, chunks=3, windows=24, repeat=True, system="Be brief."
+    )
     return MemoryLLM(stocked, tiny, adapter, config)

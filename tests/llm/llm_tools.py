@@ -1,9 +1,8 @@
-"""Documents and adapters for the tests of language models."""
+"""Documents for the tests of language models."""
 
 from __future__ import annotations
 
-from mllm_plugin import Document, MemoryIndex
-from mllm_plugin.llm import Adapter, LoadedLLM
+from mllm_plugin import Document
 
 WORDS = ["ships", "kettles", "foxes", "lamps", "rivers", "clocks", "violins", "maps"]
 
@@ -16,9 +15,3 @@ def documents(count: int = 24) -> list[Document]:
         text = " ".join(f"The {word} number {number} has part {part} of {word}." for part in range(6))
         found.append(Document(id=f"d{number}", text=text, metadata={"number": number, "word": word}))
     return found
-
-
-def make_adapter(llm: LoadedLLM, memory: MemoryIndex, **settings: object) -> Adapter:
-    """An untrained one; it reads something, whatever it means."""
-    settings = {"width": 16, "lora_rank": 2, **settings}
-    return Adapter.create(llm, encoder=memory.encoder.fingerprint, dim=memory.dim, **settings)

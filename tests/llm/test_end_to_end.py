@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mllm_plugin import Document, MemoryIndex
-from mllm_plugin.llm import DEFAULT_LLM, Adapter, LoadedLLM, MemoryReader, load_llm, models
+from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, load_llm, models
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
 from mllm_plugin.pretrained import packaged
 
@@ -114,13 +114,10 @@ def test_it_declines_what_the_memory_does_not_hold(shipped: MemoryLLM, memory: M
 
 
 def test_a_folder_of_ones_own(llm: LoadedLLM, memory: MemoryIndex, tmp_path: Path):
-    """An untrained adapter reads nothing, but goes all the way."""
-    adapter = Adapter.create(llm, encoder=memory.encoder.fingerprint, dim=memory.dim, lora_rank=4)
-    adapter.attach(llm.model)
-    adapter.save(tmp_path / "adapter")
-    adapter.detach(llm.model)
+    """An untrained reader understands nothing, but goes all the way."""
+    MemoryReader.create(llm, rank=4).save(tmp_path / "reader")
     config = MemoryLLMConfig(max_new_tokens=4)
-    reader = MemoryLLM.open(memory, model=llm, adapter=tmp_path / "adapter", config=config)
+    reader = MemoryLLM.open(memory, model=llm, adapter=tmp_path / "reader", config=config)
     for mode in ("both", "memory"):
         answer = reader.answer(QUESTION, mode=mode)
         assert (answer.mode, answer.usage.memory_tokens > 3) == (mode, True)

@@ -9,8 +9,8 @@ import time
 
 import pytest
 import torch
-from llm_tools import make_adapter
 from pydantic import ValidationError
+from tiny_memory_llm import random_reader
 
 from mllm_plugin.llm.decoding import Decoding
 from mllm_plugin.llm.generate import Generated, generate, stream
@@ -105,10 +105,10 @@ def test_end_tokens_are_no_text(tiny, prompts, monkeypatch):
     assert list(stream(tiny, prompts[0], decoding=LONG)) == [Generated("", 0, "stop")]
 
 
-def test_memory_changes_what_is_written(tiny, layout, stocked):
+def test_memory_changes_what_is_written(tiny, layout):
     short = Decoding(max_new_tokens=8)
-    adapter, prompt = make_adapter(tiny, stocked), layout.build("Who?", memory_tokens=2)
-    vectors = torch.nn.functional.normalize(torch.randn(3, 2, 16), dim=-1)
+    adapter, prompt = random_reader(tiny), layout.build("Who?", memory_tokens=2)
+    vectors = [one.vectors for one in adapter.write(tiny, ["one two", "violins", "(*?!)"])]
     found = generate(tiny, [prompt] * 3, [(one, [1, 0]) for one in vectors], adapter=adapter, decoding=short)
     assert len({one.text for one in found}) == 3
     for one, expected in zip(vectors, found, strict=True):
@@ -116,22 +116,15 @@ def test_memory_changes_what_is_written(tiny, layout, stocked):
         assert whole(stream(tiny, prompt, (one, [1, 0]), adapter=adapter, decoding=short))[1] == expected
 
 
-def test_without_lora_the_model_is_untouched(tiny, prompts, stocked):
-    before, adapter = generate(tiny, prompts, decoding=LONG), make_adapter(tiny, stocked)
-    adapter.attach(tiny.model)
-    for one in adapter.parameters():
-        one.data += 0.1
+def test_without_lora_the_model_is_untouched(tiny, prompts):
+    before, adapter = generate(tiny, prompts, decoding=LONG), random_reader(tiny)
     assert generate(tiny, prompts, adapter=adapter, decoding=LONG) != before
     assert generate(tiny, prompts, adapter=adapter, lora=False, decoding=LONG) == before
     assert generate(tiny, prompts, decoding=LONG) == before
-    adapter.detach(tiny.model)
 
 
-def test_threads_do_not_disturb_one_another(tiny, prompts, stocked):
-    adapter = make_adapter(tiny, stocked)
-    adapter.attach(tiny.model)
-    for one in adapter.parameters():
-        one.data += 0.1
+def test_threads_do_not_disturb_one_another(tiny, prompts):
+    adapter = random_reader(tiny)
     short, sampling = Decoding(max_new_tokens=8), Decoding(temperature=1.0, seed=4, max_new_tokens=8)
     jobs = [
         lambda: generate(tiny, prompts[:2], adapter=adapter, decoding=short),
@@ -150,7 +143,6 @@ def test_threads_do_not_disturb_one_another(tiny, prompts, stocked):
     for one in threads:
         one.join()
     assert all(found[place] == expected[place % len(jobs)] for place in range(12))
-    adapter.detach(tiny.model)
 
 
 def test_a_closed_stream_stops_the_model(tiny, prompts):

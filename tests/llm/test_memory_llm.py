@@ -8,8 +8,9 @@ from contextlib import suppress
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llm_tools import documents, make_adapter
+from llm_tools import documents
 from tiny import write_tiny
+from tiny_memory_llm import random_reader
 from toy import ToyEncoder
 
 from mllm_plugin import AdapterMismatchError, InvalidInputError, InvalidTypeError, MemoryIndex, NotFoundError
@@ -28,13 +29,13 @@ def kinds(answer: Answer) -> list[tuple[int, bool]]:
 # -- modes
 
 
-def test_both_is_the_default_with_an_adapter(reader):
+def test_both_is_the_default_with_a_reader(reader):
     answer = reader.answer(QUESTION)
     assert answer.mode == "both"
     levels = [level for level, as_text in kinds(answer) if not as_text]
     assert kinds(answer)[0] == (1, True)
     assert levels == sorted(levels, reverse=True)
-    assert {0, 1, 2, 3} <= set(levels)
+    assert set(levels) == {0, 1}
     assert answer.usage.memory_tokens == len(levels)
     assert answer.sources[0].text in answer.prompt
     assert f"[{len(levels)} memory tokens]" in answer.prompt
@@ -57,15 +58,11 @@ def test_text_reads_no_embedding(reader):
 
 
 def test_text_mode_runs_the_untouched_model(reader, tiny, stocked):
-    adapter = make_adapter(tiny, stocked)
-    adapter.attach(tiny.model)
-    for one in adapter.parameters():
-        one.data += 0.1
+    adapter = random_reader(tiny)
     changed, plain = (MemoryLLM(stocked, tiny, one, reader.config) for one in (adapter, None))
     assert changed.answer(QUESTION, mode="text").text == plain.answer(QUESTION, mode="text").text
     with_changes = changed.answer(QUESTION, mode="text", lora=True)
     assert with_changes.text != plain.answer(QUESTION).text
-    adapter.detach(tiny.model)
 
 
 def test_none_is_the_plain_model(reader, monkeypatch):
@@ -82,9 +79,7 @@ def test_sources_say_where_in_the_document(reader):
     texts = {one.id: one.text for one in documents()}
     answer = reader.answer(QUESTION)
     for one in answer.sources:
-        if one.level > 1:
-            assert (one.document_id, one.start, one.end) == ("", 0, 0)
-        elif one.as_text:
+        if one.as_text:
             assert texts[one.document_id][one.start : one.end] == one.text
         else:
             assert 0 <= one.start < one.end <= len(texts[one.document_id])
@@ -94,7 +89,7 @@ def test_sources_say_where_in_the_document(reader):
 # -- one warning
 
 
-def test_no_adapter_for_the_pair_is_said_once(stocked, tiny, recwarn):
+def test_no_reader_for_the_model_is_said_once(stocked, tiny, recwarn):
     with pytest.warns(UserWarning, match="reads text only") as caught:
         llm = MemoryLLM.open(stocked, model=tiny, config=MemoryLLMConfig(max_new_tokens=2))
     assert len(caught) == 1
@@ -105,38 +100,43 @@ def test_no_adapter_for_the_pair_is_said_once(stocked, tiny, recwarn):
 def test_none_means_text_and_warns_nobody(stocked, tiny):
     llm = MemoryLLM.open(stocked, model=tiny, adapter=None, config=MemoryLLMConfig(max_new_tokens=2))
     assert llm.answer(QUESTION).mode == "text"
-    with pytest.raises(InvalidInputError, match="mode 'memory' needs an adapter"):
+    with pytest.raises(InvalidInputError, match="mode 'memory' needs a reader"):
         llm.answer(QUESTION, mode="memory")
-    with pytest.raises(InvalidInputError, match="mode 'both' needs an adapter"):
+    with pytest.raises(InvalidInputError, match="mode 'both' needs a reader"):
         MemoryLLM.open(stocked, model=tiny, adapter=None, config=MemoryLLMConfig(mode="both"))
 
 
-def test_a_folder_and_how_its_adapter_was_trained_to_read(stocked, tiny, tmp_path):
-    make_adapter(tiny, stocked, reading={"windows": 2, "nodes": 0, "system": "As trained."}).save(tmp_path)
+def test_a_folder_and_how_its_reader_was_trained_to_read(stocked, tiny, tmp_path):
+    random_reader(tiny, reading={"windows": 2, "nodes": 0, "system": "As trained."}).save(tmp_path)
     llm = MemoryLLM.open(
         stocked, model=tiny, adapter=tmp_path, config=MemoryLLMConfig(max_new_tokens=2, windows=3)
     )
     answer = llm.answer(QUESTION, chunks=0)
     assert kinds(answer) == [(1, True), (0, False), (0, False), (0, False)]
     assert "As trained." in answer.prompt
-    assert [level for level, _ in kinds(llm.answer(QUESTION, windows=0, nodes=1, chunks=1))] == [1, 3, 2, 1]
+    assert kinds(llm.answer(QUESTION, windows=0, nodes=1, chunks=1)) == [
+        (1, True),
+        (1, False),
+    ]  # no nodes yet
     assert "As trained." not in llm.answer(QUESTION, mode="text").prompt
-    make_adapter(tiny, stocked, reading={"mode": "memory"}).save(tmp_path / "memory")
+    random_reader(tiny, reading={"mode": "memory"}).save(tmp_path / "memory")
     llm = MemoryLLM.open(stocked, model=tiny, adapter=tmp_path / "memory")
     assert llm.answer(QUESTION, max_new_tokens=2).mode == "memory"
 
 
-def test_a_wrong_pair_is_refused(stocked, tiny, tmp_path):
+def test_another_models_reader_is_refused_and_any_encoder_will_do(stocked, tiny, tmp_path):
     other = load_llm(write_tiny(tmp_path / "other", seed=1), device="cpu")
-    make_adapter(tiny, stocked).save(tmp_path / "adapter")
+    random_reader(tiny).save(tmp_path / "reader")
     with pytest.raises(AdapterMismatchError, match="trained for the model"):
-        MemoryLLM.open(stocked, model=other, adapter=tmp_path / "adapter")
-    with (
-        MemoryIndex.open(tmp_path / "wide", encoder=ToyEncoder(dim=8)) as memory,
-        pytest.raises(AdapterMismatchError, match="trained for the encoder"),
-    ):
-        MemoryLLM.open(memory, model=tiny, adapter=tmp_path / "adapter")
-    with pytest.raises(NotFoundError, match="no adapter in"):
+        MemoryLLM.open(stocked, model=other, adapter=tmp_path / "reader")
+    with MemoryIndex.open(tmp_path / "wide", encoder=ToyEncoder(dim=8)) as memory:
+        memory.add(documents(2))
+        llm = MemoryLLM.open(memory, model=tiny, adapter=tmp_path / "reader")
+        assert llm.answer(QUESTION, mode="memory", max_new_tokens=2).usage.memory_tokens
+    with pytest.raises(NotFoundError, match="no reader in"):
+        MemoryLLM.open(stocked, model=tiny, adapter=tmp_path)
+    (tmp_path / "adapter.json").write_text("{}")
+    with pytest.raises(InvalidInputError, match="an adapter of an earlier version"):
         MemoryLLM.open(stocked, model=tiny, adapter=tmp_path)
 
 
@@ -144,39 +144,29 @@ def test_a_wrong_pair_is_refused(stocked, tiny, tmp_path):
 
 
 def test_the_memory_budget_drops_from_the_least_relevant_end(reader):
-    everything = reader.answer(QUESTION, windows=6, nodes=2, chunks=3)
+    everything = reader.answer(QUESTION, windows=6, chunks=3)
     total = everything.usage.memory_tokens
     assert everything.dropped == Dropped()
     for budget in range(total + 1):
-        answer = reader.answer(QUESTION, windows=6, nodes=2, chunks=3, memory_budget=budget, max_new_tokens=1)
+        answer = reader.answer(QUESTION, windows=6, chunks=3, memory_budget=budget, max_new_tokens=1)
         assert answer.usage.memory_tokens == budget
         lost = answer.dropped
-        assert lost.windows + lost.chunks + lost.nodes == total - budget
+        assert lost.windows + lost.chunks == total - budget
         assert not lost.chunks or lost.windows == 6
-        assert not lost.nodes or lost.chunks == 3
 
 
-def test_windows_that_are_kept_are_the_best(reader):
-    scores = sorted((one.score for one in reader.memory.recall(QUESTION, k=3).levels[0]), reverse=True)
-    kept = [one.score for one in reader.answer(QUESTION, windows=4).sources if one.level == 0]
-    assert sorted(kept, reverse=True) == pytest.approx(scores[:4])
-
-
-def test_several_tokens_per_embedding(stocked, tiny, reader):
-    llm = MemoryLLM(stocked, tiny, make_adapter(tiny, stocked, tokens_per_embedding=3), reader.config)
-    answer = llm.answer(QUESTION, memory_budget=10)
-    assert answer.usage.memory_tokens == 9
-    assert len([one for one in answer.sources if not one.as_text]) == 3
+def test_windows_that_are_kept_are_the_best_chunks(reader):
+    best = reader.memory.search(QUESTION, k=1)[0]
+    kept = [one for one in reader.answer(QUESTION, windows=4).sources if one.level == 0]
+    assert [one.chunk_id for one in kept] == [best.chunk_id] * 4
+    assert kept[0].start == best.start
+    assert [one.end for one in kept[:-1]] == [one.start for one in kept[1:]]
 
 
 def test_what_is_spelled_out_need_not_be_repeated(reader):
     best = reader.memory.search(QUESTION, k=1)[0].chunk_id
-    again = {one.chunk_id for one in reader.answer(QUESTION).sources if not one.as_text and one.level < 2}
-    once = {
-        one.chunk_id
-        for one in reader.answer(QUESTION, repeat=False).sources
-        if not one.as_text and one.level < 2
-    }
+    again = {one.chunk_id for one in reader.answer(QUESTION).sources if not one.as_text}
+    once = {one.chunk_id for one in reader.answer(QUESTION, repeat=False).sources if not one.as_text}
     assert again - once == {best}
 
 
@@ -216,7 +206,7 @@ def test_the_context_is_never_exceeded(reader, question, history, expand, window
         return
     assert len(plan.prompt) + new <= reader.llm.context
     assert not plan.dropped.windows or plan.dropped.turns == len(messages) - 1
-    assert not plan.dropped.passages or plan.prompt.memory_tokens <= 3 + 4
+    assert not plan.dropped.passages or plan.prompt.memory_tokens <= 3
 
 
 def planned(reader: MemoryLLM, messages: list[dict[str, str]], **options):
@@ -357,7 +347,7 @@ def test_bad_parts(reader, stocked, tiny):
 
 def test_an_empty_memory_is_said(tmp_path, tiny, reader):
     with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
-        for adapter in (None, make_adapter(tiny, memory)):
+        for adapter in (None, random_reader(tiny)):
             answer = MemoryLLM(memory, tiny, adapter, MemoryLLMConfig(max_new_tokens=4)).answer(QUESTION)
             assert (answer.mode, answer.sources, answer.usage.memory_tokens) == ("none", (), 0)
             assert answer.usage.output_tokens > 0
@@ -366,8 +356,7 @@ def test_an_empty_memory_is_said(tmp_path, tiny, reader):
 def test_a_memory_without_levels_or_windows(tmp_path, tiny):
     with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(windows=False)) as memory:
         memory.add(documents(1))
-        answer = MemoryLLM(
-            memory, tiny, make_adapter(tiny, memory), MemoryLLMConfig(max_new_tokens=4)
-        ).answer(QUESTION, text_tokens=60)
-        assert set(kinds(answer)) == {(1, True), (1, False)}
+        config = MemoryLLMConfig(max_new_tokens=4, chunks=1, repeat=True)
+        answer = MemoryLLM(memory, tiny, random_reader(tiny), config).answer(QUESTION, text_tokens=60)
+        assert set(kinds(answer)) == {(1, True), (1, False), (0, False)}
         assert answer.dropped.cut == 1

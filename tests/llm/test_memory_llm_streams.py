@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,12 @@ def test_batched_equals_single(reader):
     questions = [QUESTION, "What of the lamps?", [{"role": "user", "content": "And the maps number 7?"}]]
     for mode in ("both", "memory", "text"):
         single = [reader.answer(one, mode=mode) for one in questions]
-        assert reader.answer_batch(questions, mode=mode) == single
+        together = reader.answer_batch(questions, mode=mode)
+        assert [replace(one, unknown=None) for one in together] == [
+            replace(one, unknown=None) for one in single
+        ]
+        for one, other in zip(together, single, strict=True):  # padding changes the last digits
+            assert one.unknown == (None if mode == "text" else pytest.approx(other.unknown, abs=1e-4))
     assert reader.answer_batch([]) == []
 
 

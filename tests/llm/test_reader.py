@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import numpy as np
@@ -10,29 +11,21 @@ import torch
 from llm_tools import documents
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny
+from tiny_memory_llm import random_reader
 from toy import ToyEncoder
 
 from mllm_plugin import AdapterMismatchError, InvalidInputError, MemoryIndex, NotFoundError
-from mllm_plugin.llm import MemoryReader, load_llm
+from mllm_plugin.hierarchy import document_mark
+from mllm_plugin.llm import MemoryReader, load_llm, shipped_reader
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
 
 QUESTION = "Which part has the violins number 6?"
 TEXT = "The ship Aurora sails from Oslo to Lisbon."
 
 
-def trained(llm, seed: int = 0, **settings) -> MemoryReader:
-    """A reader whose every part does something, whatever it means."""
-    reader = MemoryReader.create(llm, rank=2, **settings)
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in reader._tensors.items():
-        if not name.endswith("idf"):
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
-    return reader
-
-
 @pytest.fixture(scope="module")
 def reader(tiny):
-    return trained(tiny)
+    return random_reader(tiny)
 
 
 @pytest.fixture
@@ -100,7 +93,7 @@ def test_saved_and_loaded_writes_the_same(tiny, reader, tmp_path):
     loaded.save(tmp_path / "again")
     again = MemoryReader.load(tmp_path / "again")
     assert again.fingerprint == loaded.fingerprint
-    assert trained(tiny, seed=1).fingerprint != reader.fingerprint
+    assert random_reader(tiny, seed=1).fingerprint != reader.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -121,6 +114,61 @@ def test_damaged_files_are_refused(reader, tmp_path, change):
         MemoryReader.load(tmp_path)
 
 
+def test_an_adapter_of_an_earlier_version_is_refused(tmp_path):
+    (tmp_path / "adapter.json").write_text("{}")
+    with pytest.raises(InvalidInputError, match=r"adapter of an earlier version.*`mllm train-llm"):
+        MemoryReader.load(tmp_path)
+
+
+def test_seen_documents(reader, tmp_path):
+    reader.save(tmp_path, documents=(document_mark(("a",), "secret"),))
+    loaded = MemoryReader.load(tmp_path)
+    assert loaded.has_seen("secret", ("a",))
+    assert not loaded.has_seen("secret")
+    assert "secret" not in (tmp_path / "reader.json").read_text()
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(NotFoundError, match=r"reader\.json is missing; `mllm train-llm`"):
+        MemoryReader.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": 3}, {"hidden": "wide"}, {"scale": 0}, {"format_version": 2}], ids=str
+)
+def test_a_configuration_that_is_none_is_refused(reader, tmp_path, change):
+    reader.save(tmp_path)
+    config = json.loads((tmp_path / "reader.json").read_text())
+    (tmp_path / "reader.json").write_text(json.dumps(config | change))
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        MemoryReader.load(tmp_path)
+
+
+def test_changes_of_a_wider_model_are_refused(reader, tmp_path):
+    other = load_llm(write_tiny(tmp_path / "wide", hidden=64), device="cpu")
+    with pytest.raises(InvalidInputError, match="do not fit the model"), reader.applied(other.model):
+        pass
+
+
+def test_two_readers_on_one_model(tiny):
+    one, other = random_reader(tiny), random_reader(tiny, seed=1)
+    [first], [second] = one.write(tiny, [TEXT]), other.write(tiny, [TEXT])
+    assert not np.allclose(first.vectors, second.vectors, atol=1e-2)
+    assert np.array_equal(one.write(tiny, [TEXT])[0].vectors, first.vectors)
+
+
+def test_the_model_is_what_it_was_after_an_error(tiny, reader):
+    weight = tiny.model.model.layers[0].mlp.up_proj.weight
+    before = weight.data.clone()
+    with pytest.raises(RuntimeError), reader.applied(tiny.model):
+        raise RuntimeError
+    assert torch.equal(weight.data, before)
+
+
+def test_nothing_is_shipped_for_the_tiny_model(tiny):
+    assert shipped_reader(tiny) is None
+
+
 def test_another_model_is_refused(reader, memory, tmp_path):
     other = load_llm(write_tiny(tmp_path / "other", seed=5), device="cpu")
     with pytest.raises(AdapterMismatchError, match="trained for the model"):
@@ -132,7 +180,7 @@ def test_another_model_is_refused(reader, memory, tmp_path):
 
 def test_memory_alone_reads_windows_of_the_hits_and_no_text(tiny, reader, memory):
     llm = MemoryLLM.open(memory, model=tiny, adapter=reader, config=MemoryLLMConfig(k=2, max_new_tokens=4))
-    answer = llm.answer(QUESTION, mode="memory", windows=500, memory_budget=500, chunks=0, repeat=False)
+    answer = llm.answer(QUESTION, mode="memory")
     texts = {one.id: one.text for one in documents()}
     hits = memory.search(QUESTION, k=2)
     assert {one.level for one in answer.sources} == {0}
@@ -146,8 +194,8 @@ def test_memory_alone_reads_windows_of_the_hits_and_no_text(tiny, reader, memory
 
 
 def test_both_spells_the_best_out_and_reads_the_others(tiny, reader, memory):
-    llm = MemoryLLM(memory, tiny, reader, MemoryLLMConfig(k=3, max_new_tokens=4, repeat=False, windows=500))
-    answer = llm.answer(QUESTION, memory_budget=500)
+    llm = MemoryLLM(memory, tiny, reader, MemoryLLMConfig(k=3, max_new_tokens=4, chunks=3))
+    answer = llm.answer(QUESTION)
     assert answer.mode == "both"
     spelled = [one.chunk_id for one in answer.sources if one.as_text]
     read = {one.chunk_id for one in answer.sources if not one.as_text}
@@ -157,7 +205,7 @@ def test_both_spells_the_best_out_and_reads_the_others(tiny, reader, memory):
 
 
 def test_a_chunk_is_written_once_and_a_removal_forgets_it(tiny, memory, monkeypatch):
-    reader, asked = trained(tiny), []
+    reader, asked = random_reader(tiny), []
     write = reader.write
     monkeypatch.setattr(reader, "write", lambda llm, texts: asked.extend(texts) or write(llm, texts))
     llm = MemoryLLM(memory, tiny, reader, MemoryLLMConfig(k=2, max_new_tokens=4, mode="memory"))

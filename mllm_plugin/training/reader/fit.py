@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from mllm_plugin.llm.reading import ReadingVectors, window_counts
-from mllm_plugin.training.reader.stack import Changes, LlamaStack, Weights
+from mllm_plugin.training.reader.stack import Changes, Stack, Weights
 from mllm_plugin.training.reader.tasks import Sizes, Step
 
 _DISTILL, _PAIRS = 1.0, 512
@@ -55,7 +55,7 @@ class Reader(torch.nn.Module):
         sizes: Shapes of a step.
     """
 
-    def __init__(self, stack: LlamaStack, idf: Tensor, config: FitConfig, sizes: Sizes) -> None:
+    def __init__(self, stack: Stack, idf: Tensor, config: FitConfig, sizes: Sizes) -> None:
         super().__init__()
         self.stack, self.sizes, self.config = stack, sizes, config
         self.reading = ReadingVectors(stack.embeddings, idf)
@@ -68,7 +68,7 @@ class Reader(torch.nn.Module):
         states = None
         if weights is not None:
             mask = live[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
-            states = self.stack.normed(self.stack(self.stack.embeddings[ids], weights, mask))
+            states = self.stack.normed(self.stack(self.stack.embed(ids), weights, mask))
         most, group = self.sizes.windows, self.sizes.group
         vectors = self.reading.windows(ids, live, states, size, most)
         counts = window_counts(live.sum(dim=-1), size)
@@ -89,10 +89,9 @@ class Reader(torch.nn.Module):
     def states(self, memory: Tensor, rows: Iterable[tuple[Tensor, Tensor]], weights: Weights) -> Tensor:
         """States of all rows laid end to end, before the last norm."""
         found = []
-        for ids, places in rows:
-            embeds = torch.where(
-                (places >= 0).unsqueeze(-1), memory[places.clamp(min=0)], self.stack.embeddings[ids]
-            )
+        for ids, places in (one for one in rows if len(one[0])):
+            soft = (places >= 0).unsqueeze(-1)
+            embeds = torch.where(soft, memory[places.clamp(min=0)], self.stack.embed(ids))
             found.append(self.stack(embeds, weights).flatten(0, 1))
         return torch.cat(found)
 
@@ -103,13 +102,13 @@ class Reader(torch.nn.Module):
         states = self.states(memory, step.rows, self.reader.added(self.stack))
         chosen = self.stack.normed(states[step.rows_at])
         return self.head(
-            chosen, self.stack.embeddings, step.targets, step.weights, step.taught, step.teacher, step.counted
+            chosen, self.stack.logits, step.targets, step.weights, step.taught, step.teacher, step.counted
         )
 
 
 def head(
     states: Tensor,
-    embeddings: Tensor,
+    logits: Callable[[Tensor], Tensor],
     targets: Tensor,
     weights: Tensor,
     taught: Tensor,
@@ -117,12 +116,13 @@ def head(
     counted: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses from the states of predicted positions [p, h]; no gradient goes to the teachers."""
-    tokens = cross_entropy((states @ embeddings.T).float(), targets, reduction="none")
-    known = log_softmax((states[teacher].detach() @ embeddings.T).float(), dim=-1)
-    said = log_softmax((states[taught] @ embeddings.T).float(), dim=-1)
+    tokens = cross_entropy(logits(states).float(), targets, reduction="none")
+    known = log_softmax(logits(states[teacher].detach()).float(), dim=-1)
+    said = log_softmax(logits(states[taught]).float(), dim=-1)
     apart = ((known.exp() * (known - said)).sum(dim=-1) * counted).sum() / counted.sum().clamp(min=1)
-    share = (weights[taught] * counted).sum() / weights.sum()
-    total = (tokens * weights).sum() / weights.sum() + _DISTILL * share * apart
+    whole = weights.sum().clamp(min=1e-6)  # a step may ask nothing
+    share = (weights[taught] * counted).sum() / whole
+    total = (tokens * weights).sum() / whole + _DISTILL * share * apart
     return total, tokens.detach(), apart.detach()
 
 
@@ -185,6 +185,33 @@ class Progress:
     divergence: float
 
 
+def optimizer_of(reader: Reader) -> torch.optim.Optimizer:
+    """For everything that is trained; its groups know their highest rates."""
+    config = reader.config
+    changes = [*reader.writer.parameters(), *reader.reader.parameters()]
+    groups = [
+        {"params": changes, "lr": config.rate, "top": config.rate},
+        {"params": list(reader.reading.parameters()), "lr": config.map_rate, "top": config.map_rate},
+    ]
+    fused = reader.stack.embeddings.device.type == "cuda"
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+
+
+def one_step(
+    reader: Reader, optimizer: torch.optim.Optimizer, step: TensorStep, part: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Trains on a step, at the rate for a part of the way in [0, 1]; returns what `Reader.loss` does."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["top"] * _rate(part)
+    found = reader.loss(step)
+    found[0].backward()
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return found
+
+
 def fit(
     reader: Reader,
     steps: Iterable[Step],
@@ -194,13 +221,7 @@ def fit(
     most_steps: int | None = None,
 ) -> Iterator[Progress]:
     """Trains until the time is up; yields every few steps."""
-    config = reader.config
-    changes = [*reader.writer.parameters(), *reader.reader.parameters()]
-    groups = [
-        {"params": changes, "lr": config.rate, "top": config.rate},
-        {"params": list(reader.reading.parameters()), "lr": config.map_rate, "top": config.map_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=device.type == "cuda")
+    config, optimizer = reader.config, optimizer_of(reader)
     began, sums, counts, divergences = time.monotonic(), {}, {}, []
     for number, step in enumerate(steps, start=1):
         part = (time.monotonic() - began) / config.seconds
@@ -208,13 +229,7 @@ def fit(
             part = (number - 1) / most_steps
         if part >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = group["top"] * _rate(part)
-        total, tokens, apart = reader.loss(TensorStep.of(step, device))
-        total.backward()
-        torch.nn.utils.clip_grad_norm_([*changes, *groups[1]["params"]], 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _, tokens, apart = one_step(reader, optimizer, TensorStep.of(step, device), part)
         for kind, places in step.kinds.items():
             sums[kind] = sums.get(kind, 0) + tokens[torch.as_tensor(places, device=device)].mean()
             counts[kind] = counts.get(kind, 0) + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_plugin.training.reader.fit import Reader, TensorStep
+from mllm_plugin.training.reader.prompts import Ids, Prompts
 from mllm_plugin.training.reader.stack import Weights
-from mllm_plugin.training.reader.tasks import Memory, Prompts, Row, Sizes, assemble, prompt_row
+from mllm_plugin.training.reader.tasks import Memory, Row, Sizes, assemble, prompt_row
 from mllm_plugin.training.reader.texts import LONGEST, ReaderTexts
 
 _REPEATED = 64  # tokens
@@ -35,41 +36,60 @@ class Held:
     prompts: Prompts
 
     def questions(self, most: int | None = None) -> NDArray[np.int64]:
-        """Numbers of the held-out ones, in an order that mixes them."""
-        found = np.flatnonzero(self.texts.held_out)
+        """Numbers of the held-out ones that fit the shapes, in an order that mixes them."""
+        found = [n for n in np.flatnonzero(self.texts.held_out) if self._fits(int(n))]
         return np.random.default_rng(0).permutation(found)[:most]
 
-    def _batches(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        size = self.reader.sizes.chunks
-        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    def _fits(self, number: int) -> bool:
+        texts, prompts = self.texts, self.prompts
+        answer = len(texts.answers[number]) + 1
+        parts = [texts.chunks[int(texts.asked[number])][:LONGEST], texts.questions[number]]
+        parts += [prompts[name] for name in ("head", "tail", "gap")]
+        return answer <= _REPEATED and sum(map(len, parts)) + answer <= self.reader.sizes.long_tokens
 
-    def _sizes(self) -> Sizes:
-        """Shapes with room for a row of any kind for each chunk."""
+    def _others(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A question about another chunk for each, half way round where that is one."""
+        asked, count = self.texts.asked[numbers], len(numbers)
+        found = []
+        for place, chunk in enumerate(asked):
+            turned = [(place + count // 2 + n) % count for n in range(count)]
+            found.append(next((one for one in turned if asked[one] != chunk), place))
+        return numbers[found]
+
+    def _tokens(self, numbers: NDArray[np.int64]) -> list[Ids]:
+        return [self.texts.chunks[int(self.texts.asked[n])][:LONGEST] for n in numbers]
+
+    def _batches(self, numbers: NDArray[np.int64], way: str) -> Iterator[tuple[NDArray[np.int64], list[Ids]]]:
+        """Questions, and the chunks whose memory is read."""
+        read = self._tokens(self._others(numbers) if way == "foreign" else numbers)
+        size = self.reader.sizes.chunks
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size], read[start : start + size]
+
+    def _sizes(self, rows: Sequence[Row]) -> Sizes:
+        """Shapes with room for just these rows."""
         sizes = self.reader.sizes
-        return replace(sizes, short=sizes.chunks, long=sizes.chunks, predicted=sizes.chunks * _REPEATED)
+        short = sum(len(row) <= sizes.short_tokens for row in rows)
+        return replace(sizes, short=short, long=len(rows) - short, predicted=len(rows) * _REPEATED)
 
     def _rows(
-        self, numbers: NDArray[np.int64], ratio: int, way: str, *, repeat: bool
-    ) -> tuple[list, NDArray, list[Row]]:
-        tokens = [self.texts.chunks[int(self.texts.asked[n])][:LONGEST] for n in numbers]
-        size = np.full(len(numbers), ratio)
-        memory = Memory(self.reader.sizes, np.array([len(one) for one in tokens]), size)
-        rows = []
+        self, numbers: NDArray[np.int64], read: list[Ids], size: Ids, way: str, *, repeat: bool
+    ) -> list[Row]:
+        own, rows = self._tokens(numbers), []
+        memory = Memory(self.reader.sizes, np.array([len(one) for one in read]), size)
         for place, number in enumerate(numbers):
-            other = (place + len(numbers) // 2) % len(numbers)
-            block = {"own": place, "foreign": other}.get(way)
-            soft = _NOTHING if block is None else memory.windows(block)
+            soft = memory.windows(place) if way in ("own", "foreign") else _NOTHING
             if repeat:
                 rows.append(
-                    prompt_row(self.prompts, soft, [], self.prompts["repeat"], tokens[place][:_REPEATED], way)
+                    prompt_row(self.prompts, soft, [], self.prompts["repeat"], own[place][:_REPEATED], way)
                 )
                 continue
             said = np.concatenate([self.texts.answers[int(number)], self.prompts["end"]])
-            passages = [tokens[place]] if way == "text" else []
+            passages = [own[place]] if way == "text" else []
             rows.append(
                 prompt_row(self.prompts, soft, passages, self.texts.questions[int(number)], said, way)
             )
-        return tokens, size, rows
+        return rows
 
     @torch.no_grad()
     def losses(
@@ -77,11 +97,12 @@ class Held:
     ) -> NDArray[np.float64]:
         """Mean loss per token of each answer (with its end), or of repeating each chunk [q]."""
         found = []
-        for batch in self._batches(numbers):
-            tokens, size, rows = self._rows(batch, ratio, way, repeat=repeat)
+        for batch, read in self._batches(numbers, way):
+            size = np.full(len(batch), ratio)
+            rows = self._rows(batch, read, size, way, repeat=repeat)
             for row in rows:
                 row.weight = 1.0
-            step = assemble(tokens, size, rows, self._sizes())
+            step = assemble(read, size, rows, self._sizes(rows))
             given = TensorStep.of(step, self.reader.stack.embeddings.device)
             values = self.reader.loss(given)[1].cpu().numpy()
             places = step.kinds[way]
@@ -97,10 +118,11 @@ class Held:
         writes = self.reader.writer.added(self.reader.stack) if self.reader.config.writes else None
         weights = self.reader.reader.added(self.reader.stack)
         found: list[list[int]] = []
-        for batch in self._batches(numbers):
-            tokens, size, rows = self._rows(batch, ratio, way, repeat=False)
+        for batch, read in self._batches(numbers, way):
+            size = np.full(len(batch), ratio)
+            rows = self._rows(batch, read, size, way, repeat=False)
             step = TensorStep.of(
-                assemble(tokens, size, [], self.reader.sizes), self.reader.stack.embeddings.device
+                assemble(read, size, [], self.reader.sizes), self.reader.stack.embeddings.device
             )
             memory = self.reader.memory(step.ids, step.live, step.size, writes)
             found += self._greedy(rows, memory, weights, most)
@@ -118,7 +140,7 @@ class Held:
         lines, said = torch.arange(len(rows), device=device), []
         for _ in range(most):
             states = self.reader.states(memory, [(ids, places)], weights).unflatten(0, ids.shape)
-            chosen = (stack.normed(states[lines, last]) @ stack.embeddings.T).argmax(dim=-1)
+            chosen = stack.logits(stack.normed(states[lines, last])).argmax(dim=-1)
             said.append(chosen)
             last = last + 1
             ids[lines, last] = chosen

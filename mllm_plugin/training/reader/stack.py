@@ -1,8 +1,8 @@
 """A Llama decoder as one function per layer, with low-rank changes added into its weights at each step.
 
 The layers' weights are stacked, so that all changes of one kind are one batched product, and a compiler sees
-the layer once. It computes what transformers' `LlamaModel` does (tests compare them); models of other
-families are trained through transformers itself.
+the layer once. It computes what transformers' `LlamaModel` does (tests compare them); `models` has what runs
+other families through transformers itself.
 
 Shapes: n layers, b rows, t tokens, h width, a heads, d head dimensions.
 
@@ -41,8 +41,44 @@ class Shape:
     eps: float
 
 
-class LlamaStack(nn.Module):
-    """Frozen weights of a decoder.
+class Stack(nn.Module):
+    """A decoder with frozen weights, of which some can be replaced.
+
+    Attributes:
+        embeddings: Of its input [v, h].
+        dtype: It computes in this.
+    """
+
+    embeddings: Tensor
+    dtype: Any
+
+    def bases(self) -> dict[str, Tensor]:
+        """Weights that can be changed [..., out, in], by name."""
+        raise NotImplementedError
+
+    def places(self, name: str) -> list[str]:
+        """Names in transformers of the layers that a weight is of."""
+        raise NotImplementedError
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Weights without changes."""
+        return {name: weight.to(self.dtype) for name, weight in self.bases().items()}
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input of tokens."""
+        return self.embeddings[ids]
+
+    def normed(self, states: Tensor) -> Tensor:
+        """States after the last norm."""
+        raise NotImplementedError
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of the next token, from normed states."""
+        raise NotImplementedError
+
+
+class LlamaStack(Stack):
+    """Stacked weights of a Llama.
 
     Args:
         tensors: A Llama model's, by their names in transformers.
@@ -52,8 +88,8 @@ class LlamaStack(nn.Module):
 
     cos: Tensor
     sin: Tensor
-    embeddings: Tensor
     norm: Tensor
+    output: Tensor
 
     def __init__(
         self,
@@ -75,6 +111,8 @@ class LlamaStack(nn.Module):
             self.register_buffer(name, torch.stack(rows).to(dtype))
         self.register_buffer("norm", tensors["model.norm.weight"].to(dtype))
         self.register_buffer("embeddings", tensors["model.embed_tokens.weight"].to(dtype))
+        own = tensors.get("lm_head.weight") if not config.get("tie_word_embeddings") else None
+        self.register_buffer("output", self.embeddings if own is None else own.to(dtype))
         rope = config.get("rope_parameters") or config
         dim = int(config.get("head_dim") or config["hidden_size"] // heads)
         rates = 1.0 / float(rope["rope_theta"]) ** (torch.arange(0, dim, 2).float() / dim)
@@ -83,9 +121,13 @@ class LlamaStack(nn.Module):
         self.register_buffer("sin", angles.sin().to(dtype))
         self.layer = layer
 
-    def frozen(self) -> dict[str, Tensor]:
-        """Weights without changes."""
-        return {name: getattr(self, name).to(self.dtype) for name in NAMES}
+    def bases(self) -> dict[str, Tensor]:
+        """Weights that can be changed [n, out, in], by name."""
+        return {name: getattr(self, name) for name in NAMES}
+
+    def places(self, name: str) -> list[str]:
+        """Names in transformers of the layers that a weight is of."""
+        return [f"model.layers.{n}.{NAMES[name]}" for n in range(self.layers)]
 
     def forward(self, embeds: Tensor, weights: Weights, mask: Tensor | None = None) -> Tensor:
         """States [b, t, h] before the last norm.
@@ -108,6 +150,10 @@ class LlamaStack(nn.Module):
     def normed(self, states: Tensor) -> Tensor:
         """States after the last norm."""
         return rms_norm(states, self.norm, self.shape.eps)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of the next token, from normed states."""
+        return states @ self.output.T
 
 
 def layer(
@@ -156,7 +202,7 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Changes(nn.Module):
-    """Low-rank changes to all layers of a stack; nothing to begin with.
+    """Low-rank changes to all weights of a stack that can be changed; nothing to begin with.
 
     Args:
         stack: What is changed.
@@ -164,29 +210,42 @@ class Changes(nn.Module):
         alpha: Their scale, relative to the rank.
     """
 
-    def __init__(self, stack: LlamaStack, rank: int, alpha: float) -> None:
+    def __init__(self, stack: Stack, rank: int, alpha: float) -> None:
         super().__init__()
         self.scale = alpha / rank
         self.inner, self.outer = nn.ParameterDict(), nn.ParameterDict()
-        for name in NAMES:
-            layers, out, into = getattr(stack, name).shape
-            self.inner[name] = nn.Parameter(torch.randn(layers, rank, into) / into**0.5)
-            self.outer[name] = nn.Parameter(torch.zeros(layers, out, rank))
+        for name, weight in stack.bases().items():
+            *layers, out, into = weight.shape
+            self.inner[_key(name)] = nn.Parameter(torch.randn(*layers, rank, into) / into**0.5)
+            self.outer[_key(name)] = nn.Parameter(torch.zeros(*layers, out, rank))
 
-    def added(self, stack: LlamaStack) -> dict[str, Tensor]:
+    def added(self, stack: Stack) -> dict[str, Tensor]:
         """The stack's weights with the changes in them."""
         found = {}
-        for name in NAMES:
-            change = torch.bmm(self.outer[name], self.inner[name])
-            found[name] = (getattr(stack, name) + self.scale * change).to(stack.dtype)
+        for name, weight in stack.bases().items():
+            change = self.outer[_key(name)] @ self.inner[_key(name)]
+            found[name] = (weight + self.scale * change).to(stack.dtype)
         return found
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Their values by the names that peft gives them."""
-        found = {}
-        for name, place in NAMES.items():
-            pairs = zip(self.inner[name].detach(), self.outer[name].detach(), strict=True)
-            for n, (inner, outer) in enumerate(pairs):
-                found[f"model.layers.{n}.{place}.lora_A.weight"] = inner
-                found[f"model.layers.{n}.{place}.lora_B.weight"] = outer
-        return found
+    def tensors(self, stack: Stack) -> dict[str, Tensor]:
+        """Their values, not copied, by the names of the layers in transformers, as `llm.lora` has them."""
+        return {
+            f"{place}.{part}.weight": value
+            for name in stack.bases()
+            for part, values in (("lora_A", self.inner), ("lora_B", self.outer))
+            for place, value in _rows(stack.places(name), values[_key(name)].detach())
+        }
+
+    def load(self, stack: Stack, tensors: Weights) -> None:
+        """Takes values over that `tensors` gave."""
+        for name, value in self.tensors(stack).items():
+            value.copy_(tensors[name])
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # torch allows no dots
+
+
+def _rows(places: list[str], values: Tensor) -> list[tuple[str, Tensor]]:
+    rows = values.unbind(0) if values.dim() == 3 else [values]
+    return list(zip(places, rows, strict=True))

@@ -8,29 +8,16 @@ Shapes: c chunks, t their tokens, s windows each, g groups, r rows, w tokens per
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.llm.reading import RATIOS
+from mllm_plugin.training.reader.prompts import Ids, Prompts
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, NUMBER, YEAR, ReaderTexts
 
-Ids = NDArray[np.int64]
-
-PARTS = {
-    "repeat": "Repeat the text of the memory.",
-    "continue": "Continue the text of the memory.",
-    "fill": "Fill in the blank: ",
-    "blank": " ____",
-    "what": " what",
-    "year": " which year",
-    "many": " how many",
-    "mark": "?",
-    "gap": "\n\n",
-    "unknown": "unknown",
-}
 REPEAT, CONTINUE, FILL, ANSWER, REFUSE = "repeat", "continue", "fill", "answer", "refuse"
 _DROPPED_WORDS = 0.12
 
@@ -121,25 +108,6 @@ class Step:
 
 
 @dataclass
-class Prompts:
-    """Fixed parts of prompts as ids: `PARTS`, and head, tail, end and word starts of the model."""
-
-    parts: Mapping[str, Ids]
-    word_starts: frozenset[int]
-
-    @classmethod
-    def of(cls, parts: Mapping[str, Sequence[int]]) -> Prompts:
-        """From lists of ids."""
-        words = frozenset(parts["word_starts"])
-        return cls(
-            {name: np.array(ids, np.int64) for name, ids in parts.items() if name != "word_starts"}, words
-        )
-
-    def __getitem__(self, name: str) -> Ids:
-        return self.parts[name]
-
-
-@dataclass
 class Memory:
     """Places in the memory of one step: windows of chunk n, its mean, the mean of its group."""
 
@@ -211,9 +179,10 @@ class Sampler:
     ) -> list[Row]:
         rows: list[Row] = []
         for place, chunk in enumerate(chunks):
-            near = [one for one in range(len(chunks)) if one // self.sizes.group == place // self.sizes.group]
+            near = [n for n in range(len(chunks)) if n // self.sizes.group == place // self.sizes.group]
             others = [one for one in near if one != place]
-            far = int(rng.choice([one for one in range(len(chunks)) if one not in near]))
+            same = chunks[place]
+            far = [n for n, one in enumerate(chunks) if n not in near and one != same]
             write = _Writer(self.prompts, tokens, memory, place, others, far, rng)
             asked = self._questions.get(chunk, [])
             for number in rng.permutation(asked)[:2]:
@@ -223,7 +192,7 @@ class Sampler:
             for number in rng.permutation(blanks)[:wanted]:
                 blank = self.texts.blanks[number]
                 rows += write.question(
-                    self._cloze(tokens[place], blank, rng), self.texts.fillings[number], FILL
+                    self.cloze(tokens[place], blank, rng), self.texts.fillings[number], FILL
                 )
             if rng.random() < 0.35:
                 rows.append(write.repeat())
@@ -236,7 +205,7 @@ class Sampler:
                 rows.append(write.go_on(self.texts.chunks[chunk + 1]))
         return rows
 
-    def _cloze(self, ids: Ids, blank: NDArray[np.int32], rng: np.random.Generator) -> Ids:
+    def cloze(self, ids: Ids, blank: NDArray[np.int32], rng: np.random.Generator) -> Ids:
         """A question for what stands in a blank: part of its sentence, some words left out."""
         _, begin, start, end, finish, kind = blank.tolist()
         left = self._thin(ids[max(begin, start - int(rng.integers(5, 24))) : start], rng)
@@ -264,7 +233,7 @@ class _Writer:
     memory: Memory
     place: int
     others: Sequence[int]
-    far: int
+    far: Sequence[int]
     rng: np.random.Generator
 
     def question(self, question: Ids, answer: Ids, kind: str) -> list[Row]:
@@ -272,8 +241,9 @@ class _Writer:
         rng, number = self.rng, int(self.rng.integers(1 << 60))
         said = np.concatenate([answer, self.prompts["end"]])
         chance = rng.random()
-        if chance < 0.08:
-            return [self._refusal(question, self.others if kind == ANSWER else [self.far])]
+        if chance < 0.08 and self.far:
+            far = [int(rng.choice(self.far))]
+            return [self._refusal(question, self.others if kind == ANSWER else far)]
         found = []
         if chance < 0.58:
             block = self._block(several=rng.random() < 0.6)

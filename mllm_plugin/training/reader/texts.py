@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import split_text, word_offsets
+from mllm_plugin.chunking import Span, split_text
 
 LONGEST = 192  # tokens of a chunk while training
 YEAR, NUMBER, NAME, RARE = range(4)
 _NUMBER = re.compile(r"(?<= )\d[\d,.]*\d|(?<= )\d")
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w'’-]+(?: [A-Z][\w'’-]+){0,3}")
-_RARE = re.compile(r"(?<= )[a-z]{7,}")
+_RARE = re.compile(r"(?<= )[^\W\d_A-Z][^\W\d_]{6,}")
 _SENTENCE = re.compile(r"[.!?]\s+|\n+")
 _BLANKS = 5  # per chunk at most
+_SHORTEST = 16  # characters of a chunk
 HELD_OUT = -1
 _WORDS = (50, 80, 105, 105, 130)
 
@@ -37,15 +38,16 @@ class Ragged:
         ends: Where each sequence ends.
     """
 
-    def __init__(self, values: NDArray[np.uint16], ends: NDArray[np.int64]) -> None:
+    def __init__(self, values: NDArray[np.unsignedinteger], ends: NDArray[np.int64]) -> None:
         self.values, self.ends = values, ends
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Ragged:
+    def of(cls, rows: Sequence[Sequence[int] | NDArray[np.integer]]) -> Ragged:
         """From lists."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        flat = np.fromiter((one for row in rows for one in row), np.uint16, int(lengths.sum()))
-        return cls(flat, np.cumsum(lengths))
+        flat = np.fromiter((one for row in rows for one in row), np.uint32, int(lengths.sum()))
+        small = not len(flat) or flat.max() < 1 << 16  # as most vocabularies are
+        return cls(flat.astype(np.uint16) if small else flat, np.cumsum(lengths))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -115,20 +117,24 @@ class Asked:
         text: The question.
         answers: Accepted answers; one of them stands in the document.
         document: Its id.
-        held_out: For measuring.
     """
 
     text: str
     answers: tuple[str, ...]
     document: str
-    held_out: bool
 
 
 Set = tuple[Iterable[tuple[str, str]], Sequence[Asked]]
+Cut = Callable[[str], Sequence[Span]]
 
 
 def prepare(
-    sets: Sequence[Set], tokenizer: Any, *, held_out: Set | None = None, seed: int = 0
+    sets: Sequence[Set],
+    tokenizer: Any,
+    *,
+    held_out: Set | None = None,
+    cut: Cut | None = None,
+    seed: int = 0,
 ) -> ReaderTexts:
     """Cuts and tokenises texts, and finds blanks.
 
@@ -136,37 +142,39 @@ def prepare(
         sets: For each its documents (id, text) and its questions.
         tokenizer: A fast one.
         held_out: Documents that are for measuring alone, and their questions.
+        cut: Gives a text's chunks; of differing lengths when left out.
         seed: Of chunk lengths and of the choice of blanks.
     """
-    rng, found = np.random.default_rng(seed), _Found(tokenizer)
+    rng = np.random.default_rng(seed)
+    found = _Found(tokenizer, rng, cut or (lambda text: split_text(text, int(rng.choice(_WORDS)))))
     for number, (documents, questions) in [*enumerate(sets), *([(HELD_OUT, held_out)] if held_out else [])]:
         by_document: dict[str, list[Asked]] = {}
         for one in questions:
             by_document.setdefault(one.document, []).append(one)
         for name, text in documents:
-            found.add(number, text, by_document.get(name, ()), rng)
+            found.add(number, text, by_document.get(name, ()))
     return found.finish()
 
 
 class _Found:
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, rng: np.random.Generator, cut: Cut) -> None:
+        self.tokenizer, self.rng, self.cut = tokenizer, rng, cut
         self.texts: list[str] = []
         self.documents: list[int] = []
         self.sources: list[int] = []
         self.picked: list[list[tuple[int, int, int, int, int]]] = []
         self.asked: list[tuple[int, Asked]] = []
 
-    def add(self, source: int, text: str, questions: Sequence[Asked], rng: np.random.Generator) -> None:
+    def add(self, source: int, text: str, questions: Sequence[Asked]) -> None:
         document = self.documents[-1] + 1 if self.documents else 0
-        for span in split_text(text, int(rng.choice(_WORDS)), word_offsets):
+        for span in self.cut(text):
             piece = text[span.start : span.end]
-            if len(piece) < 40:
+            if len(piece) < _SHORTEST:
                 continue
             self.texts.append(piece)
             self.documents.append(document)
             self.sources.append(source)
-            self.picked.append(_pick(piece, rng))
+            self.picked.append(_pick(piece, self.rng))
             for one in questions:
                 if any(answer in piece for answer in one.answers):
                     self.asked.append((len(self.texts) - 1, one))
@@ -197,7 +205,7 @@ class _Found:
             np.array([number for number, _ in kept], np.int32),
             Ragged.of(self._ids([one.text for _, one in kept])),
             Ragged.of(self._ids([self._said(number, one) for number, one in kept])),
-            np.array([one.held_out for _, one in kept], bool),
+            np.array([self.sources[number] == HELD_OUT for number, _ in kept], bool),
             _idf(rows, len(self.tokenizer)),
         )
 

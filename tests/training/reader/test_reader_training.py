@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import load_file
 from tiny import write_tiny
 
-from mllm_plugin.llm import MemoryReader, PromptLayout, ReaderConfig, load_llm, lora
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm, lora
 from mllm_plugin.training.reader.fit import FitConfig, Reader, TensorStep, fit
 from mllm_plugin.training.reader.measure import Held
+from mllm_plugin.training.reader.models import ModelStack, stack_of
+from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
 from mllm_plugin.training.reader.stack import Changes, LlamaStack
-from mllm_plugin.training.reader.tasks import PARTS, Prompts, Sampler, Sizes
+from mllm_plugin.training.reader.tasks import Sampler, Sizes
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, Asked, ReaderTexts, prepare
 
 SIZES = Sizes(chunks=8, short=14, long=6, short_tokens=256, long_tokens=640, predicted=1600)
@@ -36,22 +39,13 @@ def sentences(number: int) -> str:
 @pytest.fixture(scope="module")
 def texts(llm) -> ReaderTexts:
     documents = [(f"d{n}", sentences(n)) for n in range(40)]
-    asked = [Asked(f"Price of {n}?", (f"{n} crowns",), f"d{n}", n >= 32) for n in range(40)]
+    asked = [Asked(f"Price of {n}?", (f"{n} crowns",), f"d{n}") for n in range(40)]
     return prepare([(documents[:32], asked)], llm.tokenizer, held_out=(documents[32:], asked))
 
 
 @pytest.fixture(scope="module")
 def parts(llm) -> dict[str, list[int]]:
-    ids = llm.tokenizer(list(PARTS.values()), add_special_tokens=False)["input_ids"]
-    prompt = PromptLayout(llm.tokenizer, system="").build("Q", memory_tokens=1)
-    place = prompt.ids.index(llm.tokenizer("Q")["input_ids"][0], prompt.memory_at)
-    ends = {"head": list(prompt.ids[: prompt.memory_at]), "tail": list(prompt.ids[place + 1 :])}
-    return {
-        **dict(zip(PARTS, ids, strict=True)),
-        **ends,
-        "end": [llm.tokenizer.eos_token_id],
-        "word_starts": [],
-    }
+    return prompt_parts(llm.tokenizer)
 
 
 @pytest.fixture
@@ -59,18 +53,39 @@ def stack(llm) -> LlamaStack:
     return LlamaStack(llm.model.state_dict(), llm.model.config.to_dict(), longest=1024)
 
 
-def test_the_stack_is_the_model(llm, stack):
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gpt2"])
+def test_the_stack_is_the_model(llm, kind, tmp_path):
+    llm = llm if kind == "llama" else load_llm(write_tiny(tmp_path, kind=kind), device="cpu")
+    stack = stack_of(llm, longest=1024)
+    assert isinstance(stack, LlamaStack if kind == "llama" else ModelStack)
     ids = torch.tensor([llm.tokenizer(sentences(3))["input_ids"]])
-    changes = Changes(stack, rank=2, alpha=4)
+    embeds, seen = stack.embed(ids), torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
+    changes, decoder = Changes(stack, rank=2, alpha=4), llm.model.get_decoder()
     with torch.no_grad():
         for outer in changes.outer.values():
             outer.copy_(torch.randn(outer.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-        plain = stack.normed(stack(stack.embeddings[ids], stack.frozen()))
-        assert torch.allclose(plain, llm.model.model(ids).last_hidden_state, atol=1e-4)
-        changed = stack.normed(stack(stack.embeddings[ids], changes.added(stack)))
-        with lora.in_place(llm.model, lora.added(llm.model, changes.tensors(), changes.scale)):
-            assert torch.allclose(changed, llm.model.model(ids).last_hidden_state, atol=1e-4)
+        plain = stack.normed(stack(embeds, stack.frozen()))
+        assert torch.allclose(plain, decoder(ids).last_hidden_state, atol=1e-4)
+        assert torch.allclose(stack.logits(plain), llm.model(ids).logits, atol=1e-4)
+        changed, both_ways = (stack.normed(stack(embeds, changes.added(stack), one)) for one in (None, seen))
+        with lora.in_place(llm.model, lora.added(llm.model, changes.tensors(stack), changes.scale)):
+            assert torch.allclose(changed, decoder(ids).last_hidden_state, atol=1e-4)
+            free = decoder(inputs_embeds=embeds, attention_mask=torch.zeros(seen.shape)).last_hidden_state
+            assert torch.allclose(both_ways, free, atol=1e-4)
         assert not torch.allclose(changed, plain, atol=1e-2)
+        assert not torch.allclose(changed[:, 0], both_ways[:, 0], atol=1e-2)
+    again = Changes(stack, rank=2, alpha=4)
+    again.load(stack, changes.tensors(stack))
+    assert all(torch.equal(*pair) for pair in zip(again.parameters(), changes.parameters(), strict=True))
+
+
+def test_a_model_whose_output_is_something_else_is_refused(tmp_path, monkeypatch):
+    llm = load_llm(write_tiny(tmp_path, kind="qwen2"), device="cpu")
+    monkeypatch.setattr(
+        llm.model, "get_output_embeddings", lambda: lambda states: states @ torch.ones(32, 258)
+    )
+    with pytest.raises(InvalidInputError, match="cannot be trained for"):
+        stack_of(llm, longest=64)
 
 
 def test_texts_have_blanks_that_say_what_stood_there(llm, texts, tmp_path):
@@ -130,8 +145,8 @@ def test_it_learns_and_what_it_learned_is_read_with_transformers(llm, stack, tex
     assert len(numbers) == 8
     assert held.losses(numbers, 4, "own").shape == (8,)
     assert len(held.answers(numbers, 4, "own", most=3)) == 8
-    tensors = {f"writer.{name}": value for name, value in reader.writer.tensors().items()}
-    tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors().items()}
+    tensors = {f"writer.{name}": value for name, value in reader.writer.tensors(reader.stack).items()}
+    tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors(reader.stack).items()}
     tensors |= {f"space.{name}": value for name, value in reader.reading.state_dict().items()}
     tensors["space.idf"] = torch.from_numpy(texts.idf.astype(np.float32))
     made = MemoryReader(

@@ -1,16 +1,18 @@
-"""Curves of an adapter's training as a picture, when matplotlib is installed (extra `train`)."""
+"""Curves of a reader's training as a picture, when matplotlib is installed (extra `train`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mllm_plugin.training.reader.measure import WAYS
+
 
 def plot_losses(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
-    """Draws the training loss and the held-out loss of every mode by step.
+    """Draws the training loss and the held-out losses by step.
 
     Args:
-        rows: See `mllm_plugin.training.llm.loop.Fitted`.
+        rows: See `mllm_plugin.training.reader.loop.Loop`.
         path: Picture to write.
 
     Returns:
@@ -25,9 +27,9 @@ def plot_losses(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     steps = [row["step"] for row in rows]
-    axes.plot(steps, [row["loss"] for row in rows], color="0.7", label="training")
-    for mode in [name for name in rows[0] if name not in ("step", "loss", "held_out")]:
-        axes.plot(steps, [row[mode] for row in rows], marker=".", label=f"held out, {mode}")
+    axes.plot(steps, [row["loss"] for row in rows], color="0.7", label="training, all kinds of rows")
+    for way in WAYS:
+        axes.plot(steps, [row[way] for row in rows], marker=".", label=f"held out, {way}")
     axes.set(xlabel="step", ylabel="loss per answer token")
     axes.legend(fontsize=7)
     figure.tight_layout()

@@ -1,1 +1,0 @@
-"""Training of memory adapters for language models."""
