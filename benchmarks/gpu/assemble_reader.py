@@ -19,6 +19,7 @@ from mllm_plugin.training.reader.fit import FitConfig
 from mllm_plugin.training.reader.prompts import PARTS
 from mllm_plugin.training.reader.texts import ReaderTexts
 
+AUTO = {"mode": "text", "expand": 1, "lora": True}  # beside text its memory tokens harm
 READING = {"memory_budget": 512, "windows": 512, "chunks": 0, "nodes": 0, "repeat": False}
 
 
@@ -43,6 +44,7 @@ def main() -> None:
         scale=FitConfig().alpha,
         refusal=PARTS["unknown"],
         reading=READING,
+        auto=AUTO,
         about={
             "steps": run["curve"][-1]["step"],
             "seed": run["args"]["seed"],

@@ -51,6 +51,7 @@ class ReaderConfig(BaseModel):
         scale: Of the low-rank changes.
         refusal: What it says when the memory does not hold the answer.
         reading: Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others.
+        auto: Settings that mode "auto" stands for; what was measured to answer best.
         documents: Marks of the user's documents that the training saw, see `document_mark`.
         about: Data, command, seeds, figures; for people.
     """
@@ -67,6 +68,7 @@ class ReaderConfig(BaseModel):
     scale: float = Field(default=2.0, gt=0)
     refusal: str = "unknown"
     reading: dict[str, Any] = {}
+    auto: dict[str, Any] = {"mode": "both"}
     documents: tuple[str, ...] = ()
     about: dict[str, Any] = {}
 

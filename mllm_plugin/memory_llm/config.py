@@ -20,7 +20,8 @@ class MemoryLLMConfig(BaseModel):
 
     Args:
         mode: "memory" for what the reader wrote of the chunks only, "text" for chunks spelled out only,
-            "both", "none" for the plain model without a search, or "auto": both with a reader, text without.
+            "both", "none" for the plain model without a search, or "auto": what the reader was measured to do
+            best with, text without one.
         k: Chunks to find.
         expand: Of these, the best so many are spelled out; when left out, 1 beside memory tokens and all k
             in mode "text".

@@ -230,8 +230,18 @@ class MemoryLLM:
         if config.mode == "none":
             asked_for = "system" in {*self.config.model_fields_set, *given}
             return config.model_copy(update={"system": config.system if asked_for else ""})
-        mode = "text" if self.adapter is None else "both" if config.mode == "auto" else config.mode
-        return config.model_copy(update={"mode": mode})
+        if self.adapter is None:
+            return config.model_copy(update={"mode": "text"})
+        return self._automatic(config, {*self.config.model_fields_set, *given})
+
+    def _automatic(self, config: MemoryLLMConfig, chosen: set[str]) -> MemoryLLMConfig:
+        """What mode "auto" stands for with this reader, except for what was chosen."""
+        if self.adapter is None or config.mode != "auto":
+            return config
+        meant = self.adapter.config.auto
+        return config.model_copy(
+            update={name: value for name, value in meant.items() if name == "mode" or name not in chosen}
+        )
 
     def _plans(self, turns: Sequence[Turns], where: Mapping[str, Any], config: MemoryLLMConfig) -> list[Plan]:
         planner = Planner(PromptLayout(self.llm.tokenizer, config.system), self.llm.context)

@@ -89,7 +89,9 @@ def shipped(memory: MemoryIndex, llm: LoadedLLM) -> MemoryLLM:
 
 
 def test_the_shipped_reader_reads_its_memory(shipped: MemoryLLM):
-    both = shipped.answer(QUESTION)
+    text = shipped.answer(QUESTION)
+    assert (text.mode, text.text, text.known, len(text.sources)) == ("text", "Ingrid Solberg", True, 1)
+    both = shipped.answer(QUESTION, mode="both")
     assert (both.mode, both.text, both.known) == ("both", "Ingrid Solberg", True)
     assert both.usage.memory_tokens > 5
     alone = shipped.answer(QUESTION, mode="memory", k=1)
@@ -104,7 +106,7 @@ def test_it_declines_what_the_memory_does_not_hold(shipped: MemoryLLM, memory: M
         "What is the capital of France?",
         "How tall is the Eiffel tower?",
     ]
-    for mode in ("both", "memory"):
+    for mode in ("auto", "both", "memory"):
         assert [one.known for one in shipped.answer_batch(asked, mode=mode)] == [False] * 3
     memory.mask(["aurora"])
     masked = shipped.answer(QUESTION)
