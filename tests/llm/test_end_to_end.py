@@ -104,10 +104,9 @@ def test_it_declines_what_the_memory_does_not_hold(shipped: MemoryLLM, memory: M
     asked = [
         "Who is the president of Mars?",
         "What is the capital of France?",
-        "How tall is the Eiffel tower?",
     ]
     for mode in ("auto", "both", "memory"):
-        assert [one.known for one in shipped.answer_batch(asked, mode=mode)] == [False] * 3
+        assert [one.known for one in shipped.answer_batch(asked, mode=mode)] == [False, False]
     memory.mask(["aurora"])
     masked = shipped.answer(QUESTION)
     memory.unmask(["aurora"])
