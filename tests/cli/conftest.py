@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def mllm(folder: Path, encoder: ToyEncoder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runs `mllm ARGUMENTS…`, as if with `--encoder` when one is `named`; checks the exit code."""
     monkeypatch.delenv("MLLM_MEMORY", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(
         *arguments: object,

@@ -82,6 +82,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("MLLM_MEMORY", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def loaded(given: Any) -> Any:
         return encoder if given == DEFAULT_ENCODER else as_encoder(given)
