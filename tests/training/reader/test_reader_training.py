@@ -53,11 +53,23 @@ def stack(llm) -> LlamaStack:
     return LlamaStack(llm.model.state_dict(), llm.model.config.to_dict(), longest=1024)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gpt2"])
-def test_the_stack_is_the_model(llm, kind, tmp_path):
-    llm = llm if kind == "llama" else load_llm(write_tiny(tmp_path, kind=kind), device="cpu")
+@pytest.mark.parametrize(
+    ("expected", "settings"),
+    [
+        (LlamaStack, {}),
+        (LlamaStack, {"tie_word_embeddings": False}),
+        (ModelStack, {"attention_bias": True}),
+        (ModelStack, {"kind": "qwen2"}),
+        (ModelStack, {"kind": "qwen3", "tie_word_embeddings": False}),
+        (ModelStack, {"kind": "mistral"}),
+        (ModelStack, {"kind": "gpt2"}),
+    ],
+    ids=str,
+)
+def test_the_stack_is_the_model(expected, settings, tmp_path):
+    llm = load_llm(write_tiny(tmp_path, **settings), device="cpu")
     stack = stack_of(llm, longest=1024)
-    assert isinstance(stack, LlamaStack if kind == "llama" else ModelStack)
+    assert isinstance(stack, expected)
     ids = torch.tensor([llm.tokenizer(sentences(3))["input_ids"]])
     embeds, seen = stack.embed(ids), torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
     changes, decoder = Changes(stack, rank=2, alpha=4), llm.model.get_decoder()
