@@ -14,6 +14,7 @@ from mllm_plugin.llm import LoadedLLM
 from mllm_plugin.training import checkpoints
 from mllm_plugin.training.checkpoints import StageState
 from mllm_plugin.training.hierarchy import History
+from mllm_plugin.training.reader.compact import compact
 from mllm_plugin.training.reader.config import ReaderTrainingConfig
 from mllm_plugin.training.reader.fit import Reader, TensorStep, one_step, optimizer_of
 from mllm_plugin.training.reader.measure import WAYS, Held, credit
@@ -83,7 +84,7 @@ class Loop:
     def step(self, number: int) -> float:
         """Takes a step; the same for the same number."""
         drawn = self.sampler.step(np.random.default_rng([self.config.seed, number]))
-        given = TensorStep.of(drawn, self.reader.stack.embeddings.device)
+        given = TensorStep.of(compact(drawn), self.reader.stack.embeddings.device)
         with self.llm.lock:
             total, _, _ = one_step(self.reader, self._optimizer, given, number / self.config.steps)
         return float(total.detach())

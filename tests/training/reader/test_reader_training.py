@@ -14,12 +14,13 @@ from tiny import write_tiny
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm, lora
+from mllm_plugin.training.reader.compact import compact
 from mllm_plugin.training.reader.fit import FitConfig, Reader, TensorStep, fit
 from mllm_plugin.training.reader.measure import Held
 from mllm_plugin.training.reader.models import ModelStack, stack_of
 from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
 from mllm_plugin.training.reader.stack import Changes, LlamaStack
-from mllm_plugin.training.reader.tasks import Sampler, Sizes
+from mllm_plugin.training.reader.tasks import Sampler, Sizes, assemble
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, Asked, ReaderTexts, prepare
 
 SIZES = Sizes(chunks=8, short=14, long=6, short_tokens=256, long_tokens=640, predicted=1600)
@@ -53,11 +54,23 @@ def stack(llm) -> LlamaStack:
     return LlamaStack(llm.model.state_dict(), llm.model.config.to_dict(), longest=1024)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gpt2"])
-def test_the_stack_is_the_model(llm, kind, tmp_path):
-    llm = llm if kind == "llama" else load_llm(write_tiny(tmp_path, kind=kind), device="cpu")
+@pytest.mark.parametrize(
+    ("expected", "settings"),
+    [
+        (LlamaStack, {}),
+        (LlamaStack, {"tie_word_embeddings": False}),
+        (ModelStack, {"attention_bias": True}),
+        (ModelStack, {"kind": "qwen2"}),
+        (ModelStack, {"kind": "qwen3", "tie_word_embeddings": False}),
+        (ModelStack, {"kind": "mistral"}),
+        (ModelStack, {"kind": "gpt2"}),
+    ],
+    ids=str,
+)
+def test_the_stack_is_the_model(expected, settings, tmp_path):
+    llm = load_llm(write_tiny(tmp_path, **settings), device="cpu")
     stack = stack_of(llm, longest=1024)
-    assert isinstance(stack, LlamaStack if kind == "llama" else ModelStack)
+    assert isinstance(stack, expected)
     ids = torch.tensor([llm.tokenizer(sentences(3))["input_ids"]])
     embeds, seen = stack.embed(ids), torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
     changes, decoder = Changes(stack, rank=2, alpha=4), llm.model.get_decoder()
@@ -121,6 +134,29 @@ def test_a_step_asks_what_its_memory_holds(llm, texts, parts):
     follows = step.rows_at[inside] + 1
     last = step.targets[inside] == llm.tokenizer.eos_token_id
     assert np.array_equal(flat[follows[~last]], step.targets[inside][~last])  # a row goes on with its target
+
+
+def test_a_compact_step_is_the_same_step(stack, texts, parts):
+    sizes = Sizes(chunks=8, short=20, long=12, short_tokens=256, long_tokens=640, predicted=2400)
+    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), FitConfig(writer_rank=2), sizes)
+    for seed in range(4):
+        step = Sampler(texts, Prompts.of(parts), sizes).step(np.random.default_rng(seed))
+        small = compact(step)
+        real = np.concatenate(list(step.kinds.values()))
+        assert sum(ids.size for ids, _ in small.rows) < sum(ids.size for ids, _ in step.rows)
+        with torch.no_grad():
+            whole, part = (reader.loss(TensorStep.of(one, "cpu")) for one in (step, small))
+        assert torch.allclose(whole[0], part[0], atol=1e-4)
+        assert torch.allclose(whole[1][real], part[1][real], atol=1e-3)
+
+
+def test_a_step_that_asks_nothing_changes_nothing(stack, texts):
+    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), FitConfig(writer_rank=2), SIZES)
+    step = compact(assemble([texts.chunks[0]], np.array([4]), [], SIZES))
+    total, _, _ = reader.loss(TensorStep.of(step, "cpu"))
+    total.backward()
+    assert float(total.detach()) == 0
+    assert all(torch.isfinite(one.grad).all() for one in reader.writer.parameters())
 
 
 def test_teachers_say_the_same_tokens(texts, parts):
