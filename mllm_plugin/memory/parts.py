@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.hierarchy import Hierarchy
@@ -12,6 +16,7 @@ from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
 from mllm_plugin.store.database import FILE_NAME, Database
+from mllm_plugin.store.documents import missing_chunks
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.writer import NamespaceWriter
@@ -55,6 +60,16 @@ class MemoryParts:
         if fingerprint not in self._vector_caches:
             self._vector_caches[fingerprint] = EmbeddingCache(self.path, fingerprint, dim)
         return self._vector_caches[fingerprint]
+
+    def keep_vectors(
+        self, cache: EmbeddingCache, entries: Mapping[int, tuple[bytes, NDArray[np.float32], bytes]]
+    ) -> None:
+        """Puts into a `vector_cache` what was made of chunks, by their ids, unless one was removed meanwhile."""
+        cache.put(entries.values())
+        with self._database.read() as tx:
+            gone = missing_chunks(tx, entries)
+        if gone:
+            cache.erase(0.0)
 
     def close(self) -> None:
         """Closes the files; further calls raise `ClosedError`."""

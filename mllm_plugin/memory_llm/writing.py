@@ -43,21 +43,24 @@ class Writer:
         if config.mode == "both" and not config.repeat and config.text_tokens is None:
             spelled = config.spelled(embeddings=True)
         kept = [recall.hits[spelled:] for recall in recalls]
-        written = self.written({(hit.namespace, hit.text) for hits in kept for hit in hits})
+        written = self.written({(hit.namespace, hit.text): hit.chunk_id for hits in kept for hit in hits})
         return [
             replace(recall, levels=dict(_levels(hits, written)))
             for recall, hits in zip(recalls, kept, strict=True)
         ]
 
-    def written(self, chunks: set[Chunk]) -> dict[Chunk, Written]:
-        """Chunks, by namespace and text, as the reader reads them."""
+    def written(self, chunks: Mapping[Chunk, int]) -> dict[Chunk, Written]:
+        """Chunks, by namespace and text, as the reader reads them; with the id of each."""
         cache = self.memory.vector_cache(self.reader.fingerprint, self.reader.config.hidden)
         found = {chunk: kept for chunk in chunks if (kept := self._kept(cache, chunk)) is not None}
-        missing = sorted(chunks - found.keys())
+        missing = sorted(chunks.keys() - found.keys())
         if missing:
             new = dict(zip(missing, self.reader.write(self.llm, [text for _, text in missing]), strict=True))
             if cache is not None:
-                cache.put((hash_text(*chunk), _mean(one), _bytes(one)) for chunk, one in new.items())
+                entries = {
+                    chunks[chunk]: (hash_text(*chunk), _mean(one), _bytes(one)) for chunk, one in new.items()
+                }
+                self.memory.keep_vectors(cache, entries)
             found |= new
         return found
 

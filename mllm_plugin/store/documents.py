@@ -160,3 +160,9 @@ def masks_of_all(tx: apsw.Connection, namespace_id: int) -> dict[str, set[str]]:
 def _names(tx: apsw.Connection, table: str, rowid: int) -> tuple[str, ...]:
     rows = tx.execute(f"SELECT label FROM {table} WHERE document_rowid = ? ORDER BY label", (rowid,))
     return tuple(label for (label,) in rows)
+
+
+def missing_chunks(tx: apsw.Connection, chunk_ids: Iterable[int]) -> list[int]:
+    """Those that are not stored (any more)."""
+    query = "SELECT 1 FROM chunks WHERE chunk_id = ?"
+    return [one for one in chunk_ids if not tx.execute(query, (one,)).get]

@@ -219,6 +219,22 @@ def test_a_chunk_is_written_once_and_a_removal_forgets_it(tiny, memory, monkeypa
     assert first.sources[0].document_id not in {one.document_id for one in llm.answer(QUESTION).sources}
 
 
+def test_what_is_removed_while_it_is_written_is_not_kept(tiny, memory, monkeypatch):
+    reader = random_reader(tiny)
+    write = reader.write
+
+    def slow(llm, texts):
+        memory.remove([first])
+        return write(llm, texts)
+
+    first = memory.search(QUESTION, k=1)[0].document_id
+    monkeypatch.setattr(reader, "write", slow)
+    llm = MemoryLLM(memory, tiny, reader, MemoryLLMConfig(k=2, max_new_tokens=4, mode="memory"))
+    llm.answer(QUESTION)
+    with sqlite3.connect(memory.path / "cache" / "cache.db") as connection:
+        assert connection.execute("SELECT count(*) FROM Cache").fetchone() == (0,)
+
+
 def test_what_is_masked_is_not_read(tiny, reader, memory):
     llm = MemoryLLM(memory, tiny, reader, MemoryLLMConfig(k=2, max_new_tokens=4, mode="memory"))
     before = llm.answer(QUESTION)
