@@ -64,7 +64,7 @@ class MemoryParts:
     def keep_vectors(
         self, cache: EmbeddingCache, entries: Mapping[int, tuple[bytes, NDArray[np.float32], bytes]]
     ) -> None:
-        """Puts into a `vector_cache` what was made of chunks, by their ids, unless one was removed meanwhile."""
+        """Puts into a `vector_cache` what was made of chunks, by id, unless one was removed meanwhile."""
         cache.put(entries.values())
         with self._database.read() as tx:
             gone = missing_chunks(tx, entries)
