@@ -1,15 +1,12 @@
 """A small memory with a deterministic encoder, so that most tests need no model."""
 
 import os
-import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from langchain_tools import WordHashEncoder
 
 from mllm_plugin import Document, MemoryIndex
 
@@ -22,24 +19,6 @@ PLANETS = [
     Document("Mars is a red planet with two small moons.", id="mars", metadata={"moons": 2}),
     Document("Jupiter is the largest planet of all.", id="jupiter", metadata={"moons": 95}),
 ]
-
-
-class WordHashEncoder:
-    """Sums one fixed random vector per word."""
-
-    dim = 16
-    fingerprint = "word-hash:16"
-
-    def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], None]:
-        return self.encode_queries(texts), None
-
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.stack([self._vector(text) for text in texts])
-
-    def _vector(self, text: str) -> NDArray[np.float32]:
-        words = re.findall(r"\w+", text.lower()) or [text]
-        vectors = [np.random.default_rng(zlib.crc32(word.encode())).normal(size=self.dim) for word in words]
-        return np.sum(vectors, axis=0).astype(np.float32)
 
 
 @pytest.fixture
