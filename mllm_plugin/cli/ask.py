@@ -131,19 +131,20 @@ def reading_lines(answer: Answer) -> Iterator[str]:
     if not answer.sources:
         yield "It read nothing: the memory has nothing for this question."
         return
-    yield f"It read {usage.input_tokens:,} tokens, {usage.memory_tokens:,} of them embeddings:"
+    soft = f", {usage.memory_tokens:,} of them memory tokens" if usage.memory_tokens else ""
+    yield f"It read {usage.input_tokens:,} tokens{soft}:"
     for one in answer.sources:
         if one.as_text:
             yield f"  text       {_place(one)}  {excerpt(one.text, width() - 16 - cells(_place(one)))}"
     read = [one for one in answer.sources if not one.as_text]
     for level, pieces in groupby(read, key=lambda one: one.level):
-        yield f"  level {level:<4} {_embeddings(level, list(pieces))}"
+        yield f"  level {level:<4} {_windows_of(level, list(pieces))}"
     lost = {name: count for name, count in answer.to_dict()["dropped"].items() if count}
     if lost:
         yield f"  left out   {', '.join(f'{count:,} {name}' for name, count in lost.items())}"
 
 
-def _embeddings(level: int, pieces: Sequence[Source]) -> str:
+def _windows_of(level: int, pieces: Sequence[Source]) -> str:
     places = _shortened(dict.fromkeys(printable(one.document_id) for one in pieces))
     return f"{plural(len(pieces), 'window' if level == 0 else 'chunk')} of {places}"
 

@@ -13,7 +13,7 @@ import click
 
 from mllm_plugin.builder import IndexBuilder
 from mllm_plugin.cli.ask import open_llm, reading_lines, show_answer
-from mllm_plugin.cli.output import emit, hit_lines, note, plural, removal_lines
+from mllm_plugin.cli.output import emit, hit_lines, note, plural, printable, removal_lines
 from mllm_plugin.cli.settings import Settings, UserPath, encoder_option, number_option, output_options
 from mllm_plugin.errors import MissingDependencyError, ModelNotFoundError
 from mllm_plugin.memory import MemoryIndex
@@ -38,6 +38,7 @@ _NOTE = Document(
     metadata={"source": "demo"},
 )
 _READING: dict[str, Any] = {"expand": 1, "max_new_tokens": 24}
+_FROM_MEMORY: dict[str, Any] = {"mode": "memory", "k": 1, "max_new_tokens": 24}
 _NOTE_QUESTION = "What do I do when the nightly export fails?"
 
 
@@ -137,6 +138,12 @@ class _Demo:
             answer = show_answer(self._settings, self._llm.stream(question, **_READING), "    ")
             self._say(*(f"    {line}" for line in reading_lines(answer)))
             entry["answer"] = answer.to_dict()
+            if self._llm.adapter is not None:
+                alone = self._llm.answer(question, **_FROM_MEMORY)
+                self._say(
+                    f" From {alone.usage.memory_tokens} memory tokens alone:", f"    {printable(alone.text)}"
+                )
+                entry["from_memory"] = alone.to_dict()
         self._result.setdefault("questions", []).append(entry)
         return hits[0]
 

@@ -29,7 +29,8 @@ def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_text_only_shows_what_it_read(mllm, indexed, model):
     result = mllm("ask", QUESTION, "--model", model, "--adapter", "none", "-k", 1, *SHORT)
-    assert "of them embeddings" in result.stdout
+    assert "\n\nIt read " in result.stdout
+    assert "of them memory tokens" not in result.stdout
     assert "text       herons.md [0:" in result.stdout
     assert "Herons eat fish." in result.stdout
     assert "level" not in result.stdout

@@ -38,6 +38,7 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     assert " import [" not in masked
     assert out.count(" Answer:\n") == 5
     assert out.count("It read ") == 5
+    assert out.count(" memory tokens alone:\n") == 5
     assert out.count("      text       ") >= 5
     assert "erased   yes" in out
     assert "team-note [" in out.split("Question: ")[-1].splitlines()[1]
@@ -56,5 +57,8 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     assert hits[-1] == "team-note"
     for entry in second["questions"]:
         assert entry["answer"]["text"]
+        assert (
+            entry["from_memory"]["usage"]["text_tokens"] == 0 < entry["from_memory"]["usage"]["memory_tokens"]
+        )
     assert "heron-7" in second["questions"][-1]["answer"]["prompt"]
     assert "import" not in {one["document_id"] for one in second["questions"][3]["answer"]["sources"]}
