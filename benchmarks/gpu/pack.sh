@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what travels to a machine without a network, in folders of at most 41 MB: pack.sh DATA INTO [PYTHON_VERSION of that machine]
-# INTO/a: wheels and the first piece of the model; INTO/b, INTO/c: the other pieces; INTO/t: texts to train on.
+# Makes what travels to a machine without a network, in folders of at most 34 MB: pack.sh DATA INTO [PYTHON_VERSION of that machine]
+# INTO/a, INTO/b, INTO/c: the model in pieces; INTO/t: wheels, and texts to train on.
 set -euo pipefail
 data=$1 into=$2 python=${3:-3.12}
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -13,7 +13,7 @@ for name in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux
 for name in pydantic pydantic-core annotated-types typing-inspection typing-extensions apsw diskcache gguf pathspec regex; do
     version=$(grep -iE "^${name//-/[-_]}==" "$here/constraints.txt" | head -1 | cut -d' ' -f1 || true)
     python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version "$python" --implementation cp \
-        --abi "cp${python//./}" --abi abi3 --abi none "${platforms[@]}" --dest "$into/a" "${version:-$name}"
+        --abi "cp${python//./}" --abi abi3 --abi none "${platforms[@]}" --dest "$into/t" "${version:-$name}"
 done
 PYTHONPATH="$here/benchmarks:$here" python3 "$here/benchmarks/gpu/prepare_reader.py" --data "$data" --out "$into/t/reader-texts.npz"
 du -sh "$into"/*
