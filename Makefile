@@ -24,7 +24,7 @@ lint: $(READY)
 $(DEMO): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), once: about 1.6 GB on disk, a few minutes."
 	@$(PYTHON) -m venv $(VENV)
-	@echo "1/3 torch, the largest part (it comes with more than 2 GB of CUDA where pip takes the build for GPUs)"
+	@echo "1/3 torch, the largest part (with CUDA, and larger, where pip takes the build for GPUs)"
 	@$(INSTALL) torch
 	@echo "2/3 the encoder, transformers, this package"
 	@$(INSTALL) --editable '.[offline,llm]'

@@ -20,7 +20,7 @@ from mllm_plugin.training.reader.prompts import PARTS
 from mllm_plugin.training.reader.texts import ReaderTexts
 
 AUTO = {"mode": "text", "expand": 1, "lora": True}  # beside text its memory tokens harm
-READING = {"memory_budget": 512, "windows": 512, "chunks": 0, "nodes": 0, "repeat": False}
+READING = {"memory_budget": 512, "windows": 512, "chunks": 0, "repeat": False}
 
 
 def main() -> None:

@@ -63,7 +63,6 @@ class Dropped:
         passages: Chunks that were to be spelled out.
         cut: Chunks of which only a part was.
         windows, chunks: Vectors.
-        nodes: Always 0 as yet.
         turns: Earlier messages of a chat.
     """
 
@@ -71,7 +70,6 @@ class Dropped:
     cut: int = 0
     windows: int = 0
     chunks: int = 0
-    nodes: int = 0
     turns: int = 0
 
     def __bool__(self) -> bool:

@@ -29,7 +29,6 @@ class MemoryLLMConfig(BaseModel):
             the windows that answer the question best.
         memory_budget: Most of the model's positions for the whole memory block, one for each vector; filled
             with chunks, then windows.
-        nodes: Nodes of each level above the chunks; readers do not read any yet, whatever this says.
         chunks: Chunks as one vector each, the mean of their windows.
         windows: Token windows of the chunks found, those of the best chunk first.
         repeat: Read as vectors also what is spelled out.
@@ -54,7 +53,6 @@ class MemoryLLMConfig(BaseModel):
     expand: int | None = Field(default=None, ge=0)
     text_tokens: int | None = Field(default=None, ge=1)
     memory_budget: int = Field(default=512, ge=0)
-    nodes: int = Field(default=0, ge=0)
     chunks: int = Field(default=0, ge=0)
     windows: int = Field(default=512, ge=0)
     repeat: bool = False

@@ -107,14 +107,14 @@ def test_none_means_text_and_warns_nobody(stocked, tiny):
 
 
 def test_a_folder_and_how_its_reader_was_trained_to_read(stocked, tiny, tmp_path):
-    random_reader(tiny, reading={"windows": 2, "nodes": 0, "system": "As trained."}).save(tmp_path)
+    random_reader(tiny, reading={"windows": 2, "system": "As trained."}).save(tmp_path)
     llm = MemoryLLM.open(
         stocked, model=tiny, adapter=tmp_path, config=MemoryLLMConfig(max_new_tokens=2, windows=3)
     )
     answer = llm.answer(QUESTION, chunks=0)
     assert kinds(answer) == [(1, True), (0, False), (0, False), (0, False)]
     assert "As trained." in answer.prompt
-    assert kinds(llm.answer(QUESTION, windows=0, nodes=1, chunks=1)) == [
+    assert kinds(llm.answer(QUESTION, windows=0, chunks=1)) == [
         (1, True),
         (1, False),
     ]  # no nodes yet
