@@ -25,7 +25,6 @@ from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.protocols import TextEncoder, Vectors
 from mllm_plugin.store.blocks import load_block
 from mllm_plugin.store.image import build_image
-from mllm_plugin.store.namespaces import find_namespace
 
 _DEFAULT_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
@@ -118,12 +117,10 @@ def _built(
         report = IndexBuilder(memory, progress=False).build(documents)
         memory.compact()
         stats = memory.stats()
-        with memory._database.read() as tx:
-            row = find_namespace(tx, ())
-            assert row is not None
-            image = build_image(tx, row.namespace_id, row.version, memory.dim)
-            nodes = [node for (node,) in tx.execute("SELECT node_id FROM nodes")]
-            blocks = sum(load_block(tx, node, memory.dim).nbytes for node in nodes)
+        with memory.snapshot() as snapshot:
+            (row,) = snapshot.namespaces()
+            image = build_image(snapshot, row)
+            blocks = sum(load_block(snapshot, node.node_id).nbytes for node in snapshot.nodes(row))
     return (
         (stats.chunks, stats.chunks * stats.bytes_per_chunk_beyond_text),
         blocks / stats.chunks,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from beir import read_corpus, read_qrels, read_queries
@@ -23,11 +22,12 @@ from numpy.typing import NDArray
 from routing import prepare
 
 from mllm_plugin import ChunkingConfig, MemoryIndex
-from mllm_plugin.search.candidates import Candidates, View, chosen, evidence
 from mllm_plugin.search.query import Query
-from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.search.rank import rank
+from mllm_plugin.search.scan import Scan
+from mllm_plugin.search.view import View
+from mllm_plugin.store.blocks import BlockCache, load_block
 from mllm_plugin.store.image import build_image
-from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.training.samples import routed_chunks
 
 _DEPTH = 100
@@ -46,21 +46,18 @@ class Rivals:
 
     def __init__(self, memory: MemoryIndex, queries: Sequence[Query]) -> None:
         self._memory, self._queries = memory, queries
-        with memory._database.read() as tx:
-            row = find_namespace(tx, ())
-            self._image = build_image(tx, row.namespace_id, row.version, memory.dim)
-            names = "SELECT c.chunk_id, d.id FROM chunks c JOIN documents d USING (document_rowid)"
-            self._documents = dict(tx.execute(names))
-            homes = dict(tx.execute("SELECT chunk_id, node_id FROM chunks"))
-            self._parents = dict(tx.execute("SELECT node_id, parent_id FROM nodes"))
-            nodes, vectors = [], []
-            for node, version in list(tx.execute("SELECT node_id, version FROM nodes WHERE level > 2")):
-                block = BlockCache(0, memory.dim).get(tx, node, version)
-                nodes += block.ids.tolist()
-                vectors.append(block.vectors[:, 0])
+        with memory.snapshot() as snapshot:
+            (row,) = snapshot.namespaces()
+            self._image = build_image(snapshot, row)
+            self._ids = np.concatenate([part.ids for part in self._image.parts])
+            self._places = snapshot.places(self._ids.tolist())
+            tree = snapshot.nodes(row)
+            above = [load_block(snapshot, node.node_id) for node in tree if node.level > 2]
         self.vectors = np.concatenate([part.vectors for part in self._image.parts])
-        self._ids = np.concatenate([part.ids for part in self._image.parts])
-        self._home = np.array([homes[chunk] for chunk in self._ids.tolist()])
+        self._home = np.array([self._places[chunk].node_id for chunk in self._ids.tolist()])
+        self._parents = {node.node_id: node.parent_id for node in tree}
+        nodes = [child for block in above for child in block.ids.tolist()]
+        vectors = [block.vectors[:, 0] for block in above]
         self._nodes, self._node_vectors = np.array(nodes), np.concatenate(vectors)
         routed = routed_chunks(memory, queries)
         self._routed = [np.flatnonzero(np.isin(self._ids, list(one))) for one in routed]
@@ -69,25 +66,23 @@ class Rivals:
     def run(self, rows_of: Rows, names: Sequence[str]) -> tuple[Run, float]:
         """Ranks the rows that a rival chooses; the best chunk of each document. Also milliseconds to rank."""
         memory, run, took = self._memory, {}, 0.0
-        with memory._database.read() as tx:
-            row = find_namespace(tx, ())
-            view = View(tx, row, BlockCache(1 << 20, memory.dim), memory.hierarchy, memory.config.lexical)
+        with memory.snapshot() as snapshot:
+            (row,) = snapshot.namespaces()
+            view = View(snapshot, row, BlockCache(1 << 20), memory.hierarchy, memory.config.lexical)
             for place, (name, query) in enumerate(zip(names, self._queries, strict=True)):
-                keep, found = evidence(view, self._image, [query], None)
-                partial = view.hierarchy.leaf_ranker.partial(found[0].cosine, found[0].lexical)
+                found = Scan.of(view, self._image, [query])
+                (own,) = found.evidence
+                partial = view.hierarchy.leaf_ranker.partial(own.cosine, own.lexical)
                 rows = rows_of(place, partial)
                 rows = rows[np.argsort(-partial[rows], kind="stable")][:_RESCORED]
                 started = time.perf_counter()
-                ranked = memory._searcher._rank(view, query, self._candidates(keep, found, rows))
+                ranked = rank(view, query, found.candidates(0, rows))
                 took += time.perf_counter() - started
                 best: dict[str, float] = {}
                 for one in ranked:
-                    best.setdefault(self._documents[one.chunk_id], one.score)
+                    best.setdefault(self._places[one.chunk_id].document_id, one.score)
                 run[name] = dict(list(best.items())[:_DEPTH])
         return run, 1000 * took / len(names)
-
-    def _candidates(self, keep, found, rows: NDArray[np.int64]) -> Candidates:  # noqa: ANN001
-        return replace(chosen(self._image, keep, found, [rows])[0], scored=len(rows))
 
     def ivf(self, probes: int) -> tuple[Rows, float, float]:
         """Lists of faiss nearest to the query, and rare words; embeddings scored, milliseconds to compare."""
@@ -151,8 +146,8 @@ def memory_rows(memory: MemoryIndex, queries: dict[str, str], title: str) -> dic
         memory.search(texts[0], k=10, mode=mode, beam_width=width)
         started = time.perf_counter()
         for text in texts:
-            memory.search(text, k=10, mode=mode, beam_width=width)
-            scored += memory.embeddings_scored
+            hits = memory.search(text, k=10, mode=mode, beam_width=width)
+            scored.append(hits.statistics.embeddings_scored)
         took = 1000 * (time.perf_counter() - started) / len(texts)
         found[f"{title} {mode} {width or ''}".strip()] = run, float(np.mean(scored)), took
     return found

@@ -22,13 +22,12 @@ from retrieval import identifier_questions
 
 from mllm_plugin import MemoryIndex
 from mllm_plugin.lexical import TermCounts, term_hash, terms_of
-from mllm_plugin.search import finalists
-from mllm_plugin.search.candidates import View, scan
-from mllm_plugin.search.query import make_queries
+from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.rank import Candidates, evidence_of
+from mllm_plugin.search.scan import scan
+from mllm_plugin.search.view import View
 from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.image import build_image
-from mllm_plugin.store.namespaces import find_namespace
-from mllm_plugin.store.terms import frequencies
 
 _CANDIDATES = 500
 _GRID = [
@@ -76,10 +75,10 @@ def collect(
 ) -> tuple[list[Evidence], float]:
     """Evidence of every question, and the mean chunk length."""
     found = []
-    with memory._database.read() as tx:
-        row = find_namespace(tx, ())
-        view = View(tx, row, BlockCache(1 << 30, memory.dim), memory.hierarchy, memory.config.lexical)
-        image = build_image(tx, row.namespace_id, row.version, memory.dim)
+    with memory.snapshot() as snapshot:
+        (row,) = snapshot.namespaces()
+        view = View(snapshot, row, BlockCache(1 << 30), memory.hierarchy, memory.config.lexical)
+        image = build_image(snapshot, row)
         queries = make_queries(
             list(questions.values()), None, memory.encoder, memory.config.chunking.chunk_tokens
         )
@@ -87,41 +86,36 @@ def collect(
             part = queries[start : start + 64]
             names = list(questions)[start : start + 64]
             for name, query, candidates in zip(
-                names, part, scan(view, image, part, most=_CANDIDATES, allowed=None), strict=True
+                names, part, scan(view, image, part, most=_CANDIDATES), strict=True
             ):
-                found.append(_evidence(tx, row, query, candidates, relevant[name], memory.dim))
+                found.append(_evidence(view, query, candidates, relevant[name]))
         return found, row.live_terms / row.live_chunks
 
 
-def _evidence(tx, row, query, candidates, relevant, dim) -> Evidence:  # noqa: ANN001
-    texts, documents = [], []
-    for chunk in candidates.ids.tolist():
-        document, text, start, end = tx.execute(
-            'SELECT d.id, d.text, c.start, c."end" FROM chunks c JOIN documents d USING (document_rowid) '
-            "WHERE c.chunk_id = ?",
-            (chunk,),
-        ).get
-        texts.append(text.decode()[start:end])
-        documents.append(document)
+def _evidence(view: View, query: Query, candidates: Candidates, relevant: dict[str, int]) -> Evidence:
+    snapshot, row = view.snapshot, view.row
+    known_places = snapshot.places(candidates.ids.tolist())
+    places = [known_places[chunk] for chunk in candidates.ids.tolist()]
+    whole = snapshot.texts({place.document_rowid for place in places})
+    texts = [whole[place.document_rowid][0][place.start : place.end] for place in places]
     asked = Counter(map(term_hash, terms_of(query.text)))
     terms = list(asked)
-    known = frequencies(tx, row.namespace_id, terms)
-    df = np.array([known.get(term, (0, 0, 0))[0] for term in terms], dtype=float)
+    known = snapshot.frequencies(row, terms)
+    df = np.array([known[term].live if term in known else 0 for term in terms], dtype=float)
     counted = TermCounts.of(texts)
     counts = np.zeros((len(texts), len(terms)))
     for column, term in enumerate(terms):
         entries = np.flatnonzero(counted.hashes == term)
         counts[counted.rows()[entries], column] = counted.counts[entries]
-    cosine = finalists.cosines(query, candidates.vectors)
-    windows = finalists.read_windows(tx, candidates.ids, dim)
+    cosine, window = evidence_of(view, query, candidates)
     return Evidence(
         cosine=cosine,
-        window=finalists.best_windows(query, windows, cosine),
+        window=window,
         counts=counts,
         lengths=counted.lengths.astype(float),
         idf=np.log1p((row.live_chunks - df + 0.5) / (df + 0.5)),
         repeats=np.array([asked[term] for term in terms], dtype=float),
-        documents=documents,
+        documents=[place.document_id for place in places],
         relevant=relevant,
     )
 

@@ -27,11 +27,10 @@ from numpy.typing import NDArray
 
 from mllm_plugin import ChunkingConfig, Document, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy, MappedRanker
-from mllm_plugin.search.candidates import View
 from mllm_plugin.search.query import Query, make_queries
-from mllm_plugin.search.walk import walk
+from mllm_plugin.search.view import View
+from mllm_plugin.search.walk import Beam, walk
 from mllm_plugin.store.blocks import BlockCache
-from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.training.samples import draw_spans, read_leaves, routed_chunks
 
 WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192)
@@ -93,14 +92,14 @@ def walks(
 ) -> list[Point]:
     """Candidates of the walk at several beam widths."""
     points = []
-    with memory._database.read() as tx:
-        row = find_namespace(tx, ())
-        view = View(tx, row, BlockCache(1 << 30, memory.dim), hierarchy, memory.config.lexical)
-        walk(view, queries[:_BATCH], width=max(widths), most=1, need=_TOP, allowed=None)
+    with memory.snapshot() as snapshot:
+        (row,) = snapshot.namespaces()
+        view = View(snapshot, row, BlockCache(1 << 30), hierarchy, memory.config.lexical)
+        walk(view, queries[:_BATCH], Beam(max(widths), _TOP), most=1)
         for width in widths:
             recall, scored = np.zeros(len(queries)), np.zeros(len(queries))
             for place, query in enumerate(queries):
-                found = walk(view, [query], width=width, most=10**9, need=_TOP, allowed=None)[0]
+                found = walk(view, [query], Beam(width, _TOP), most=10**9)[0]
                 reached = set(found.ids.tolist())
                 recall[place] = _held(answers[place], reached)
                 scored[place] = found.scored / row.live_chunks
@@ -116,7 +115,7 @@ def _milliseconds(view: View, queries: Sequence[Query], width: int, batch: int) 
     """Per query, `batch` at a time, candidates as a search takes them."""
     started = time.perf_counter()
     for start in range(0, len(queries), batch):
-        walk(view, queries[start : start + batch], width=width, most=200, need=_TOP, allowed=None)
+        walk(view, queries[start : start + batch], Beam(width, _TOP), most=200)
     return 1000 * (time.perf_counter() - started) / len(queries)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import apsw
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +23,6 @@ from mllm_plugin.store.database import Database
 from mllm_plugin.store.documents import DocumentState, document_state
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import create_namespace, find_namespace
-from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.values import metadata_json
 from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
@@ -236,12 +234,11 @@ class Ingest:
     def _embed(self, pieces: Sequence[Piece]) -> tuple[dict[bytes, Embedding], int]:
         """Embeddings by text hash: from the store, from the cache, and only then from the encoder."""
         wanted = {piece.text_hash: piece.text for piece in pieces}
-        found: dict[bytes, Embedding] = {}
-        with self._database.read() as tx:
-            for text_hash in wanted:
-                stored = self._stored(tx, text_hash) or (self._cache.get(text_hash) if self._cache else None)
-                if stored is not None:
-                    found[text_hash] = stored
+        with self._database.snapshot() as snapshot:
+            found: dict[bytes, Embedding] = snapshot.embeddings(wanted)
+        if self._cache is not None:
+            kept = ((name, self._cache.get(name)) for name in wanted if name not in found)
+            found.update({name: embedding for name, embedding in kept if embedding is not None})
         missing = [(text_hash, text) for text_hash, text in wanted.items() if text_hash not in found]
         nothing = meaningless(self._encoder, [text for _, text in missing])
         empty = np.zeros(self._encoder.dim, dtype=np.float16), b""
@@ -276,18 +273,6 @@ class Ingest:
                 f"the encoder returned windows {array.shape}, expected finite ones [w, {self._encoder.dim}]"
             )
         return array
-
-    def _stored(self, tx: apsw.Connection, text_hash: bytes) -> Embedding | None:
-        row = tx.execute(
-            "SELECT c.chunk_id, c.node_id, w.data FROM chunks c LEFT JOIN windows w USING (chunk_id) "
-            "WHERE c.text_hash = ? LIMIT 1",
-            (text_hash,),
-        ).get
-        if row is None:
-            return None
-        chunk_id, node_id, windows = row
-        block = load_children(tx, node_id, self._encoder.dim)
-        return block.vectors[int(np.searchsorted(block.ids, chunk_id)), 0], windows or b""
 
 
 def document_hash(text: str, split: bool) -> bytes:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 from typing import Any
 
-import apsw
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,9 +26,9 @@ from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import unpack_windows
-from mllm_plugin.store.documents import DocumentState, read_documents
+from mllm_plugin.store.documents import DocumentState
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
-from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.snapshot import Snapshot, StoredChunk
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 
@@ -71,18 +70,14 @@ class Record(BaseModel):
 
 
 def export_records(
-    tx: apsw.Connection, row: NamespaceRow, dim: int, encoder: str, *, vectors: bool
+    snapshot: Snapshot, row: NamespaceRow, encoder: str, *, vectors: bool
 ) -> Iterator[dict[str, Any]]:
     """Yields the records of one namespace."""
-    ids = tx.execute(
-        "SELECT document_rowid FROM documents WHERE namespace_id = ? ORDER BY document_rowid",
-        (row.namespace_id,),
-    )
-    for (rowid,) in list(ids):
-        (document,) = read_documents(tx, row.namespace_id, row.namespace, [rowid])
+    for rowid in snapshot.select(row).rowids:
+        (document,) = snapshot.documents(row, [rowid])
         record = record_of(document)
         if vectors:
-            record |= {"encoder": encoder, "chunks": list(_chunks(tx, rowid, dim))}
+            record |= {"encoder": encoder, "chunks": list(map(_chunk, snapshot.chunks_of(rowid)))}
         yield record
 
 
@@ -173,18 +168,14 @@ def _record(data: Any) -> Record:
         raise InvalidInputError(f"malformed record {str(data)[:60]!r}: {place}: {first['msg']}") from None
 
 
-def _chunks(tx: apsw.Connection, rowid: int, dim: int) -> Iterator[dict[str, Any]]:
-    rows = tx.execute(
-        'SELECT c.chunk_id, c.start, c."end", c.node_id, w.data, c.text_hash IS NULL '
-        "FROM chunks c LEFT JOIN windows w USING (chunk_id) WHERE c.document_rowid = ? ORDER BY c.start",
-        (rowid,),
-    )
-    for chunk_id, start, end, node_id, windows, given in list(rows):
-        block = load_children(tx, node_id, dim)
-        vector = block.vectors[int(np.searchsorted(block.ids, chunk_id)), 0]
-        packed = None if windows is None else base64.b64encode(windows).decode()
-        record = {"start": start, "end": end, "embedding": vector.astype(float).tolist(), "windows": packed}
-        yield record | ({"given": True} if given else {})
+def _chunk(chunk: StoredChunk) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "start": chunk.start,
+        "end": chunk.end,
+        "embedding": chunk.vector.astype(float).tolist(),
+        "windows": None if chunk.windows is None else base64.b64encode(chunk.windows).decode(),
+    }
+    return record | ({"given": True} if chunk.given else {})
 
 
 def _import_batch(

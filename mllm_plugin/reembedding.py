@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from mllm_plugin.memory.choice import DEFAULT
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.records import record_of
 from mllm_plugin.store.database import FILE_NAME, Database
-from mllm_plugin.store.documents import masks_of_all
-from mllm_plugin.store.namespaces import find_namespace
-from mllm_plugin.store.settings import copied_from, mark_as_copy
-from mllm_plugin.types import AddReport, BuildReport, Namespace
+from mllm_plugin.store.settings import mark_as_copy
+from mllm_plugin.types import AddReport, BuildReport, Namespace, StoredDocument
+
+_TOGETHER = 64  # documents read in one moment
 
 
 def reembed(
@@ -78,8 +79,8 @@ def _check_target(folder: Path, source: str) -> None:
         return
     database = Database(folder, create=False)
     try:
-        with database.read() as tx:
-            known, filled = copied_from(tx), tx.execute("SELECT 1 FROM documents LIMIT 1").get
+        with database.snapshot() as snapshot:
+            known, filled = snapshot.copied_from, snapshot.namespaces()
     finally:
         database.close()
     if known is None and filled:
@@ -103,9 +104,17 @@ def _opened(folder: Path, encoder: TextEncoder, **options: Any) -> MemoryIndex:
 
 def _pass(memory: MemoryIndex, copy: MemoryIndex, progress: bool) -> AddReport:
     """Brings what the old memory holds into the copy."""
-    rows, hidden = memory.documents(prefix=True), None if progress else True
+    rows, hidden = _documents(memory), None if progress else True
     with tqdm(rows, total=memory.stats().documents, unit=" documents", disable=hidden) as bar:
         return copy.import_records(map(record_of, bar))
+
+
+def _documents(memory: MemoryIndex) -> Iterator[StoredDocument]:
+    """All documents, some at a time: a pass takes hours, and a moment that is held keeps what is removed."""
+    for namespace in memory.namespaces():
+        ids = list(_masks(memory, namespace))
+        for start in range(0, len(ids), _TOGETHER):
+            yield from memory.get(ids[start : start + _TOGETHER], namespace=namespace)
 
 
 def _drop_what_went(memory: MemoryIndex, copy: MemoryIndex) -> bool:
@@ -132,6 +141,6 @@ def _drop_what_went(memory: MemoryIndex, copy: MemoryIndex) -> bool:
 
 def _masks(memory: MemoryIndex, namespace: Namespace) -> dict[str, set[str]]:
     """The masks of every document of a namespace, of one moment."""
-    with memory._database.read() as tx:
-        row = find_namespace(tx, namespace)
-        return {} if row is None else masks_of_all(tx, row.namespace_id)
+    with memory.snapshot() as snapshot:
+        row = snapshot.namespace(namespace)
+        return {} if row is None else snapshot.masks(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -32,8 +32,10 @@ def _plain(value: Any) -> Any:
         value = value._asdict()  # type: ignore[attr-defined]
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
@@ -86,6 +88,36 @@ class Hit(_Report):
     namespace: Namespace = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SearchStatistics(_Report):
+    """What a search did for one query.
+
+    Attributes:
+        mode: How it searched; "auto" where it found nothing to search, or namespaces of both kinds.
+        embeddings_scored: Embeddings compared with the query.
+        nodes_visited: Nodes whose embedding chunks the walk looked into; 0 without a walk.
+        timings: Seconds per stage, for all queries of the call together.
+    """
+
+    mode: Mode = "auto"
+    embeddings_scored: int = 0
+    nodes_visited: int = 0
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+class Hits(list[Hit]):
+    """Hits, best first: a list like any other, which also has the statistics of its search.
+
+    Args:
+        hits: What is in the list.
+        statistics: What the search did.
+    """
+
+    def __init__(self, hits: Iterable[Hit] = (), statistics: SearchStatistics = SearchStatistics()) -> None:
+        super().__init__(hits)
+        self.statistics = statistics
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class MemoryEmbedding(_Report):
     """One embedding that a language model may read.
@@ -125,11 +157,13 @@ class Recall(_Report):
         hits: The k best chunks, best first, as a search returns them.
         levels: Embeddings of every level, best first: under 0 all windows of the hits, under 1 the hits'
             chunks, and from 2 up to the top level the best nodes.
+        statistics: What the search for hits and nodes did.
     """
 
     query: str
     hits: tuple[Hit, ...]
     levels: Mapping[int, tuple[MemoryEmbedding, ...]]
+    statistics: SearchStatistics = SearchStatistics()
 
     def __repr__(self) -> str:
         found = ", ".join(f"{len(self.levels[level])} of level {level}" for level in sorted(self.levels))

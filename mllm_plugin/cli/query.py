@@ -78,7 +78,7 @@ def search(
             exclude_labels=exclude_labels,
             unique_documents=documents,
         )
-        settings.timings |= {f"  {name}": seconds for name, seconds in memory.timings.items()}
+        settings.timings |= {f"  {name}": seconds for name, seconds in hits.statistics.timings.items()}
         missing = not hits and _is_missing(memory, settings, prefix=prefix)
     if missing:
         note(_no_namespace(settings))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.store.metadata import compile_filter
+from mllm_plugin.store.filters import compile_filter, plain_filter
 from mllm_plugin.types import Mode
 
 _MODES = ("auto", "beam", "flat", "exact")
@@ -94,5 +94,8 @@ def ids_of(ids: Any) -> list[str] | None:
 
 def filter_of(condition: Any) -> Mapping[str, Any] | None:
     """A well-formed metadata filter."""
-    compile_filter(condition, 0)
-    return condition
+    if condition is None:
+        return None
+    plain = plain_filter(condition)
+    compile_filter(plain, 0)
+    return plain

@@ -14,7 +14,6 @@ from mllm_plugin.store.namespaces import (
     check_namespace,
     find_namespace,
     namespaces_below,
-    select_namespaces,
 )
 from mllm_plugin.store.statistics import chunk_count, namespace_stats, text_bytes
 from mllm_plugin.store.verify import verify_store
@@ -112,9 +111,9 @@ class Care(MemoryParts):
     ) -> Iterator[dict]:
         """Documents as JSON-ready records; with vectors, `import_records` needs no encoder."""
         where = check_namespace(namespace)
-        with self._database.read() as tx:
-            for row in select_namespaces(tx, where, prefix=prefix):
-                yield from export_records(tx, row, self.dim, self.encoder.fingerprint, vectors=vectors)
+        with self._database.snapshot() as snapshot:
+            for row in snapshot.namespaces(where, prefix=prefix):
+                yield from export_records(snapshot, row, self.encoder.fingerprint, vectors=vectors)
 
     def import_records(self, records: Iterable[Mapping[str, Any]]) -> AddReport:
         """Adds records of `export`; encodes only those without vectors of this encoder."""

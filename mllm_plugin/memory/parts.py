@@ -42,7 +42,7 @@ class MemoryParts:
         self._vector_caches: dict[str, EmbeddingCache] = {}
         used = self._cache if config.embedding_cache else None  # one that is not used is still erased
         self._ingest = Ingest(database, encoder, used, config, self._hierarchies)
-        self._searcher = Searcher(config, self._hierarchies, encoder.dim)
+        self._searcher = Searcher(config, self._hierarchies)
 
     @property
     def hierarchy(self) -> Hierarchy:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mllm_plugin.memory.arguments import filter_of, ids_of, labels_of, mode_of, positive
 from mllm_plugin.memory.parts import MemoryParts
-from mllm_plugin.search.engine import Request
+from mllm_plugin.search.engine import Clock, Request
 from mllm_plugin.search.query import Query, listed, make_queries
-from mllm_plugin.store.documents import check_selection, read_documents, select_documents
-from mllm_plugin.store.namespaces import check_namespace, find_namespace, select_namespaces
-from mllm_plugin.types import Hit, Mode, Namespace, StoredDocument
+from mllm_plugin.store.documents import check_selection
+from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.types import Hits, Mode, Namespace, StoredDocument
 
-_READ_BATCH = 64
+_READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
 
 
 class Queries(MemoryParts):
@@ -33,7 +35,7 @@ class Queries(MemoryParts):
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Finds the chunks that best answer a query.
 
         Args:
@@ -51,7 +53,8 @@ class Queries(MemoryParts):
             unique_documents: At most one hit per document, its best chunk.
 
         Returns:
-            Hits, best first; ties in order of document id and offset.
+            Hits, best first; ties in order of document id and offset. A list, which also has the
+            `statistics` of the search.
 
         Raises:
             InvalidInputError: k or beam_width below 1, empty query, unknown mode.
@@ -86,17 +89,19 @@ class Queries(MemoryParts):
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """Several searches at once: encoded in one batch, walked together, same results as one by one."""
         self._database.check_open()
         request = self._request(k, beam_width, exact, mode, filter, exclude_labels, unique_documents)
         where = check_namespace(namespace)
-        prepared = self._prepared("search_batch", queries, embeddings)
+        clock = Clock()
+        prepared = self._prepared("search_batch", queries, embeddings, clock)
         if not prepared:
             return []
-        with self._database.read() as tx:
-            rows = select_namespaces(tx, where, prefix=prefix)
-            return self._searcher.search(tx, rows, prepared, request)
+        with self._database.snapshot() as snapshot:
+            rows = snapshot.namespaces(where, prefix=prefix)
+            views = self._searcher.views(snapshot, rows, request, clock)
+            return self._searcher.search(views, prepared, request, clock)
 
     def _request(
         self,
@@ -118,12 +123,11 @@ class Queries(MemoryParts):
             unique_documents=unique_documents,
         )
 
-    def _prepared(self, call: str, queries: Any, embeddings: Any) -> list[Query]:
+    def _prepared(self, call: str, queries: Any, embeddings: Any, clock: Clock) -> list[Query]:
         """Queries as rankers take them."""
         queries = listed(call, queries)
         embeddings = None if embeddings is None else listed("embeddings", embeddings)
-        self._searcher.profile.timings = {}
-        with self._searcher.stage("encode"):
+        with clock.stage("encode"):
             return make_queries(queries, embeddings, self.encoder, self.config.chunking.chunk_tokens)
 
     # -- reading
@@ -133,12 +137,11 @@ class Queries(MemoryParts):
         """Documents by id, in the order asked; unknown ids are left out."""
         names = ids_of(ids)
         check_selection(ids=names, condition=None, label=None)
-        with self._database.read() as tx:
-            row = find_namespace(tx, check_namespace(namespace))
+        with self._database.snapshot() as snapshot:
+            row = snapshot.namespace(check_namespace(namespace))
             if row is None:
                 return []
-            chosen = select_documents(tx, row.namespace_id, ids=names, condition=None, label=None)
-            return list(read_documents(tx, row.namespace_id, row.namespace, chosen.rowids))
+            return list(snapshot.documents(row, snapshot.select(row, ids=names).rowids))
 
     def documents(
         self,
@@ -147,35 +150,41 @@ class Queries(MemoryParts):
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
     ) -> Iterator[StoredDocument]:
-        """All documents of a namespace, or of every one below it, in the order they were added."""
+        """All documents of a namespace, or of every one below it, in the order they were added.
+
+        All of one moment: what is written while they are read changes none of them. Some megabytes of text
+        are read at once. What goes beyond holds its moment until the iterator is exhausted or closed:
+        `remove` waits for it and then reports `erased=False`, and the log grows with what is written. To edit
+        while you read, read first: `list(memory.documents())`.
+        """
         condition = filter_of(filter) or {}
-        with self._database.read() as tx:
-            rows = select_namespaces(tx, check_namespace(namespace), prefix=prefix)
-            chosen = [
-                (
-                    row,
-                    select_documents(tx, row.namespace_id, ids=None, condition=condition, label=None).rowids,
-                )
-                for row in rows
-            ]
-        for row, rowids in chosen:
-            for start in range(0, len(rowids), _READ_BATCH):
-                with self._database.read() as tx:
-                    part = rowids[start : start + _READ_BATCH]
-                    found = list(read_documents(tx, row.namespace_id, row.namespace, part))
-                yield from found
+        where = check_namespace(namespace)
+        with self._database.snapshot() as snapshot:
+            listing = (
+                document
+                for row in snapshot.namespaces(where, prefix=prefix)
+                for document in snapshot.documents(row, snapshot.select(row, condition=condition).rowids)
+            )
+            first, characters = [], 0
+            for document in listing:
+                first.append(document)
+                characters += len(document.text)
+                if characters > _READ_AHEAD:
+                    yield from first
+                    yield from listing
+                    return
+        yield from first
 
     def namespaces(self, prefix: Namespace | str = ()) -> list[Namespace]:
         """All namespaces that begin with `prefix`."""
-        with self._database.read() as tx:
-            return [row.namespace for row in select_namespaces(tx, check_namespace(prefix), prefix=True)]
+        with self._database.snapshot() as snapshot:
+            return [row.namespace for row in snapshot.namespaces(check_namespace(prefix))]
 
-    @property
-    def timings(self) -> dict[str, float]:
-        """Seconds per stage of the last search in this thread."""
-        return dict(getattr(self._searcher.profile, "timings", {}))
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """One moment of everything that is stored, for whoever reads more than the other calls give.
 
-    @property
-    def embeddings_scored(self) -> list[int]:
-        """Embeddings compared with each query of the last search in this thread."""
-        return list(getattr(self._searcher.profile, "scored", []))
+        Use it as `with memory.snapshot() as snapshot:`; it ends with the block. While it is open, removals
+        are not reported erased, as with `documents`.
+        """
+        self._database.check_open()
+        return self._database.snapshot()

@@ -9,8 +9,9 @@ from typing import Any
 from mllm_plugin.encoders.text import window_spans
 from mllm_plugin.memory.arguments import at_least
 from mllm_plugin.memory.queries import Queries
+from mllm_plugin.search.engine import Clock
 from mllm_plugin.search.recall import recall
-from mllm_plugin.store.namespaces import check_namespace, select_namespaces
+from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import Mode, Namespace, Recall
 
 
@@ -97,10 +98,12 @@ class Recalls(Queries):
         request = self._request(k, beam_width, exact, mode, filter, exclude_labels, unique_documents)
         nodes = at_least("nodes", nodes, 0)
         where = check_namespace(namespace)
-        prepared = self._prepared("recall_batch", queries, embeddings)
+        clock = Clock()
+        prepared = self._prepared("recall_batch", queries, embeddings, clock)
         if not prepared:
             return []
         spans = partial(window_spans, self.encoder)
-        with self._database.read() as tx:
-            rows = select_namespaces(tx, where, prefix=prefix)
-            return recall(self._searcher, tx, rows, prepared, request, nodes=nodes, spans=spans)
+        with self._database.snapshot() as snapshot:
+            rows = snapshot.namespaces(where, prefix=prefix)
+            views = self._searcher.views(snapshot, rows, request, clock)
+            return recall(self._searcher, views, prepared, request, clock, nodes=nodes, spans=spans)

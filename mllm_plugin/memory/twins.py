@@ -13,7 +13,7 @@ from mllm_plugin.memory.recalls import Recalls
 from mllm_plugin.types import (
     AddReport,
     Document,
-    Hit,
+    Hits,
     InstallReport,
     MaskReport,
     Recall,
@@ -45,11 +45,11 @@ class AsyncTwins(Edits, Recalls):
         """`install` without blocking the event loop."""
         return await asyncio.to_thread(self.install, hierarchy)
 
-    async def asearch(self, query: Any, **options: Any) -> list[Hit]:
+    async def asearch(self, query: Any, **options: Any) -> Hits:
         """`search` without blocking the event loop."""
         return await asyncio.to_thread(self.search, query, **options)
 
-    async def asearch_batch(self, queries: Sequence[Any], **options: Any) -> list[list[Hit]]:
+    async def asearch_batch(self, queries: Sequence[Any], **options: Any) -> list[Hits]:
         """`search_batch` without blocking the event loop."""
         return await asyncio.to_thread(self.search_batch, queries, **options)
 

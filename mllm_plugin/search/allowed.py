@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.store.metadata import compile_filter
+from mllm_plugin.store.filters import Clause, compile_filter
 from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.store.snapshot import NodeRow, Snapshot
+from mllm_plugin.store.values import exact
 
 _MOST_CACHED = 64
+_Key = tuple[int, int, Clause, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,19 @@ class Allowed:
 
 
 class AllowedCache:
-    """Evaluates filters; keeps the last results for as long as their namespace does not change."""
+    """Evaluates filters; keeps the last results for as long as their namespace does not change.
+
+    A result is kept under what was asked of the file, the compiled filter with its values, and under nothing
+    that an object of the caller says of itself.
+    """
 
     def __init__(self) -> None:
-        self._found: OrderedDict[tuple[int, int, str], Allowed] = OrderedDict()
+        self._found: OrderedDict[_Key, Allowed] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(
         self,
-        tx: apsw.Connection,
+        snapshot: Snapshot,
         row: NamespaceRow,
         condition: Mapping[str, Any] | None,
         exclude_labels: Sequence[str],
@@ -58,12 +63,14 @@ class AllowedCache:
         """The chunks that a filter lets through; None when there is nothing to filter."""
         if not condition and not exclude_labels:
             return None
-        key = (row.namespace_id, row.version, repr((condition, sorted(exclude_labels))))
+        clause = compile_filter(condition, row.namespace_id)
+        labels = tuple(sorted(map(exact, exclude_labels)))
+        key = (row.namespace_id, row.version, clause, labels)
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
                 return self._found[key]
-        allowed = evaluate(tx, row.namespace_id, condition, exclude_labels)
+        allowed = _evaluate(snapshot, row, clause, labels)
         with self._lock:
             self._found[key] = allowed
             if len(self._found) > _MOST_CACHED:
@@ -71,34 +78,24 @@ class AllowedCache:
         return allowed
 
 
-def evaluate(
-    tx: apsw.Connection, namespace_id: int, condition: Mapping[str, Any] | None, exclude_labels: Sequence[str]
+def _evaluate(
+    snapshot: Snapshot, row: NamespaceRow, clause: Clause, exclude_labels: Sequence[str]
 ) -> Allowed:
     """Finds the live chunks of a namespace that a filter lets through."""
-    clause = compile_filter(condition, namespace_id)
-    rows = tx.execute(
-        "SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) "
-        f"WHERE d.namespace_id = ? AND d.masked = 0 AND ({clause.sql}) AND d.document_rowid NOT IN "
-        "(SELECT document_rowid FROM labels WHERE label IN (SELECT value FROM json_each(?)))",
-        (namespace_id, *clause.parameters, json.dumps(exclude_labels)),
-    )
-    pairs = np.array(list(rows), dtype=np.int64).reshape(-1, 2)
-    counts = _climb(tx, namespace_id, pairs[:, 1])
-    nodes = np.array(sorted(counts), dtype=np.int64)
-    return Allowed(
-        np.sort(pairs[:, 0]), nodes, np.array([counts[node] for node in nodes.tolist()], dtype=np.int64)
-    )
+    pairs = snapshot.matching(row, clause, exclude_labels)
+    counts = _climb(snapshot.nodes(row), pairs[:, 1])
+    node_ids = np.array(sorted(counts), dtype=np.int64)
+    node_counts = np.array([counts[node] for node in node_ids.tolist()], dtype=np.int64)
+    return Allowed(np.sort(pairs[:, 0]), node_ids, node_counts)
 
 
-def _climb(tx: apsw.Connection, namespace_id: int, homes: NDArray[np.int64]) -> dict[int, int]:
-    """Chunks below every node on the way from their homes to the root."""
-    parents = dict(tx.execute("SELECT node_id, parent_id FROM nodes WHERE namespace_id = ?", (namespace_id,)))
-    counts: dict[int, int] = {}
+def _climb(nodes: Sequence[NodeRow], homes: NDArray[np.int64]) -> dict[int, int]:
+    """Chunks below every node on the way from their homes to the root; `nodes` from the lowest level up."""
     ids, found = np.unique(homes, return_counts=True)
-    for node_id, count in zip(ids.tolist(), found.tolist(), strict=True):
-        while node_id is not None:
-            counts[node_id] = counts.get(node_id, 0) + count
-            node_id = parents[node_id]
+    counts = dict(zip(ids.tolist(), found.tolist(), strict=True))
+    for node in nodes:
+        if node.node_id in counts and node.parent_id is not None:
+            counts[node.parent_id] = counts.get(node.parent_id, 0) + counts[node.node_id]
     return counts
 
 

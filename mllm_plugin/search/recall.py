@@ -14,20 +14,18 @@ Shapes: n embeddings, r vectors per embedding, d dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import apsw
 import numpy as np
 
-from mllm_plugin.search import finalists
-from mllm_plugin.search.allowed import Allowed
-from mllm_plugin.search.candidates import NodeRef, View
-from mllm_plugin.search.engine import MOST_QUERIES, Request, Searcher
+from mllm_plugin.search.engine import MOST_QUERIES, Clock, Request, Searcher
 from mllm_plugin.search.query import Query
+from mllm_plugin.search.rank import cosines
 from mllm_plugin.search.refold import Nodes, Refolder
-from mllm_plugin.search.walk import Frontier, descend
-from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.search.view import NodeRef, View
+from mllm_plugin.search.walk import Beam, descend
 from mllm_plugin.tree.editor import LEAF_LEVEL
-from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall
+from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall, SearchStatistics
 
 Spans = Callable[[Sequence[str], Sequence[int]], list[Sequence[tuple[int, int]]]]
 Levels = dict[int, list[MemoryEmbedding]]
@@ -37,10 +35,10 @@ _WINDOW, _CHUNK = 0, 1
 
 def recall(
     searcher: Searcher,
-    tx: apsw.Connection,
-    rows: Sequence[NamespaceRow],
+    views: Sequence[View],
     queries: Sequence[Query],
     request: Request,
+    clock: Clock,
     *,
     nodes: int,
     spans: Spans,
@@ -48,35 +46,55 @@ def recall(
     """Searches, and gathers for each query the best embeddings of every level from the same snapshot.
 
     Args:
+        searcher: Of the memory.
+        views: Namespaces of one snapshot, as the searcher gives them.
+        queries: What is looked for.
+        request: How.
+        clock: Of the call.
         nodes: Most nodes of each level from 2 up.
         spans: Gives the character spans of the windows of chunks: of their texts, and how many each has.
     """
-    hits = searcher.search(tx, rows, queries, request)
-    with searcher.stage("recall"):
-        views = list(searcher.views(tx, rows, request))
+    hits = searcher.search(views, queries, request, clock)
+    with clock.stage("recall"):
         upper = [
-            levels
+            own
             for start in range(0, len(queries), MOST_QUERIES)
-            for levels in _merged(views, queries[start : start + MOST_QUERIES], request, nodes)
+            for own in _merged(views, queries[start : start + MOST_QUERIES], request, nodes)
         ]
-        known = {view.row.namespace: view for view, _ in views}
-        return [
-            Recall(query.text, tuple(own), _levels(tx, known, query, own, above, spans))
+        known = {view.row.namespace: view for view in views}
+        levels = [
+            _levels(known, query, own, above.levels, spans)
             for query, own, above in zip(queries, hits, upper, strict=True)
         ]
+    return [
+        Recall(query.text, tuple(own), found, above.added_to(own.statistics, clock))
+        for query, own, found, above in zip(queries, hits, levels, upper, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Upper:
+    """The best nodes of every level for one query, and what the walk to them cost; see `Frontier`."""
+
+    levels: Levels
+    scored: int = 0
+    visited: int = 0
+
+    def added_to(self, statistics: SearchStatistics, clock: Clock) -> SearchStatistics:
+        """The statistics of the search for hits with those of this walk."""
+        return replace(
+            statistics,
+            embeddings_scored=statistics.embeddings_scored + self.scored,
+            nodes_visited=statistics.nodes_visited + self.visited,
+            timings=dict(clock.seconds),
+        )
 
 
 def _levels(
-    tx: apsw.Connection,
-    views: Mapping[Namespace, View],
-    query: Query,
-    hits: Sequence[Hit],
-    upper: Levels,
-    spans: Spans,
+    views: Mapping[Namespace, View], query: Query, hits: Sequence[Hit], upper: Levels, spans: Spans
 ) -> dict[int, tuple[MemoryEmbedding, ...]]:
-    windows = sorted(_windows(tx, query, hits, spans), key=lambda one: -one.score)
-    chunks = [_chunk(views[hit.namespace], hit) for hit in hits]
-    levels = {_WINDOW: windows, _CHUNK: chunks, **upper}
+    windows = sorted(_windows(views, query, hits, spans), key=lambda window: -window.score)
+    levels = {_WINDOW: windows, _CHUNK: list(_chunks(views, hits)), **upper}
     return {level: tuple(levels[level]) for level in sorted(levels)}
 
 
@@ -84,16 +102,18 @@ def _levels(
 
 
 def _windows(
-    tx: apsw.Connection, query: Query, hits: Sequence[Hit], spans: Spans
+    views: Mapping[Namespace, View], query: Query, hits: Sequence[Hit], spans: Spans
 ) -> Iterator[MemoryEmbedding]:
     """All windows of the hits, hit by hit.
 
     On 300 questions of squad the best 4 windows of 5 hits by their own cosine hold the answer for .71, with
     the hit's score added for .83: which chunk a window is from says more than the window itself.
     """
-    ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
-    windows = finalists.read_windows(tx, ids, query.vectors.shape[1])
-    scores = finalists.cosines(query, windows.vectors)
+    if not hits:
+        return
+    snapshot = views[hits[0].namespace].snapshot  # of all of them
+    windows = snapshot.windows(np.array([hit.chunk_id for hit in hits], dtype=np.int64))
+    scores = cosines(query, windows.vectors)
     places = spans([hit.text for hit in hits], windows.sizes.tolist())
     for hit, first, own in zip(hits, windows.starts.tolist(), places, strict=True):
         for row, span in enumerate(own, first):
@@ -109,77 +129,68 @@ def _windows(
             )
 
 
-def _chunk(view: View, hit: Hit) -> MemoryEmbedding:
-    home = view.tx.execute(
-        "SELECT n.node_id, n.version FROM chunks c JOIN nodes n USING (node_id) WHERE c.chunk_id = ?",
-        (hit.chunk_id,),
-    ).get
-    block = view.block(NodeRef(*home))
-    return MemoryEmbedding(
-        level=_CHUNK,
-        vectors=block.vectors[int(np.searchsorted(block.ids, hit.chunk_id))].copy(),
-        score=hit.score,
-        node_id=hit.chunk_id,
-        document_id=hit.document_id,
-        start=hit.start,
-        end=hit.end,
-        namespace=hit.namespace,
-    )
+def _chunks(views: Mapping[Namespace, View], hits: Sequence[Hit]) -> Iterator[MemoryEmbedding]:
+    """The embeddings of the hits' chunks."""
+    if not hits:
+        return
+    snapshot = views[hits[0].namespace].snapshot
+    places = snapshot.places(hit.chunk_id for hit in hits)
+    versions = snapshot.versions({place.node_id for place in places.values()})
+    for hit in hits:
+        home = places[hit.chunk_id].node_id
+        block = views[hit.namespace].block(NodeRef(home, versions[home]))
+        yield MemoryEmbedding(
+            level=_CHUNK,
+            vectors=block.vector(hit.chunk_id).copy(),
+            score=hit.score,
+            node_id=hit.chunk_id,
+            document_id=hit.document_id,
+            start=hit.start,
+            end=hit.end,
+            namespace=hit.namespace,
+        )
 
 
 # -- nodes
 
 
-def _merged(
-    views: Sequence[tuple[View, Allowed | None]], queries: Sequence[Query], request: Request, nodes: int
-) -> list[Levels]:
+def _merged(views: Sequence[View], queries: Sequence[Query], request: Request, nodes: int) -> list[Upper]:
     """The best nodes of every level of each query [b], those of all namespaces by score."""
-    merged: list[Levels] = [{} for _ in queries]
-    for view, allowed in views:
-        for levels, more in zip(merged, _visited(view, queries, request, allowed, nodes), strict=True):
-            for level, found in more.items():
-                levels[level] = levels.get(level, []) + found
-    return [
-        {level: sorted(found, key=_order)[:nodes] for level, found in levels.items()} for levels in merged
-    ]
+    by_view = [_visited(view, queries, request, nodes) for view in views]
+    merged = []
+    for place in range(len(queries)):
+        found = [own[place] for own in by_view]
+        levels = {
+            level: sorted((node for own in found for node in own.levels.get(level, ())), key=_order)[:nodes]
+            for level in {level for own in found for level in own.levels}
+        }
+        merged.append(Upper(levels, sum(own.scored for own in found), sum(own.visited for own in found)))
+    return merged
 
 
-def _visited(
-    view: View, queries: Sequence[Query], request: Request, allowed: Allowed | None, nodes: int
-) -> list[Levels]:
+def _visited(view: View, queries: Sequence[Query], request: Request, nodes: int) -> list[Upper]:
     """The best nodes of every level of one namespace for each query [b]."""
     top = view.root_level() - 1
-    nothing = allowed is not None and not len(allowed.chunk_ids)
-    if nothing or not nodes or top < LEAF_LEVEL:
-        return [{level: [] for level in range(LEAF_LEVEL, top + 1)} for _ in queries]
-    refolder = Refolder(view, allowed)
-    steps = list(_steps(view, queries, request, allowed, nodes))
-    return [
-        {
-            level: _best(view, level, query, found, nodes)
-            for level, found in enumerate(refolder.nodes([step[place] for step in steps]), LEAF_LEVEL)
+    if not view.answers or not nodes or top < LEAF_LEVEL:
+        return [Upper({level: [] for level in range(LEAF_LEVEL, top + 1)}) for _ in queries]
+    refolder = Refolder(view)
+    _, *steps = descend(view, queries, _beam(view, request, nodes))  # the root has no embedding
+    found = []
+    for place, query in enumerate(queries):
+        frontiers = [step[place] for step in steps]
+        levels = {
+            level: _best(view, level, query, own, nodes)
+            for level, own in enumerate(refolder.nodes(frontiers), LEAF_LEVEL)
         }
-        for place, query in enumerate(queries)
-    ]
+        found.append(Upper(levels, frontiers[-1].scored, frontiers[-1].visited))
+    return found
 
 
-def _steps(
-    view: View, queries: Sequence[Query], request: Request, allowed: Allowed | None, nodes: int
-) -> Iterator[list[Frontier]]:
-    """Frontiers of the levels below the root, top down."""
-    everything = view.row.live_chunks
-    exact = request.mode == "exact"
-    steps = descend(
-        view,
-        queries,
-        width=everything if exact else request.beam_width,
-        need=everything if exact else request.k,
-        least=nodes,
-        allowed=allowed,
-        scored=np.zeros(len(queries), dtype=np.int64),
-    )
-    next(steps)  # the root, which has no embedding
-    return steps
+def _beam(view: View, request: Request, nodes: int) -> Beam:
+    """As wide as that of the search for chunks; everything in mode exact."""
+    if request.mode == "exact":
+        return Beam(view.row.live_chunks, view.row.live_chunks, least=nodes)
+    return Beam(request.beam_width, request.k, least=nodes)
 
 
 def _best(view: View, level: int, query: Query, found: Nodes, nodes: int) -> list[MemoryEmbedding]:
@@ -201,5 +212,5 @@ def _best(view: View, level: int, query: Query, found: Nodes, nodes: int) -> lis
     ]
 
 
-def _order(one: MemoryEmbedding) -> tuple[float, Namespace, int]:
-    return (-one.score, one.namespace, one.node_id)
+def _order(node: MemoryEmbedding) -> tuple[float, Namespace, int]:
+    return (-node.score, node.namespace, node.node_id)

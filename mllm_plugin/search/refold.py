@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.search.allowed import Allowed
-from mllm_plugin.search.candidates import NodeRef, View, admitted
+from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.search.walk import Frontier
 from mllm_plugin.tree.editor import LEAF_LEVEL
 
@@ -33,10 +32,10 @@ class Nodes:
 
 
 class Refolder:
-    """Refolds the nodes of a namespace for one filter; remembers what does not depend on the query."""
+    """Refolds the nodes of a view for its filter; remembers what does not depend on the query."""
 
-    def __init__(self, view: View, allowed: Allowed | None) -> None:
-        self._view, self._allowed = view, allowed
+    def __init__(self, view: View) -> None:
+        self._view = view
         self._lowest: dict[int, NDArray[np.float16]] = {}
 
     def nodes(self, frontiers: Sequence[Frontier]) -> list[Nodes]:
@@ -55,10 +54,10 @@ class Refolder:
 
     def _level(self, level: int, frontier: Frontier, below: Nodes | None) -> Nodes:
         ids = np.array([ref.node_id for ref in frontier.refs], dtype=np.int64)
-        if self._allowed is None:
+        if self._view.allowed is None:
             return Nodes(ids, frontier.vectors, frontier.parents)
         vectors, kept = frontier.vectors.copy(), np.ones(len(ids), dtype=np.bool_)
-        for place in np.flatnonzero(self._allowed.below(ids) < frontier.live).tolist():
+        for place in np.flatnonzero(self._view.below(frontier.live, ids) < frontier.live).tolist():
             ref = frontier.refs[place]
             folded = self._chunks(ref) if below is None else self._children(level, ref, place, below)
             kept[place] = folded is not None
@@ -70,7 +69,7 @@ class Refolder:
         """A lowest node, of its matching chunks."""
         if ref.node_id not in self._lowest:
             block = self._view.block(ref)
-            matching = admitted(block.live > 0, block.ids, self._allowed)
+            matching = self._view.admitted(block.live > 0, block.ids)
             self._lowest[ref.node_id] = self._fold(LEAF_LEVEL, block.vectors, matching)
         return self._lowest[ref.node_id]
 

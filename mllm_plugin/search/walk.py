@@ -6,25 +6,16 @@ Shapes: b queries, n embeddings, r vectors per embedding, d dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.lexical import TermCounts, score_terms
-from mllm_plugin.search.allowed import Allowed
-from mllm_plugin.search.candidates import (
-    Candidates,
-    NodeRef,
-    View,
-    admitted,
-    best_rows,
-    cosines_of,
-    joined,
-    scores_of,
-)
 from mllm_plugin.search.query import Query
+from mllm_plugin.search.rank import Candidates, best_rows, cosines_of, joined, scores_of
+from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.store.blocks import Block
 from mllm_plugin.tree.editor import LEAF_LEVEL
 
@@ -36,6 +27,21 @@ BEST_LEAST = 10  # the margin is measured from this result, or from the last one
 
 
 @dataclass(frozen=True)
+class Beam:
+    """How much a walk keeps.
+
+    Attributes:
+        width: Lowest nodes kept; more where they hold fewer than `need` chunks that may be returned.
+        need: Results wanted.
+        least: Nodes kept per level, if there are as many, even where the ranker would drop them.
+    """
+
+    width: int
+    need: int
+    least: int = 1
+
+
+@dataclass(frozen=True)
 class Frontier:
     """Nodes to go into for one query, best first.
 
@@ -44,6 +50,8 @@ class Frontier:
         vectors: Embeddings as stored [n, r, d]; none for a root.
         live: Live chunks below each [n].
         parents: Place of each one's parent in the frontier above [n].
+        scored: Embeddings compared with the query so far.
+        visited: Nodes gone into so far, these not included.
     """
 
     refs: tuple[NodeRef, ...]
@@ -51,22 +59,25 @@ class Frontier:
     vectors: NDArray[np.float32]
     live: NDArray[np.int64]
     parents: NDArray[np.int64]
+    scored: int = 0
+    visited: int = 0
 
     @classmethod
-    def root(cls, view: View, dim: int) -> Frontier:
+    def root(cls, view: View) -> Frontier:
         """The root alone, where every walk begins."""
-        ref = NodeRef(view.row.root_id, view.row.root_version)  # type: ignore[arg-type]
         live, none = np.array([view.row.live_chunks]), np.zeros(1, np.int64)
-        return cls((ref,), np.zeros(1, np.float32), np.zeros((1, 0, dim), np.float32), live, none)
+        vectors = np.zeros((1, 0, view.snapshot.dim), np.float32)
+        return cls((view.root(),), np.zeros(1, np.float32), vectors, live, none)
 
     def head(self, count: int) -> Frontier:
         """The best `count`."""
-        return Frontier(
-            self.refs[:count],
-            self.scores[:count],
-            self.vectors[:count],
-            self.live[:count],
-            self.parents[:count],
+        return replace(
+            self,
+            refs=self.refs[:count],
+            scores=self.scores[:count],
+            vectors=self.vectors[:count],
+            live=self.live[:count],
+            parents=self.parents[:count],
         )
 
 
@@ -89,6 +100,11 @@ class Fetched:
         ids, live = joined([b.ids for b in blocks], np.int64), joined([b.live for b in blocks], np.int64)
         return cls(blocks, spans, ids, live)
 
+    @classmethod
+    def below(cls, view: View, frontiers: Iterable[Frontier]) -> Fetched:
+        """Reads what lies below the nodes of all frontiers."""
+        return cls.of(view, (ref for frontier in frontiers for ref in frontier.refs))
+
     def rows(self, refs: Iterable[NodeRef]) -> NDArray[np.int64]:
         """The rows of some of the nodes, in the order of the nodes."""
         return joined([np.arange(*self.spans[ref]) for ref in refs], np.int64)
@@ -109,23 +125,19 @@ class Fetched:
         return TermCounts.concat(parts) if parts else TermCounts.empty()
 
 
-def walk(
-    view: View, queries: Sequence[Query], *, width: int, most: int, need: int, allowed: Allowed | None
-) -> list[Candidates]:
+def walk(view: View, queries: Sequence[Query], beam: Beam, *, most: int) -> list[Candidates]:
     """Walks from the top level down, keeping the best nodes of each level (`beam_at`).
 
     A trained ranker also says which of these cannot hold a result any more; they are not visited.
 
     Args:
-        width: Lowest nodes kept; more where they hold fewer than `need` chunks that may be returned.
+        view: Where.
+        queries: What is looked for.
+        beam: How much is kept on the way.
         most: Candidates kept per query.
-        need: Results wanted.
-        allowed: What the filter lets through.
     """
-    scored = np.zeros(len(queries), dtype=np.int64)
-    *_, frontiers = descend(view, queries, width=width, need=need, allowed=allowed, scored=scored)
-    frontiers = _promising(view, queries, frontiers, width, need, allowed)
-    return _leaves(view, queries, frontiers, most, allowed, scored)
+    *_, frontiers = descend(view, queries, beam)
+    return _leaves(view, queries, _promising(view, queries, frontiers, beam), most)
 
 
 def beam_at(level: int, width: int) -> int:
@@ -133,95 +145,99 @@ def beam_at(level: int, width: int) -> int:
     return width if level <= LEAF_LEVEL else max(UPPER_LEAST, width // UPPER_SHARE)
 
 
-def descend(
-    view: View,
-    queries: Sequence[Query],
-    *,
-    width: int,
-    need: int,
-    allowed: Allowed | None,
-    scored: NDArray[np.int64],
-    least: int = 1,
-) -> Iterator[list[Frontier]]:
-    """Yields the frontier of every query, level by level, from the root down to level 2.
-
-    Args:
-        width, need, allowed: As `walk` takes them.
-        scored: Embeddings compared with each query [b]; added to.
-        least: Nodes kept per level, if there are as many, even where the ranker would drop them.
-    """
-    frontiers = [Frontier.root(view, queries[0].vectors.shape[1])] * len(queries)
+def descend(view: View, queries: Sequence[Query], beam: Beam) -> Iterator[list[Frontier]]:
+    """Yields the frontier of every query, level by level, from the root down to level 2."""
+    frontiers = [Frontier.root(view)] * len(queries)
     yield frontiers
     for level in range(view.root_level() - 1, LEAF_LEVEL - 1, -1):
-        frontiers = _step(
-            view, queries, frontiers, level, beam_at(level, width), need, allowed, scored, least
-        )
+        step = _Step.of(view, frontiers, level, beam)
+        scores = scores_of(view, level, queries, step.vectors)
+        frontiers = [step.down(*pair) for pair in zip(frontiers, scores, strict=True)]
         yield frontiers
 
 
-def _step(
-    view: View,
-    queries: Sequence[Query],
-    frontiers: Sequence[Frontier],
-    level: int,
-    width: int,
-    need: int,
-    allowed: Allowed | None,
-    scored: NDArray[np.int64],
-    least: int,
-) -> list[Frontier]:
-    """One step down: scores the embeddings of `level` below each frontier, keeps the best."""
-    fetched = Fetched.of(view, (ref for frontier in frontiers for ref in frontier.refs))
-    versions = joined([block.versions for block in fetched.blocks], np.int64)
-    below = fetched.live if allowed is None else allowed.below(fetched.ids)
-    vectors = np.concatenate([block.vectors for block in fetched.blocks])
-    ranker = view.hierarchy.ranker(level)
-    path_weight, slack = getattr(ranker, "path_weight", 0.0), getattr(ranker, "slack", None)
-    found = []
-    for place, (frontier, own) in enumerate(
-        zip(frontiers, scores_of(view, level, queries, vectors), strict=True)
-    ):
-        rows = fetched.rows(frontier.refs)
-        scored[place] += len(rows) * vectors.shape[1]
-        scores = own[rows]
+@dataclass(frozen=True)
+class _Step:
+    """One step down: what lies below all frontiers, and how the best of it is chosen.
+
+    Attributes:
+        below: Chunks that may be returned below each embedding [n].
+        path_weight: What the parent's score counts.
+        slack: The ranker's margin; None without one.
+        width: Nodes kept.
+    """
+
+    fetched: Fetched
+    vectors: NDArray[np.float32]
+    versions: NDArray[np.int64]
+    below: NDArray[np.int64]
+    path_weight: float
+    slack: float | None
+    width: int
+    beam: Beam
+
+    @classmethod
+    def of(cls, view: View, frontiers: Sequence[Frontier], level: int, beam: Beam) -> _Step:
+        fetched = Fetched.below(view, frontiers)
+        ranker = view.hierarchy.ranker(level)
+        return cls(
+            fetched=fetched,
+            vectors=np.concatenate([block.vectors for block in fetched.blocks]),
+            versions=joined([block.versions for block in fetched.blocks], np.int64),
+            below=view.below(fetched.live, fetched.ids),
+            path_weight=getattr(ranker, "path_weight", 0.0),
+            slack=getattr(ranker, "slack", None) if level > LEAF_LEVEL else None,
+            width=beam_at(level, beam.width),
+            beam=beam,
+        )
+
+    def down(self, frontier: Frontier, scores: NDArray[np.float32]) -> Frontier:
+        """The best embeddings below a frontier, given the scores of all that was fetched [n]."""
+        fetched, rows = self.fetched, self.fetched.rows(frontier.refs)
+        scored = frontier.scored + len(rows) * self.vectors.shape[1]
+        scores = scores[rows]
         parents = np.repeat(np.arange(len(frontier.refs)), fetched.sizes(frontier.refs))
-        if path_weight:
-            scores = (scores + path_weight * frontier.scores[parents]).astype(np.float32)
+        if self.path_weight:
+            scores = (scores + self.path_weight * frontier.scores[parents]).astype(np.float32)
         order = np.lexsort((fetched.ids[rows], -scores))
-        order = order[below[rows[order]] > 0]
-        rows, scores = rows[order], scores[order]
-        enough = int(np.searchsorted(np.cumsum(below[rows]), need)) + 1
+        order = order[self.below[rows[order]] > 0]
+        order = order[: self._count(rows[order], scores[order])]
+        kept = rows[order]
+        return Frontier(
+            refs=tuple(map(NodeRef, fetched.ids[kept].tolist(), self.versions[kept].tolist())),
+            scores=scores[order],
+            vectors=self.vectors[kept],
+            live=fetched.live[kept],
+            parents=parents[order],
+            scored=scored,
+            visited=frontier.visited + len(frontier.refs),
+        )
+
+    def _count(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> int:
+        """How many to keep of rows in order of their scores."""
+        enough = int(np.searchsorted(np.cumsum(self.below[rows]), self.beam.need)) + 1
         likely = len(rows)
-        if slack is not None and level > LEAF_LEVEL and len(rows):
-            likely = int(np.searchsorted(-scores, slack - scores[0], side="right"))
-        kept = rows[: max(min(width, likely), least, enough)]
-        refs = tuple(map(NodeRef, fetched.ids[kept].tolist(), versions[kept].tolist()))
-        above = parents[order[: len(kept)]]
-        found.append(Frontier(refs, scores[: len(kept)], vectors[kept], fetched.live[kept], above))
-    return found
+        if self.slack is not None and len(rows):
+            likely = int(np.searchsorted(-scores, self.slack - scores[0], side="right"))
+        return max(min(self.width, likely), self.beam.least, enough)
 
 
 def _promising(
-    view: View,
-    queries: Sequence[Query],
-    frontiers: Sequence[Frontier],
-    width: int,
-    need: int,
-    allowed: Allowed | None,
+    view: View, queries: Sequence[Query], frontiers: Sequence[Frontier], beam: Beam
 ) -> list[Frontier]:
     """Looks into the best nodes first and drops those that fall too short of what was found there."""
     slack = getattr(view.hierarchy.ranker(LEAF_LEVEL), "slack", None)
-    first, want = max(FIRST_LEAST, width // FIRST_SHARE), max(need, BEST_LEAST)
+    first, want = max(FIRST_LEAST, beam.width // FIRST_SHARE), max(beam.need, BEST_LEAST)
     if slack is None or all(len(frontier.refs) <= first for frontier in frontiers):
         return list(frontiers)
     heads = [frontier.head(first) for frontier in frontiers]
-    fetched = Fetched.of(view, (ref for head in heads for ref in head.refs))
-    open_rows = admitted(fetched.live > 0, fetched.ids, allowed)
-    cosines = cosines_of(view, queries, fetched.chunk_vectors(queries[0].vectors.shape[1])[:, None])
+    fetched = Fetched.below(view, heads)
+    admitted = view.admitted(fetched.live > 0, fetched.ids)
+    cosines = cosines_of(view, queries, fetched.chunk_vectors(view.snapshot.dim)[:, None])
     kept = []
     for frontier, head, cosine in zip(frontiers, heads, cosines, strict=True):
         rows = fetched.rows(head.refs)
-        found = cosine[rows[open_rows[rows]]]
+        found = cosine[rows[admitted[rows]]]
         if len(found) < want:
             kept.append(frontier)
             continue
@@ -231,40 +247,41 @@ def _promising(
 
 
 def _leaves(
-    view: View,
-    queries: Sequence[Query],
-    frontiers: Sequence[Frontier],
-    most: int,
-    allowed: Allowed | None,
-    scored: NDArray[np.int64],
+    view: View, queries: Sequence[Query], frontiers: Sequence[Frontier], most: int
 ) -> list[Candidates]:
     """Scores the chunks below each frontier, and those that rare words lead to."""
     weighed = [view.weigh(query) for query in queries]
-    homes = {node_id for _, routed in weighed for _, node_id in routed}
-    extra = {node_id: NodeRef(node_id, _version(view, node_id)) for node_id in homes}
+    routed = [dict(chunks) for _, chunks in weighed]
+    extra = _homes(view, {node_id for chunks in routed for node_id in chunks.values()})
     fetched = Fetched.of(view, [*(ref for frontier in frontiers for ref in frontier.refs), *extra.values()])
-    ids, vectors = fetched.ids, fetched.chunk_vectors(queries[0].vectors.shape[1])
-    open_rows = admitted(fetched.live > 0, ids, allowed)
+    vectors = fetched.chunk_vectors(view.snapshot.dim)
+    admitted = view.admitted(fetched.live > 0, fetched.ids)
     cosines = cosines_of(view, queries, vectors[:, None])
     lexical = score_terms(fetched.terms(), [terms for terms, _ in weighed], view.lexical)
     results = []
     for place, frontier in enumerate(frontiers):
-        rows = fetched.rows(frontier.refs)
-        if routed := weighed[place][1]:
-            chunk_ids = np.array([chunk for chunk, _ in routed], dtype=np.int64)
-            homes_rows = fetched.rows({extra[node] for _, node in routed})
-            rows = np.union1d(rows, homes_rows[np.isin(ids[homes_rows], chunk_ids)])
-        scored[place] += len(rows)
-        rows = rows[open_rows[rows]]
+        homes = {extra[node_id] for node_id in routed[place].values()}
+        met = fetched.rows(frontier.refs)
+        if homes:
+            more = fetched.rows(homes)
+            met = np.union1d(met, more[np.isin(fetched.ids[more], list(routed[place]))])
+        rows = met[admitted[met]]
         partial = view.hierarchy.leaf_ranker.partial(cosines[place][rows], lexical[place][rows])
-        best = rows[best_rows(partial, ids[rows], most)]
-        complete = len(rows) == (view.row.live_chunks if allowed is None else len(allowed.chunk_ids))
-        complete = complete and len(best) == len(rows)
+        best = rows[best_rows(partial, fetched.ids[rows], most)]
         results.append(
-            Candidates(ids[best], vectors[best], lexical[place][best], complete, int(scored[place]))
+            Candidates(
+                ids=fetched.ids[best],
+                vectors=vectors[best],
+                lexical=lexical[place][best],
+                complete=len(best) == len(rows) == view.answers,
+                scored=frontier.scored + len(met),
+                visited=frontier.visited + len(homes.union(frontier.refs)),
+            )
         )
     return results
 
 
-def _version(view: View, node_id: int) -> int:
-    return view.tx.execute("SELECT version FROM nodes WHERE node_id = ?", (node_id,)).get
+def _homes(view: View, node_ids: Iterable[int]) -> dict[int, NodeRef]:
+    """Nodes of level 2 as they are in the snapshot, by id."""
+    nodes = view.snapshot.versions(node_ids)
+    return {node_id: NodeRef(node_id, version) for node_id, version in nodes.items()}

@@ -10,12 +10,12 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-import apsw
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.lexical import TermCounts
-from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.tree.node import vector_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class Block:
     versions: NDArray[np.int64]
     terms: TermCounts | None
 
+    def vector(self, child_id: int) -> NDArray[np.float32]:
+        """The embedding of one child [r, d]."""
+        return vector_of(self.ids, self.vectors, child_id)
+
     @property
     def nbytes(self) -> int:
         """Memory that the arrays take."""
@@ -35,9 +39,9 @@ class Block:
         return self.vectors.nbytes + self.ids.nbytes * 3 + terms + 500
 
 
-def load_block(tx: apsw.Connection, node_id: int, dim: int) -> Block:
+def load_block(snapshot: Snapshot, node_id: int) -> Block:
     """Reads and decodes the embedding chunk of a node."""
-    children = load_children(tx, node_id, dim)
+    children = snapshot.children(node_id)
     vectors = children.vectors.astype(np.float32)
     return Block(children.ids, vectors, children.live, children.versions, children.terms)
 
@@ -45,20 +49,20 @@ def load_block(tx: apsw.Connection, node_id: int, dim: int) -> Block:
 class BlockCache:
     """Least recently used blocks, at most `capacity` bytes."""
 
-    def __init__(self, capacity: int, dim: int) -> None:
-        self._capacity, self._dim = capacity, dim
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
         self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, tx: apsw.Connection, node_id: int, version: int) -> Block:
+    def get(self, snapshot: Snapshot, node_id: int, version: int) -> Block:
         """The block of a node as of a write, from memory or from the file."""
         key = (node_id, version)
         with self._lock:
             if block := self._blocks.get(key):
                 self._blocks.move_to_end(key)
                 return block
-        block = load_block(tx, node_id, self._dim)
+        block = load_block(snapshot, node_id)
         with self._lock:
             if key not in self._blocks:
                 self._blocks[key] = block

@@ -24,9 +24,10 @@ from mllm_plugin.errors import (
     StoreError,
 )
 from mllm_plugin.store.filesystem import refuse_network_filesystem
-from mllm_plugin.store.metadata import register_functions
+from mllm_plugin.store.filters import register_functions
 from mllm_plugin.store.schema import APPLICATION_ID, CHECKSUM_BYTES, FORMAT_VERSION, MIGRATIONS, PAGE_SIZE
 from mllm_plugin.store.scrub import scrub_vfs
+from mllm_plugin.store.snapshot import Snapshot
 
 FILE_NAME = "memory.db"
 _CHECKSUM_VFS = "cksmvfs"
@@ -93,6 +94,16 @@ class Database:
                 yield connection
             finally:
                 self._return_reader(connection)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The same for those who read above the store; it ends with the block."""
+        with self.read() as connection:
+            snapshot = Snapshot(connection)
+            try:
+                yield snapshot
+            finally:
+                snapshot.end()
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:

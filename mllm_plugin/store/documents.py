@@ -1,16 +1,14 @@
-"""Documents as rows: which ones a call means, and reading them back."""
+"""Documents as rows: which ones a call means, and the masks on them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import apsw
 
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.store.metadata import compile_filter
-from mllm_plugin.types import Namespace, StoredDocument
+from mllm_plugin.store.filters import compile_filter
 
 
 class DocumentState(NamedTuple):
@@ -85,31 +83,6 @@ def select_documents(
     return Selection(list(found.values()), tuple(name for name in wanted if name not in found))
 
 
-def read_documents(
-    tx: apsw.Connection, namespace_id: int, namespace: Namespace, rowids: Sequence[int]
-) -> Iterator[StoredDocument]:
-    """Documents by row id, in the order asked."""
-    for rowid in rowids:
-        row = tx.execute(
-            "SELECT id, text, metadata, split, "
-            "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) "
-            "FROM documents d WHERE d.document_rowid = ? AND d.namespace_id = ?",
-            (rowid, namespace_id),
-        ).get
-        if row:
-            document_id, text, metadata, split, chunks = row
-            yield StoredDocument(
-                id=document_id,
-                text=text.decode("utf-8"),
-                metadata=json.loads(metadata),
-                namespace=namespace,
-                labels=_names(tx, "labels", rowid),
-                masks=_names(tx, "masks", rowid),
-                chunks=chunks,
-                split=bool(split),
-            )
-
-
 def add_masks(tx: apsw.Connection, rowids: Iterable[int], label: str) -> list[int]:
     """Puts documents under a mask; returns those that were live before."""
     turned = []
@@ -142,19 +115,6 @@ def masked_documents(tx: apsw.Connection, namespace_id: int, label: str | None) 
         (namespace_id, label),
     )
     return [rowid for (rowid,) in rows]
-
-
-def masks_of_all(tx: apsw.Connection, namespace_id: int) -> dict[str, set[str]]:
-    """Names of the masks on each document of a namespace, by its id; empty sets where there is none."""
-    rows = tx.execute(
-        "SELECT d.id, m.label FROM documents d LEFT JOIN masks m USING (document_rowid) "
-        "WHERE d.namespace_id = ?",
-        (namespace_id,),
-    )
-    found: dict[str, set[str]] = {}
-    for document_id, label in rows:
-        found.setdefault(document_id, set()).update(() if label is None else (label,))
-    return found
 
 
 def _names(tx: apsw.Connection, table: str, rowid: int) -> tuple[str, ...]:

@@ -6,16 +6,18 @@ Shapes: n chunks, d dimensions, e term entries.
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import apsw
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.lexical import QueryTerms, TermCounts
-from mllm_plugin.store.nodes import leaf_nodes, load_children
+from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.tree.node import Children
 
 _MOST_PARTS = 8
@@ -79,11 +81,35 @@ class Image:
         return sum(part.nbytes for part in self.parts)
 
 
-def build_image(
-    tx: apsw.Connection, namespace_id: int, version: int, dim: int, previous: Image | None = None
-) -> Image:
+class ImageCache:
+    """The images last used, at most `capacity` bytes; the one in use is kept whole."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, snapshot: Snapshot, row: NamespaceRow) -> Image:
+        """The image of a namespace as of a snapshot."""
+        with self._lock:
+            previous = self._images.get(row.namespace_id)
+            if previous is not None and previous.version == row.version:
+                self._images.move_to_end(row.namespace_id)
+                return previous
+        image = build_image(snapshot, row, previous)
+        with self._lock:
+            replaced = self._images.pop(row.namespace_id, None)
+            self._bytes += image.nbytes - (replaced.nbytes if replaced else 0)
+            self._images[row.namespace_id] = image
+            while self._bytes > self._capacity and len(self._images) > 1:
+                self._bytes -= self._images.popitem(last=False)[1].nbytes
+        return image
+
+
+def build_image(snapshot: Snapshot, row: NamespaceRow, previous: Image | None = None) -> Image:
     """Reads a namespace's chunks, taking from `previous` what has not changed since."""
-    current = leaf_nodes(tx, namespace_id)
+    current = snapshot.lowest_nodes(row.namespace_id)
     kept: list[ImagePart] = []
     known: dict[int, int] = {}
     for part in previous.parts if previous else ():
@@ -99,9 +125,9 @@ def build_image(
     if sum(len(part.ids) for part in kept) > 2 * sum(map(_rows, kept)):
         kept, changed = [], list(current)
     if changed:
-        blocks = [load_children(tx, node_id, dim) for node_id in changed]
+        blocks = [snapshot.children(node_id) for node_id in changed]
         kept.append(_part(changed, [current[node_id] for node_id in changed], blocks))
-    return Image(version, tuple(kept))
+    return Image(row.version, tuple(kept))
 
 
 def _rows(part: ImagePart) -> int:

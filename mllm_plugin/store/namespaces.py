@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import apsw
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.store.values import exact
 from mllm_plugin.types import Namespace
 
 _SEPARATOR = "\x1f"
@@ -44,12 +45,13 @@ def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
     parts = (namespace,) if isinstance(namespace, str) else namespace
     if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
         raise InvalidTypeError(f"a namespace is a string or a tuple of strings, got {namespace!r}")
+    parts = tuple(map(exact, parts))
     for part in parts:
         if not part or _SEPARATOR in part or any(0xD800 <= ord(letter) < 0xE000 for letter in part):
             raise InvalidInputError(
                 f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates"
             )
-    return tuple(parts)
+    return parts
 
 
 def find_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow | None:

@@ -5,34 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import apsw
-import numpy as np
 
-from mllm_plugin.lexical import TermCounts
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.tree.node import Children, Node
-
-_BLOCK = "SELECT ids, vectors, live, total, versions, terms FROM blocks WHERE node_id = ?"
 
 
 def load_children(tx: apsw.Connection, node_id: int, dim: int) -> Children:
-    """Reads the embedding chunk of a node."""
-    ids, vectors, live, total, versions, terms = tx.execute(_BLOCK, (node_id,)).get
-    count = len(ids) // 8
-    return Children(
-        ids=np.frombuffer(ids, dtype="<i8"),
-        vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, dim),
-        live=np.frombuffer(live, dtype="<u4").astype(np.int64),
-        total=np.frombuffer(total, dtype="<u4").astype(np.int64),
-        versions=np.frombuffer(versions, dtype="<i8"),
-        terms=None if terms is None else TermCounts.from_bytes(terms, count),
-    )
+    """The embedding chunk of a node, within a write transaction."""
+    return Snapshot(tx, dim).children(node_id)
+
+
+def leaf_nodes(tx: apsw.Connection, namespace_id: int) -> dict[int, int]:
+    """Version by node id of all level-2 nodes of a namespace, within a write transaction."""
+    return Snapshot(tx).lowest_nodes(namespace_id)
 
 
 class SqlNodeStore:
     """The `NodeStore` of one namespace within one write transaction."""
 
     def __init__(self, tx: apsw.Connection, namespace_id: int, dim: int, version: int) -> None:
-        self._tx, self._namespace_id, self._dim, self._version = tx, namespace_id, dim, version
+        self._tx, self._namespace_id, self._version = tx, namespace_id, version
+        self._stored = Snapshot(tx, dim)
         last = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'nodes'").get
         self._last_id = last or 0
 
@@ -43,10 +36,8 @@ class SqlNodeStore:
 
     def load(self, node_id: int) -> Node:
         """Reads a node with its embedding chunk."""
-        level, parent_id = self._tx.execute(
-            "SELECT level, parent_id FROM nodes WHERE node_id = ?", (node_id,)
-        ).get
-        return Node(node_id, level, parent_id, load_children(self._tx, node_id, self._dim))
+        row = self._stored.node(node_id)
+        return Node(node_id, row.level, row.parent_id, self._stored.children(node_id))
 
     def save(self, node: Node) -> None:
         """Writes a node with its embedding chunk."""
@@ -82,11 +73,3 @@ class SqlNodeStore:
             "UPDATE chunks SET node_id = ? WHERE chunk_id = ?",
             ((node, chunk) for chunk, node in homes.items()),
         )
-
-
-def leaf_nodes(tx: apsw.Connection, namespace_id: int) -> dict[int, int]:
-    """Version by node id of all level-2 nodes of a namespace."""
-    rows = tx.execute(
-        "SELECT node_id, version FROM nodes WHERE namespace_id = ? AND level = ?", (namespace_id, LEAF_LEVEL)
-    )
-    return dict(rows)  # type: ignore[arg-type]

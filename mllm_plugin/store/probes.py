@@ -6,7 +6,7 @@ import apsw
 import numpy as np
 
 from mllm_plugin.encoders.identity import Sample
-from mllm_plugin.store.nodes import load_children
+from mllm_plugin.store.snapshot import Snapshot
 
 _KEY, _CHUNKS = "probes", 3
 
@@ -23,15 +23,9 @@ def load_probes(tx: apsw.Connection, dim: int) -> Sample | None:
 
 
 def _of_chunks(tx: apsw.Connection, dim: int) -> Sample | None:
-    rows = tx.execute(
-        'SELECT c.chunk_id, c.node_id, c.start, c."end", d.text FROM chunks c '
-        "JOIN documents d USING (document_rowid) WHERE c.text_hash IS NOT NULL LIMIT ?",
-        (_CHUNKS,),
-    )
-    texts, vectors = [], []
-    for chunk_id, node_id, start, end, text in list(rows):
-        block = load_children(tx, node_id, dim)
-        texts.append(text.decode("utf-8")[start:end])
-        vectors.append(block.vectors[int(np.searchsorted(block.ids, chunk_id)), 0])
+    found = Snapshot(tx, dim).some_chunks(_CHUNKS)
+    if not found:
+        return None
+    texts, vectors = zip(*found, strict=True)
     none = np.zeros((0, dim), dtype=np.float32)
-    return Sample(tuple(texts), np.asarray(vectors, dtype=np.float32), none) if texts else None
+    return Sample(texts, np.asarray(vectors, dtype=np.float32), none)

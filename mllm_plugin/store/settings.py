@@ -91,11 +91,6 @@ def save_settings(
     return found, first
 
 
-def copied_from(tx: apsw.Connection) -> str | None:
-    """The folder of the memory that this one is an unfinished copy of."""
-    return tx.execute("SELECT value FROM meta WHERE key = 'copied_from'").get
-
-
 def mark_as_copy(tx: apsw.Connection, folder: str | None) -> None:
     """Marks a memory as an unfinished copy of the one in `folder`; None when it is finished."""
     if folder is None:

@@ -9,14 +9,13 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.lexical import FIRST_RULE, WORD_RULE, TermCounts
-
-_MOST_ROUTED = 512
+from mllm_plugin.lexical import WORD_RULE, TermCounts
+from mllm_plugin.store.snapshot import Snapshot
 
 
 def word_rule(tx: apsw.Connection) -> int:
-    """The rule by which the memory tells words; one that names none is older than the second."""
-    return tx.execute("SELECT value FROM meta WHERE key = 'words'").get or FIRST_RULE
+    """The rule by which the memory tells words, within a write transaction."""
+    return Snapshot(tx).word_rule
 
 
 def save_word_rule(tx: apsw.Connection) -> None:
@@ -87,38 +86,6 @@ def shift_live_terms(tx: apsw.Connection, namespace_id: int, terms: TermCounts, 
         "UPDATE terms SET live = live + ? WHERE namespace_id = ? AND term = ?",
         ((sign * count, namespace_id, term) for term, count in Counter(terms.hashes.tolist()).items()),
     )
-
-
-def frequencies(
-    tx: apsw.Connection, namespace_id: int, hashes: Iterable[int]
-) -> dict[int, tuple[int, int, int]]:
-    """Live frequency, total frequency and whether postings are kept, by term."""
-    found = {}
-    for term in hashes:
-        row = tx.execute(
-            "SELECT live, total, posted FROM terms WHERE namespace_id = ? AND term = ?", (namespace_id, term)
-        ).get
-        if row:
-            found[term] = row
-    return found
-
-
-def routed_chunks(
-    tx: apsw.Connection, namespace_id: int, known: dict[int, tuple[int, int, int]]
-) -> list[tuple[int, int]]:
-    """Chunks (chunk id, node id) that the rarest of the terms lead to."""
-    rare = sorted((total, term) for term, (_, total, posted) in known.items() if posted)
-    chunks: dict[int, int] = {}
-    for total, term in rare:
-        if len(chunks) + total > _MOST_ROUTED:
-            break
-        rows = tx.execute(
-            "SELECT p.chunk_id, c.node_id FROM postings p JOIN chunks c USING (chunk_id) "
-            "WHERE p.namespace_id = ? AND p.term = ?",
-            (namespace_id, term),
-        )
-        chunks.update(rows)  # type: ignore[arg-type]
-    return sorted(chunks.items())
 
 
 def rebuild_postings(tx: apsw.Connection, namespace_id: int, chunks: Iterable, limit: int) -> int:

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.search import finalists
-from mllm_plugin.search.candidates import Candidates, View, scan
 from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.rank import Candidates, evidence_of
+from mllm_plugin.search.scan import scan
+from mllm_plugin.search.view import View
 from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.image import build_image
-from mllm_plugin.store.namespaces import check_namespace, find_namespace
+from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training.losses import listwise_loss
 from mllm_plugin.types import Namespace
 
@@ -130,18 +131,18 @@ def collect_evidence(
         InvalidInputError: The namespace holds no live chunk.
     """
     names, found = list(queries), []
-    with memory._database.read() as tx:
-        row = find_namespace(tx, check_namespace(namespace))
+    with memory.snapshot() as snapshot:
+        row = snapshot.namespace(check_namespace(namespace))
         if row is None or not row.live_chunks:
             raise InvalidInputError(f"namespace {namespace!r} holds no live chunk to train on")
-        blocks = BlockCache(_BLOCK_BYTES, memory.dim)
-        view = View(tx, row, blocks, memory.hierarchy, memory.config.lexical)
-        image = build_image(tx, row.namespace_id, row.version, memory.dim)
+        blocks = BlockCache(_BLOCK_BYTES)
+        view = View(snapshot, row, blocks, memory.hierarchy, memory.config.lexical)
+        image = build_image(snapshot, row)
         for start in range(0, len(names), _BATCH):
             part = names[start : start + _BATCH]
             texts = [queries[name] for name in part]
             asked = make_queries(texts, None, memory.encoder, memory.config.chunking.chunk_tokens)
-            candidates = scan(view, image, asked, most=most, allowed=None)
+            candidates = scan(view, image, asked, most=most)
             for name, query, one in zip(part, asked, candidates, strict=True):
                 relevant = frozenset(doc for doc, grade in qrels.get(name, {}).items() if grade > 0)
                 found.append(_evidence(view, query, one, relevant, vectors))
@@ -254,9 +255,7 @@ def best_chunks(scores: Tensor, groups: Tensor) -> Tensor:
 def _evidence(
     view: View, query: Query, candidates: Candidates, relevant: frozenset[str], vectors: bool
 ) -> LeafEvidence:
-    cosine = finalists.cosines(query, candidates.vectors)
-    windows = finalists.read_windows(view.tx, candidates.ids, query.vectors.shape[1])
-    window = finalists.best_windows(query, windows, cosine)
+    cosine, window = evidence_of(view, query, candidates)
     features = np.stack([cosine, window, candidates.lexical], axis=1).astype(np.float32)
     kept = candidates.vectors.astype(np.float16) if vectors else None
     return LeafEvidence(features, tuple(_documents(view, candidates.ids)), relevant, kept)
@@ -264,8 +263,8 @@ def _evidence(
 
 def _documents(view: View, ids: NDArray[np.int64]) -> Iterator[str]:
     """Document id of each chunk."""
-    asked = "SELECT d.id FROM chunks c JOIN documents d USING (document_rowid) WHERE c.chunk_id = ?"
-    return (view.tx.execute(asked, (chunk,)).get for chunk in ids.tolist())
+    places = view.snapshot.places(ids.tolist())
+    return (places[chunk].document_id for chunk in ids.tolist())
 
 
 def _best_scores(

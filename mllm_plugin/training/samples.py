@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.search.candidates import View
 from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.view import View
 from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.image import build_image
-from mllm_plugin.store.namespaces import check_namespace, find_namespace
+from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import Namespace
 
 TARGETS = 10
@@ -110,11 +110,11 @@ def read_leaves(
     Raises:
         InvalidInputError: It has none.
     """
-    with memory._database.read() as tx:
-        row = find_namespace(tx, check_namespace(namespace))
+    with memory.snapshot() as snapshot:
+        row = snapshot.namespace(check_namespace(namespace))
         if row is None or not row.live_chunks:
             raise InvalidInputError(f"namespace {namespace!r} holds no live chunk to train on")
-        image = build_image(tx, row.namespace_id, row.version, memory.dim)
+        image = build_image(snapshot, row)
     ids = np.concatenate([part.ids[part.live] for part in image.parts])
     return ids, np.concatenate([part.vectors[part.live] for part in image.parts])
 
@@ -123,11 +123,11 @@ def routed_chunks(
     memory: MemoryIndex, queries: Sequence[Query], namespace: Namespace | str = ()
 ) -> list[set[int]]:
     """Ids of the chunks that rare words of each query lead to."""
-    with memory._database.read() as tx:
-        row = find_namespace(tx, check_namespace(namespace))
+    with memory.snapshot() as snapshot:
+        row = snapshot.namespace(check_namespace(namespace))
         if row is None:
             return [set() for _ in queries]
-        view = View(tx, row, BlockCache(0, memory.dim), memory.hierarchy, memory.config.lexical)
+        view = View(snapshot, row, BlockCache(0), memory.hierarchy, memory.config.lexical)
         return [{chunk for chunk, _ in view.weigh(query)[1]} for query in queries]
 
 
@@ -163,27 +163,15 @@ def _drawn_documents(
     memory: MemoryIndex, count: int, namespace: Namespace | str, held_out: float, rng: np.random.Generator
 ) -> Iterator[tuple[str, bool]]:
     """Texts of randomly drawn documents, long ones more often, and whether each is held out."""
-    with memory._database.read() as tx:
-        row = find_namespace(tx, check_namespace(namespace))
-        if row is None:
-            return
-        sizes = np.array(
-            list(
-                tx.execute(
-                    "SELECT document_rowid, length(text) FROM documents "
-                    "WHERE namespace_id = ? AND masked = 0 ORDER BY document_rowid",
-                    (row.namespace_id,),
-                )
-            ),
-            dtype=np.int64,
-        ).reshape(-1, 2)
+    with memory.snapshot() as snapshot:
+        row = snapshot.namespace(check_namespace(namespace))
+        sizes = np.zeros((0, 2)) if row is None else snapshot.live_sizes(row)
         if not len(sizes):
             return
         measured = rng.random(len(sizes)) < held_out
         for place in rng.choice(len(sizes), count, p=sizes[:, 1] / sizes[:, 1].sum()).tolist():
-            rowid = int(sizes[place, 0])
-            text = tx.execute("SELECT text FROM documents WHERE document_rowid = ?", (rowid,)).get
-            yield text.decode("utf-8"), bool(measured[place])
+            ((text, _),) = snapshot.texts([int(sizes[place, 0])]).values()
+            yield text, bool(measured[place])
 
 
 def _span(text: str, rng: np.random.Generator) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from file_tools import rows
 
 from mllm_plugin import (
     Document,
@@ -13,7 +14,6 @@ from mllm_plugin import (
     TreeConfig,
 )
 from mllm_plugin.hierarchy import AttentionLevelEncoder, Hierarchy, MappedRanker
-from mllm_plugin.store.nodes import load_children
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=6, cap_factor=2))
 MODES = ["beam", "flat", "exact"]
@@ -71,22 +71,19 @@ def same_hits(left, right):
 
 
 def children_of(memory: MemoryIndex, node_id: int):
-    with memory._database.read() as tx:
-        return load_children(tx, node_id, memory.dim)
+    with memory.snapshot() as snapshot:
+        return snapshot.children(node_id)
 
 
 def parent_of(memory: MemoryIndex, node_id: int) -> int:
-    with memory._database.read() as tx:
-        return tx.execute("SELECT parent_id FROM nodes WHERE node_id = ?", (node_id,)).get
+    with memory.snapshot() as snapshot:
+        return snapshot.node(node_id).parent_id
 
 
 def chunk_ids(memory: MemoryIndex, condition: str) -> set[int]:
     """Chunks of documents whose id meets an SQL condition."""
-    with memory._database.read() as tx:
-        rows = tx.execute(
-            f"SELECT chunk_id FROM chunks JOIN documents d USING (document_rowid) WHERE {condition}"
-        )
-        return {chunk for (chunk,) in rows}
+    query = f"SELECT chunk_id FROM chunks JOIN documents d USING (document_rowid) WHERE {condition}"
+    return {chunk for (chunk,) in rows(memory, query)}
 
 
 def levels_of(memory: MemoryIndex) -> list[int]:

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from file_tools import value
 from toy import ToyEncoder
 
 from mllm_plugin import (
@@ -160,8 +161,7 @@ def test_windows_may_come_from_a_second_encoder(tmp_path):
     encoder = FrameworkEncoder(LangChainLike(), windows=ToyEncoder())
     with MemoryIndex.open(tmp_path / "memory", encoder=encoder) as memory:
         memory.add([Document("one two three four five", id="a")])
-        with memory._database.read() as tx:
-            assert tx.execute("SELECT length(data) FROM windows").get == 2 * (4 + 16)
+        assert value(memory, "SELECT length(data) FROM windows") == 2 * (4 + 16)
     with pytest.raises(InvalidInputError, match="8 dimensions, expected 16"):
         FrameworkEncoder(LangChainLike(), windows=ToyEncoder(8))
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from file_tools import rows, value
 from toy import ToyEncoder
 
 from mllm_plugin import Document, EncoderMismatchError, InvalidInputError, MemoryIndex, NotFoundError
@@ -249,7 +250,7 @@ def test_a_walk_over_everything_equals_exact(tmp_path, numbers):
         query = "oak fig x7"
         exact = memory.search(query, k=10, exact=True)
         everything = memory.search(query, k=10, mode="beam", beam_width=5000)
-        scored = memory.embeddings_scored[0]
+        scored = everything.statistics.embeddings_scored
         if "slack" in numbers:
             assert scored < 1200
             assert len(everything) == 10
@@ -291,13 +292,9 @@ def test_no_weights_are_shipped_for_an_unknown_encoder(tmp_path):
 
 
 def _vectors(memory: MemoryIndex) -> list[np.ndarray]:
-    with memory._database.read() as tx:
-        return [
-            np.frombuffer(data, "<f2")
-            for (data,) in tx.execute("SELECT vectors FROM blocks ORDER BY node_id")
-        ]
+    blocks = rows(memory, "SELECT vectors FROM blocks ORDER BY node_id")
+    return [np.frombuffer(data, "<f2") for (data,) in blocks]
 
 
 def _roots(memory: MemoryIndex) -> int:
-    with memory._database.read() as tx:
-        return tx.execute("SELECT count(*) FROM namespaces").get
+    return value(memory, "SELECT count(*) FROM namespaces")

@@ -12,8 +12,8 @@ from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import LeafRanker
-from mllm_plugin.search.finalists import best_windows
 from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.rank import best_windows
 from mllm_plugin.store.codec import Windows, pack_windows, unpack_all
 from mllm_plugin.training.leaf import (
     LeafEvidence,

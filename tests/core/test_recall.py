@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from file_tools import rows, value
 from recall_tools import (
     CONFIG,
     DIM,
@@ -66,8 +67,7 @@ def test_windows_and_chunks_are_those_of_the_hits_as_stored(tall_library):
 def test_exact_nodes_are_the_best_of_their_level_as_stored(tall_library):
     found = tall_library.recall("w1 w2 w3", nodes=4, exact=True)
     query = tall_library.encoder.encode_queries(["w1 w2 w3"])
-    with tall_library._database.read() as tx:
-        pairs = list(tx.execute("SELECT node_id, level FROM nodes"))
+    pairs = rows(tall_library, "SELECT node_id, level FROM nodes")
     for level in list(found.levels)[2:]:
         stored = {}
         for parent in (node for node, of in pairs if of == level + 1):
@@ -220,8 +220,7 @@ def test_misuse_is_refused(tall_library, options, error, message):
 def test_very_large_numbers_mean_everything(tall_library):
     found = tall_library.recall("w1", k=10**30, nodes=10**30, beam_width=10**30)
     assert len(found.hits) == len(found.levels[1]) == 500
-    with tall_library._database.read() as tx:
-        count = tx.execute("SELECT count(*) FROM nodes").get
+    count = value(tall_library, "SELECT count(*) FROM nodes")
     assert len(nodes_of(found)) == count - 1  # all but the root
 
 

@@ -133,10 +133,11 @@ async def test_async_twins_return_the_same(library):
 
 
 def test_embeddings_scored_counts_the_walk(library):
-    library.search("w1", mode="beam", beam_width=2)
-    (walked,) = library.embeddings_scored
-    library.search("w1", exact=True)
-    assert 0 < walked < library.embeddings_scored[0] == 500
+    walked = library.search("w1", mode="beam", beam_width=2).statistics
+    everything = library.search("w1", exact=True).statistics
+    assert 0 < walked.embeddings_scored < everything.embeddings_scored == 500
+    assert 0 == everything.nodes_visited < walked.nodes_visited < 500
+    assert (walked.mode, everything.mode) == ("beam", "exact")
 
 
 def test_misuse_is_refused(library):

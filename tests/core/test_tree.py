@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from file_tools import rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,8 +97,7 @@ def test_an_edit_touches_only_its_path(tmp_path, encoder):
         memory.add([Document(f"w{n % 60} w{n % 7} w{n}", id=str(n)) for n in range(300)])
 
         def versions() -> dict[int, int]:
-            with memory._database.read() as tx:
-                return dict(tx.execute("SELECT node_id, version FROM nodes"))
+            return dict(rows(memory, "SELECT node_id, version FROM nodes"))
 
         before = versions()
         memory.mask(["7"])

@@ -12,7 +12,6 @@ from toy import ToyEncoder
 from mllm_plugin import Document, MemoryIndex, reembed
 from mllm_plugin.encoders import VectorsOnly
 from mllm_plugin.lexical import FIRST_RULE, WORD_RULE
-from mllm_plugin.store.terms import word_rule
 
 # Written with release 0.1.0 (commit f9a5a66) by ToyEncoder(4): these documents, then `backup`.
 _OLD = Path(__file__).with_name("memory_of_word_rule_1.db.gz")
@@ -45,8 +44,8 @@ def old_memory(tmp_path):
 
 
 def _rule(memory) -> int:
-    with memory._database.read() as tx:
-        return word_rule(tx)
+    with memory.snapshot() as snapshot:
+        return snapshot.word_rule
 
 
 def _by_words_alone(memory, query: str) -> str:

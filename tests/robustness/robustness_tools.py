@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from file_tools import rows
 from toy import ToyEncoder
 
 from mllm_plugin import Document, Hit, MemoryConfig, MemoryIndex, StoredDocument, TreeConfig
@@ -76,11 +77,6 @@ def assert_sound(memory: MemoryIndex, expected_ids: Iterable[str]) -> None:
     """Every invariant holds and exactly these documents are there."""
     assert memory.verify().problems == ()
     assert sorted(document.id for document in memory.documents(prefix=True)) == sorted(expected_ids)
-
-
-def rows(memory: MemoryIndex, query: str, parameters: tuple = ()) -> list[tuple]:
-    with memory._database.read() as tx:
-        return list(tx.execute(query, parameters))
 
 
 def block_rows(memory: MemoryIndex) -> list[tuple]:

@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from file_tools import value
 from robustness_tools import KEPT, MODES, answers, assert_sound, contents, some_documents
 from toy import ToyEncoder
 
@@ -108,8 +109,7 @@ def test_a_flipped_bit_in_the_header(copy, expected, place, read_only):
 
 
 def test_a_flipped_bit_in_a_vector_is_found_by_verify(copy):
-    with MemoryIndex.open(copy, encoder=ToyEncoder()) as memory, memory._database.read() as tx:
-        (vectors,) = (tx.execute("SELECT vectors FROM blocks ORDER BY length(vectors) DESC LIMIT 1").get,)
+    vectors = value(copy, "SELECT vectors FROM blocks ORDER BY length(vectors) DESC LIMIT 1")
     place = (copy / FILE_NAME).read_bytes().index(vectors[:400])
     flip(copy, place + 100, 3)
     with (

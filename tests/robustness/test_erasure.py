@@ -198,8 +198,8 @@ HOLDER = """
 import sys
 from mllm_plugin import MemoryIndex
 from toy import ToyEncoder
-with MemoryIndex.open(sys.argv[1], encoder=ToyEncoder()) as memory, memory._database.read() as tx:
-    print(tx.execute("SELECT count(*) FROM documents").get, flush=True)
+with MemoryIndex.open(sys.argv[1], encoder=ToyEncoder()) as memory, memory.snapshot() as snapshot:
+    print(len(snapshot.masks(snapshot.namespace(()))), flush=True)
     sys.stdin.readline()
 """
 
@@ -263,8 +263,8 @@ def test_a_listing_does_not_delay_erasure(memory):
 def test_another_process_that_only_waits_does_not_delay_erasure(memory):
     memory.add([SECRET])
     needles = traces(memory)
-    code = HOLDER.replace(", memory._database.read() as tx", "").replace(
-        'tx.execute("SELECT count(*) FROM documents").get', "len(memory.search('fox', k=99))"
+    code = HOLDER.replace(", memory.snapshot() as snapshot", "").replace(
+        "len(snapshot.masks(snapshot.namespace(())))", "len(memory.search('fox', k=99))"
     )
     idle = start_python(code, memory.path)
     assert int(idle.stdout.readline()) >= 44
@@ -276,7 +276,7 @@ def test_another_process_that_only_waits_does_not_delay_erasure(memory):
 
 def interrupted(memory: MemoryIndex, document: Document, **options) -> None:
     """Leaves embeddings of the document in the cache, as a build does that is killed before its write."""
-    with memory._database.read():
+    with memory.snapshot():
         memory._ingest.prepare([document], (), options.get("split", True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+from file_tools import rows
 from robustness_tools import MODES, assert_sound, contents, finish, some_documents, start_python
 from toy import ToyEncoder
 
@@ -68,9 +69,8 @@ def clean(tmp_path_factory):
 
 
 def stored_texts(memory: MemoryIndex) -> set[str]:
-    with memory._database.read() as tx:
-        spans = tx.execute('SELECT d.text, start, "end" FROM chunks JOIN documents d USING (document_rowid)')
-        return {text.decode()[start:end] for text, start, end in spans}
+    spans = 'SELECT d.text, start, "end" FROM chunks JOIN documents d USING (document_rowid)'
+    return {text.decode()[start:end] for text, start, end in rows(memory, spans)}
 
 
 def results(memory: MemoryIndex, mode: str) -> list[list[tuple]]:

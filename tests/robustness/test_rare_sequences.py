@@ -109,9 +109,9 @@ def test_unique_documents_in_a_batch_are_those_of_single_searches(tmp_path, mode
 def test_large_batches_are_searched_in_groups(memory):
     memory.add([Document(f"w{n} w{n % 9}", id=str(n)) for n in range(200)])
     queries = [f"w{n}" for n in range(150)]
-    assert memory.search_batch(queries, k=2) == [memory.search(query, k=2) for query in queries]
-    memory.search_batch(queries, k=2)
-    assert memory.embeddings_scored == [200] * 150
+    batch = memory.search_batch(queries, k=2)
+    assert batch == [memory.search(query, k=2) for query in queries]
+    assert [found.statistics.embeddings_scored for found in batch] == [200] * 150
 
 
 def test_adding_nothing_makes_no_namespace(memory):

@@ -13,11 +13,10 @@ from toy import ToyEncoder
 
 from mllm_plugin import Document, InvalidInputError, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.hierarchy import Hierarchy, MappedRanker
-from mllm_plugin.search.candidates import View
 from mllm_plugin.search.query import make_queries
-from mllm_plugin.search.walk import beam_at, walk
-from mllm_plugin.store.blocks import BlockCache
-from mllm_plugin.store.namespaces import find_namespace
+from mllm_plugin.search.view import View
+from mllm_plugin.search.walk import Beam, beam_at, walk
+from mllm_plugin.store.blocks import BlockCache, load_block
 from mllm_plugin.training import hierarchy as stages
 from mllm_plugin.training.config import TrainingConfig
 from mllm_plugin.training.evaluate import Trial, best_below
@@ -251,11 +250,11 @@ def test_measuring_walks_as_the_memory_does(memory):
         for slack in (None, 0.25):
             ranker.slack = slack
             walks = trial.walk(scores, width=width, slacks=[slack] * len(levels), paths=[0.2] * len(levels))
-            with memory._database.read() as tx:
-                row = find_namespace(tx, ())
-                view = View(tx, row, BlockCache(1 << 20, DIM), hierarchy, memory.config.lexical)
+            with memory.snapshot() as snapshot:
+                row = snapshot.namespace(())
+                view = View(snapshot, row, BlockCache(1 << 20), hierarchy, memory.config.lexical)
                 queries = make_queries(list(trial.queries), None, memory.encoder, 128)
-                found = walk(view, queries, width=width, most=10**6, need=1, allowed=None)
+                found = walk(view, queries, Beam(width, need=1), most=10**6)
             for place, one in enumerate(found):
                 assert one.scored == round(walks.scored[place] * len(ids))
                 reached = np.isin(ids[trial.targets[place]], one.ids).mean()
@@ -264,12 +263,10 @@ def test_measuring_walks_as_the_memory_does(memory):
 
 def real_trial(memory: MemoryIndex) -> tuple[Trial, np.ndarray]:
     """A trial over the memory's own tree, and the chunks' ids."""
-    nodes: dict[int, int | None] = {}
-    with memory._database.read() as tx:
-        levels = list(tx.execute("SELECT node_id, level, parent_id FROM nodes ORDER BY level, node_id"))
-        homes = dict(tx.execute("SELECT chunk_id, node_id FROM chunks"))
-    nodes = {node: parent for node, _, parent in levels}
     ids, leaves = read_leaves(memory)
+    with memory.snapshot() as snapshot:
+        nodes = {node.node_id: node.parent_id for node in snapshot.nodes(snapshot.namespace(()))}
+        homes = {chunk: place.node_id for chunk, place in snapshot.places(ids.tolist()).items()}
     parents, children = [], [homes[chunk] for chunk in ids.tolist()]
     while any(nodes[node] is not None for node in children):
         known = sorted(set(children))
@@ -283,13 +280,13 @@ def real_trial(memory: MemoryIndex) -> tuple[Trial, np.ndarray]:
 
 def real_nodes(memory: MemoryIndex) -> list[np.ndarray]:
     """Vectors [g, 1, d] of the memory's nodes per level from 2 up, in order of their ids."""
-    with memory._database.read() as tx:
-        row = find_namespace(tx, ())
-        view = View(tx, row, BlockCache(1 << 20, DIM), memory.hierarchy, memory.config.lexical)
-        found: dict[int, dict[int, np.ndarray]] = {}
-        for node, level, version in tx.execute("SELECT node_id, level, version FROM nodes WHERE level > 2"):
-            block = view.blocks.get(tx, node, version)
-            found.setdefault(level - 1, {}).update(zip(block.ids.tolist(), block.vectors, strict=True))
+    found: dict[int, dict[int, np.ndarray]] = {}
+    with memory.snapshot() as snapshot:
+        for node in snapshot.nodes(snapshot.namespace(())):
+            if node.level > 2:
+                block = load_block(snapshot, node.node_id)
+                below = zip(block.ids.tolist(), block.vectors, strict=True)
+                found.setdefault(node.level - 1, {}).update(below)
     return [np.stack([rows[node] for node in sorted(rows)]) for _, rows in sorted(found.items())]
 
 

@@ -4,7 +4,7 @@ A filter is a dictionary as in LangGraph, Chroma or MongoDB: `{"year": {"$gte": 
 Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains, and $and $or $not. Several entries mean
 "and". A list in the metadata matches when any of its elements does; keys of nested objects are joined by
 dots. $ne, $nin and $not match documents without the key too. `None` equals a null and a missing key. Numbers
-compare exactly, integers of any size too.
+compare exactly, integers of any size too. Dictionaries may be nested 64 deep.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from mllm_plugin.errors import FilterError
-from mllm_plugin.store.values import LONG, flatten, may_be_rounded, scalar, scalar_flaw, text_flaw
+from mllm_plugin.store.values import LONG, exact, flatten, may_be_rounded, scalar, scalar_flaw, text_flaw
 
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _COMPARE = {
@@ -33,6 +33,8 @@ _COMPARE = {
 }
 _OPERATORS = ("$eq", "$ne", *_ORDER, "$in", "$nin", "$exists", "$contains", "$and", "$or", "$not")
 _MOST_PARAMETERS = 30_000
+_MOST_CONDITIONS = 10_000
+_DEEPEST = 64
 READ_VALUES = "values_match"  # SQL function, see `register_functions`
 
 
@@ -49,26 +51,59 @@ def compile_filter(condition: Mapping[str, Any] | None, namespace_id: int) -> Cl
     Raises:
         FilterError: An operator is unknown or has an unfit operand.
     """
-    if condition is None:
-        return Clause("1", ())
-    try:
-        return _filter(condition, namespace_id)
-    except RecursionError:
-        raise FilterError("the filter is nested too deeply") from None
+    return Clause("1", ()) if condition is None else _filter(plain_filter(condition), namespace_id)
+
+
+def plain_filter(condition: Any) -> dict[str, Any]:
+    """A copy of plain dictionaries, lists and scalars: what is checked is what is searched with.
+
+    Raises:
+        FilterError: It is no dictionary, has a key twice, or is nested too deeply, as one that holds itself is.
+    """
+    if not isinstance(condition, Mapping):
+        raise FilterError(f"a filter is a dictionary, got {type(condition).__name__}")
+    return _Copy().of(condition, 1)
+
+
+class _Copy:
+    """Counts while it copies, since a dictionary that comes in many places is copied for each of them."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+
+    def of(self, condition: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        if depth > _DEEPEST:
+            raise FilterError(f"the filter is nested more than {_DEEPEST} deep; $and and $or take long lists")
+        copied: dict[str, Any] = {}
+        for key, value in condition.items():
+            self._entries += 1
+            if self._entries > _MOST_CONDITIONS:
+                raise FilterError(f"the filter has more than {_MOST_CONDITIONS} conditions; use $in")
+            if not isinstance(key, str):
+                raise FilterError(f"keys of a filter are strings, got {type(key).__name__} {key!r}")
+            if exact(key) in copied:
+                raise FilterError(f"the filter has the key {exact(key)!r} twice in one dictionary")
+            copied[exact(key)] = self._value(value, depth)
+        return copied
+
+    def _value(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            return self.of(value, depth + 1)
+        if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
+            return [self.of(one, depth + 1) if isinstance(one, Mapping) else exact(one) for one in value]
+        return exact(value)
 
 
 def _filter(condition: Any, namespace_id: int) -> Clause:
-    if not isinstance(condition, Mapping):
+    if not isinstance(condition, dict):
         raise FilterError(f"a filter is a dictionary, got {type(condition).__name__}")
     return _all([_entry(key, value, namespace_id) for key, value in condition.items()])
 
 
-def _entry(key: Any, value: Any, namespace_id: int) -> Clause:
-    if not isinstance(key, str):
-        raise FilterError(f"keys of a filter are strings, got {type(key).__name__} {key!r}")
+def _entry(key: str, value: Any, namespace_id: int) -> Clause:
     _check_unicode(key)
     if key in ("$and", "$or"):
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list) or not value:
             raise FilterError(f"{key} takes a non-empty list of filters, got {value!r}")
         parts = [_filter(part, namespace_id) for part in value]
         return _all(parts) if key == "$and" else _any(parts)
@@ -76,7 +111,7 @@ def _entry(key: Any, value: Any, namespace_id: int) -> Clause:
         return _not(_filter(value, namespace_id))
     if key.startswith("$"):
         raise _unknown(key)
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, dict) and value:
         return _all([_operator(key, name, operand, namespace_id) for name, operand in value.items()])
     return _operator(key, "$eq", value, namespace_id)
 
@@ -84,12 +119,12 @@ def _entry(key: Any, value: Any, namespace_id: int) -> Clause:
 def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
     where = (namespace_id, key)
     if name in ("$eq", "$ne"):
-        if isinstance(operand, list | tuple | Mapping):
+        if isinstance(operand, list | dict):
             raise FilterError(f"{name} on {key!r} takes one value, got {operand!r}; use $in for several")
         equal = _equal(operand, where)
         return equal if name == "$eq" else _not(equal)
     if name in ("$in", "$nin"):
-        if isinstance(operand, str | bytes) or not isinstance(operand, Sequence | set | frozenset):
+        if not isinstance(operand, list):
             raise FilterError(f"{name} on {key!r} takes a list of values, got {operand!r}")
         found = _one_of(operand, where)
         return found if name == "$in" else _not(found)

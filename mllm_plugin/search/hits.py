@@ -1,0 +1,96 @@
+"""Ranked chunks as hits: where they lie, what they say, and the route from the top level down to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from mllm_plugin.search.query import Query
+from mllm_plugin.search.rank import Ranked
+from mllm_plugin.search.view import NodeRef, View
+from mllm_plugin.store.snapshot import NodeRow, Place
+from mllm_plugin.types import Hit, PathStep
+
+_SPARE = 3  # chunks beyond k whose places are read with the first, for ties
+
+Found = tuple[Ranked, Place]
+
+
+def read_hits(
+    view: View, query: Query, ranked: Sequence[Ranked], *, k: int, unique_documents: bool
+) -> list[Hit]:
+    """The k best chunks with their texts, metadata and paths."""
+    chosen = _first(_places(view, ranked, k + _SPARE), k, unique_documents)
+    paths = trace_paths(view, query, {place.node_id for _, place in chosen})
+    documents = view.snapshot.texts({place.document_rowid for _, place in chosen})
+    hits = []
+    for found, place in chosen:
+        text, metadata = documents[place.document_rowid]
+        hits.append(
+            Hit(
+                document_id=place.document_id,
+                chunk_id=found.chunk_id,
+                text=text[place.start : place.end],
+                start=place.start,
+                end=place.end,
+                score=found.score,
+                relevance=view.hierarchy.leaf_ranker.relevance(found.score),
+                metadata=json.loads(metadata),
+                path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
+                namespace=view.row.namespace,
+            )
+        )
+    return hits
+
+
+def _places(view: View, ranked: Sequence[Ranked], together: int) -> Iterator[Found]:
+    """Chunks with their places, which are read as far as they are asked for."""
+    for start in range(0, len(ranked), together):
+        part = ranked[start : start + together]
+        places = view.snapshot.places(found.chunk_id for found in part)
+        yield from ((found, places[found.chunk_id]) for found in part)
+
+
+def _first(places: Iterator[Found], k: int, unique_documents: bool) -> list[Found]:
+    """The best k; ties are settled by document id and offset, not by insertion."""
+    kept: list[Found] = []
+    documents: set[int] = set()
+    for found, place in places:
+        if len(kept) >= k and found.score < kept[k - 1][0].score:
+            break
+        if unique_documents and place.document_rowid in documents:
+            continue
+        documents.add(place.document_rowid)
+        kept.append((found, place))
+    kept.sort(key=lambda pair: (-pair[0].score, pair[1].document_id, pair[1].start))
+    return kept[:k]
+
+
+# -- paths
+
+
+def trace_paths(view: View, query: Query, homes: Iterable[int]) -> dict[int, tuple[PathStep, ...]]:
+    """Steps from the top level down to each level-2 node; none for a root, which has no embedding."""
+    homes = list(homes)
+    nodes = view.snapshot.ancestors(homes)
+    known: dict[int, PathStep] = {}
+    return {node_id: tuple(_trace(view, query, node_id, nodes, known)) for node_id in homes}
+
+
+def _trace(
+    view: View, query: Query, node_id: int, nodes: dict[int, NodeRow], known: dict[int, PathStep]
+) -> list[PathStep]:
+    steps: list[PathStep] = []
+    node = nodes[node_id]
+    while node.parent_id is not None:
+        parent = nodes[node.parent_id]
+        if node.node_id not in known:
+            known[node.node_id] = PathStep(node.level, node.node_id, _score(view, query, parent, node))
+        steps.append(known[node.node_id])
+        node = parent
+    return steps[::-1]
+
+
+def _score(view: View, query: Query, parent: NodeRow, node: NodeRow) -> float:
+    vector = view.block(NodeRef(parent.node_id, parent.version)).vector(node.node_id)
+    return float(view.hierarchy.ranker(node.level).score(query.vectors[None], vector[None])[0, 0])

@@ -1,0 +1,141 @@
+"""Scores: of embeddings on the way, in batches, and of the candidates at the end, with all their evidence.
+
+The latter in arithmetic that gives the same bits in every mode and batch.
+
+Shapes: b queries, m vectors per query, n chunks, r vectors per embedding, w windows of chunks, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.hierarchy.leaf import NO_MEANING
+from mllm_plugin.search.query import Query
+from mllm_plugin.search.view import View
+from mllm_plugin.store.codec import Windows
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Chunks of one namespace worth ranking for one query, best first by partial score.
+
+    Attributes:
+        ids: Chunk ids [n].
+        vectors: Pooled embeddings [n, d].
+        lexical: Lexical evidence in [0, 1) [n].
+        complete: Every live chunk that the search may return is among them.
+        scored: Embeddings compared with the query to find them.
+        visited: Nodes whose embedding chunks were looked into.
+    """
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    lexical: NDArray[np.float64]
+    complete: bool
+    scored: int
+    visited: int = 0
+
+
+class Ranked(NamedTuple):
+    """A scored chunk before its text is read."""
+
+    score: float
+    chunk_id: int
+
+
+def rank(view: View, query: Query, candidates: Candidates) -> list[Ranked]:
+    """Candidates by all their evidence, best first, lower chunk ids first on ties."""
+    cosine, window = evidence_of(view, query, candidates)
+    scores = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
+    order = np.lexsort((candidates.ids, -scores))
+    ids = candidates.ids[order].tolist()
+    return [Ranked(*pair) for pair in zip(scores[order].tolist(), ids, strict=True)]
+
+
+def evidence_of(
+    view: View, query: Query, candidates: Candidates
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosine and window evidence [n] of candidates."""
+    cosine = cosines(query, candidates.vectors)
+    return cosine, best_windows(query, view.snapshot.windows(candidates.ids), cosine)
+
+
+# -- on the way
+
+
+def scores_of(
+    view: View, level: int, queries: Sequence[Query], embeddings: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Scores of embeddings [n, r, d] for each query [n]; queries of one length are scored together."""
+    results: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(queries)
+    for length in {len(query.vectors) for query in queries}:
+        places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
+        stacked = np.stack([queries[place].vectors for place in places])
+        for place, row in zip(places, view.hierarchy.ranker(level).score(stacked, embeddings), strict=True):
+            results[place] = row
+    return results
+
+
+def cosines_of(
+    view: View, queries: Sequence[Query], embeddings: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Level-1 scores of chunks [n, 1, d] for each query [n]; see `with_meaning`."""
+    return [with_meaning(scores, embeddings[:, 0]) for scores in scores_of(view, 1, queries, embeddings)]
+
+
+def best_rows(scores: NDArray[np.floating], ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Rows of the `most` highest scores, best first, lower ids first on ties."""
+    rows = np.arange(len(scores))
+    if most < len(scores):
+        threshold = np.partition(scores, len(scores) - most)[len(scores) - most]
+        rows = np.flatnonzero(scores >= threshold)
+    return rows[np.lexsort((ids[rows], -scores[rows]))][:most]
+
+
+def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
+    """Parts one after another; an empty array where there is none."""
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+
+
+# -- at the end
+
+
+def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Best cosine [n] of each chunk with any of the query's vectors, each row summed by itself."""
+    found = np.max([_dot(vectors, vector) for vector in query.vectors], axis=0, initial=-2.0)
+    return with_meaning(found, vectors)
+
+
+def with_meaning(cosines: NDArray[Any], vectors: NDArray[np.float32]) -> NDArray[Any]:
+    """Cosines [n] with vectors [n, d], `NO_MEANING` where a vector is zero; changed in place."""
+    rows = np.flatnonzero(cosines == 0)
+    cosines[rows[~vectors[rows].any(axis=1)]] = NO_MEANING
+    return cosines
+
+
+def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Window evidence [n]: for each window of the query the best cosine with one of the chunk's; their mean.
+
+    For a query without windows it is the best cosine of any window with any of the query's vectors.
+    `fallback` where a chunk has none.
+    """
+    has = np.flatnonzero(windows.sizes)
+    if not len(has):
+        return fallback
+    probes = query.vectors if query.windows is None else query.windows
+    starts = windows.starts[has]
+    each = [np.maximum.reduceat(_dot(windows.vectors, probe), starts) for probe in probes]
+    best = fallback.copy()
+    # python's sum goes probe by probe; numpy's would depend on how many chunks there are
+    best[has] = np.max(each, axis=0) if query.windows is None else sum(each) / len(each)
+    return best
+
+
+def _dot(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Row-wise products summed along the row: unlike a matrix product, independent of the other rows."""
+    return (vectors * vector).sum(axis=1).astype(np.float64)

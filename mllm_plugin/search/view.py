@@ -1,0 +1,74 @@
+"""What a search may see of one namespace: one moment of it, and what the filter lets through.
+
+Shapes: n embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.config import LexicalConfig
+from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.lexical import QueryTerms
+from mllm_plugin.search.allowed import Allowed
+from mllm_plugin.search.query import Query
+from mllm_plugin.store.blocks import Block, BlockCache
+from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.store.snapshot import Snapshot
+
+
+class NodeRef(NamedTuple):
+    """A node as of one write."""
+
+    node_id: int
+    version: int
+
+
+@dataclass(frozen=True)
+class View:
+    """One namespace in one snapshot, with what is needed to search it; `allowed` is None without a filter."""
+
+    snapshot: Snapshot
+    row: NamespaceRow
+    blocks: BlockCache
+    hierarchy: Hierarchy
+    lexical: LexicalConfig
+    allowed: Allowed | None = None
+
+    @property
+    def answers(self) -> int:
+        """How many chunks a search may return."""
+        return self.row.live_chunks if self.allowed is None else len(self.allowed.chunk_ids)
+
+    def root(self) -> NodeRef:
+        """The node where every walk begins."""
+        return NodeRef(self.row.root_id, self.row.root_version)  # type: ignore[arg-type]
+
+    def root_level(self) -> int:
+        """Level of the root node."""
+        return self.snapshot.node(self.root().node_id).level
+
+    def block(self, ref: NodeRef) -> Block:
+        """A node's embedding chunk."""
+        return self.blocks.get(self.snapshot, *ref)
+
+    def admitted(self, live: NDArray[np.bool_], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which chunks may be returned: they are live, and the filter lets them through [n]."""
+        return live if self.allowed is None else live & (self.allowed.chunks(ids) > 0)
+
+    def below(self, live: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many chunks that may be returned lie below nodes with so many live ones [n]."""
+        return live if self.allowed is None else self.allowed.below(ids)
+
+    def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
+        """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
+        rule = self.snapshot.word_rule
+        plain = QueryTerms.of(query.text, {}, 0, 0, rule)
+        known = self.snapshot.frequencies(self.row, plain.hashes.tolist())
+        live = {term: found.live for term, found in known.items()}
+        terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms, rule)
+        return terms, self.snapshot.routed_chunks(self.row, known)

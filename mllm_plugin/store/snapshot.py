@@ -1,0 +1,368 @@
+"""Everything that is read from the file, in one consistent state.
+
+A `Snapshot` holds the read transaction and the width of the embeddings, so that nothing above `store/` has a
+connection or SQL. Reads take many ids at once: one statement for all of them.
+
+Shapes: n chunks, c children, r vectors per embedding, d dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import apsw
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.errors import ClosedError, DamagedStoreError
+from mllm_plugin.lexical import FIRST_RULE, TermCounts
+from mllm_plugin.store.codec import Windows, unpack_all
+from mllm_plugin.store.documents import Selection, select_documents
+from mllm_plugin.store.filters import Clause
+from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
+from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.node import Children
+from mllm_plugin.types import Namespace, StoredDocument
+
+if TYPE_CHECKING:
+    from mllm_plugin.hierarchy import Hierarchy
+    from mllm_plugin.store.hierarchies import HierarchyInUse
+
+_MOST_ROUTED = 512
+_READ_BATCH = 64
+_WANTED = "json_each(?) wanted CROSS JOIN"  # CROSS: the ids lead, however many rows the table has
+
+
+class NodeRow(NamedTuple):
+    """A node without its embedding chunk; `version` is the write that last changed that."""
+
+    node_id: int
+    level: int
+    parent_id: int | None
+    version: int
+
+
+class Place(NamedTuple):
+    """Where a chunk lies: its span of a document, and the node that is its home."""
+
+    document_rowid: int
+    document_id: str
+    start: int
+    end: int
+    node_id: int
+
+
+class Frequency(NamedTuple):
+    """Live chunks and all chunks that have a term, and whether a posting list names them."""
+
+    live: int
+    total: int
+    posted: int
+
+
+@dataclass(frozen=True)
+class StoredChunk:
+    """A chunk with what was made of it.
+
+    Attributes:
+        vector: Pooled embedding [d].
+        windows: Packed, see `pack_windows`; None without level 0.
+        given: The caller gave the vector, the encoder did not.
+    """
+
+    start: int
+    end: int
+    vector: NDArray[np.float16]
+    windows: bytes | None
+    given: bool
+
+
+class Snapshot:
+    """One moment of a memory, whatever is written meanwhile; see `MemoryIndex.snapshot`.
+
+    Args:
+        connection: Within a transaction.
+        dim: Width of the embeddings; read from the file when left out.
+    """
+
+    def __init__(self, connection: apsw.Connection, dim: int | None = None) -> None:
+        self._tx: Any = connection
+        if dim is not None:
+            self.dim = dim
+
+    def end(self) -> None:
+        """Forgets the connection: what comes later through it would be of another moment."""
+        self._tx = _Ended()
+
+    @cached_property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self._setting("dim")
+
+    @property
+    def word_rule(self) -> int:
+        """The rule by which the memory tells words; one that names none is older than the second."""
+        return self._setting("words") or FIRST_RULE
+
+    @property
+    def copied_from(self) -> str | None:
+        """The folder of the memory that this one is an unfinished copy of."""
+        return self._setting("copied_from")
+
+    def hierarchy(self, known: HierarchyInUse) -> Hierarchy:
+        """The hierarchy that the nodes were folded with."""
+        return known.of(self._tx)
+
+    def namespace(self, name: Namespace) -> NamespaceRow | None:
+        """A namespace, or None."""
+        return next(iter(select_namespaces(self._tx, name, prefix=False)), None)
+
+    def namespaces(self, name: Namespace = (), *, prefix: bool = True) -> list[NamespaceRow]:
+        """A namespace, or with `prefix` every one that begins with it, in order of their names."""
+        return select_namespaces(self._tx, name, prefix=prefix)
+
+    # -- nodes
+    # ---------------------------------------------------------------------------------------------------
+
+    def node(self, node_id: int) -> NodeRow:
+        """A node of the tree."""
+        query = "SELECT node_id, level, parent_id, version FROM nodes WHERE node_id = ?"
+        return NodeRow(*self._tx.execute(query, (node_id,)).get)
+
+    def nodes(self, row: NamespaceRow) -> list[NodeRow]:
+        """All nodes of a namespace, the lowest level first."""
+        query = "SELECT node_id, level, parent_id, version FROM nodes WHERE namespace_id = ? ORDER BY level"
+        return [NodeRow(*found) for found in self._tx.execute(query, (row.namespace_id,))]
+
+    def ancestors(self, node_ids: Iterable[int]) -> dict[int, NodeRow]:
+        """These nodes and every node above them, by id."""
+        rows = self._tx.execute(
+            "WITH RECURSIVE above (node_id) AS (SELECT value FROM json_each(?) UNION "
+            "SELECT parent_id FROM nodes JOIN above USING (node_id) WHERE parent_id IS NOT NULL) "
+            "SELECT node_id, level, parent_id, version FROM above JOIN nodes USING (node_id)",
+            (_listed(node_ids),),
+        )
+        found = {row[0]: NodeRow(*row) for row in rows}
+        for node in found.values():
+            if node.parent_id is not None and found.get(node.parent_id, node).level <= node.level:
+                raise DamagedStoreError(
+                    f"node {node.node_id} of level {node.level} has no parent above it; restore a backup, or "
+                    f"rebuild the memory from its documents"
+                )
+        return found
+
+    def versions(self, node_ids: Iterable[int]) -> dict[int, int]:
+        """The write that last changed the embedding chunk of each of these nodes, by id."""
+        query = f"SELECT node_id, version FROM {_WANTED} nodes ON node_id = value"
+        return dict(self._tx.execute(query, (_listed(node_ids),)))
+
+    def lowest_nodes(self, namespace_id: int) -> dict[int, int]:
+        """Version by node id of all nodes of level 2 of a namespace."""
+        query = "SELECT node_id, version FROM nodes WHERE namespace_id = ? AND level = ?"
+        return dict(self._tx.execute(query, (namespace_id, LEAF_LEVEL)))
+
+    def children(self, node_id: int) -> Children:
+        """The embedding chunk of a node."""
+        query = "SELECT ids, vectors, live, total, versions, terms FROM blocks WHERE node_id = ?"
+        ids, vectors, live, total, versions, terms = self._tx.execute(query, (node_id,)).get
+        count = len(ids) // 8
+        return Children(
+            ids=np.frombuffer(ids, dtype="<i8"),
+            vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, self.dim),
+            live=np.frombuffer(live, dtype="<u4").astype(np.int64),
+            total=np.frombuffer(total, dtype="<u4").astype(np.int64),
+            versions=np.frombuffer(versions, dtype="<i8"),
+            terms=None if terms is None else TermCounts.from_bytes(terms, count),
+        )
+
+    # -- chunks
+    # --------------------------------------------------------------------------------------------------
+
+    def places(self, chunk_ids: Iterable[int]) -> dict[int, Place]:
+        """Where chunks lie, by id."""
+        rows = self._tx.execute(
+            'SELECT c.chunk_id, d.document_rowid, d.id, c.start, c."end", c.node_id '
+            f"FROM {_WANTED} chunks c ON c.chunk_id = wanted.value JOIN documents d USING (document_rowid)",
+            (_listed(chunk_ids),),
+        )
+        return {chunk_id: Place(*found) for chunk_id, *found in rows}
+
+    def windows(self, chunk_ids: NDArray[np.int64]) -> Windows:
+        """Windows of chunks, in the order asked; none where none are stored."""
+        ids = chunk_ids.tolist()
+        query = f"SELECT chunk_id, data FROM {_WANTED} windows ON chunk_id = wanted.value"
+        stored = dict(self._tx.execute(query, (_listed(ids),)))
+        return unpack_all([stored.get(chunk_id, b"") for chunk_id in ids], self.dim)
+
+    def chunks_of(self, document_rowid: int) -> list[StoredChunk]:
+        """The chunks of a document in order, with their vectors and windows."""
+        rows = self._tx.execute(
+            'SELECT c.chunk_id, c.node_id, c.start, c."end", w.data, c.text_hash IS NULL '
+            "FROM chunks c LEFT JOIN windows w USING (chunk_id) WHERE c.document_rowid = ? ORDER BY c.start",
+            (document_rowid,),
+        ).fetchall()
+        vectors = self._vectors({found[0]: found[1] for found in rows})
+        return [
+            StoredChunk(start, end, vectors[chunk_id], windows, bool(given))
+            for chunk_id, _, start, end, windows, given in rows
+        ]
+
+    def embeddings(self, text_hashes: Iterable[bytes]) -> dict[bytes, tuple[NDArray[np.float16], bytes]]:
+        """Pooled vector [d] and packed windows of the texts that are stored, by hash."""
+        rows = self._tx.execute(
+            f"SELECT min(c.chunk_id), c.node_id, c.text_hash, w.data FROM {_WANTED} chunks c "
+            "ON c.text_hash = unhex(wanted.value) LEFT JOIN windows w USING (chunk_id) GROUP BY c.text_hash",
+            (_listed(text_hash.hex() for text_hash in text_hashes),),
+        ).fetchall()
+        vectors = self._vectors({chunk_id: node_id for chunk_id, node_id, *_ in rows})
+        return {text_hash: (vectors[chunk], windows or b"") for chunk, _, text_hash, windows in rows}
+
+    def some_chunks(self, count: int) -> list[tuple[str, NDArray[np.float16]]]:
+        """Text and pooled vector [d] of a few chunks that the encoder made."""
+        rows = self._tx.execute(
+            'SELECT c.chunk_id, c.node_id, c.start, c."end", d.text FROM chunks c '
+            "JOIN documents d USING (document_rowid) WHERE c.text_hash IS NOT NULL LIMIT ?",
+            (count,),
+        ).fetchall()
+        vectors = self._vectors({chunk_id: node_id for chunk_id, node_id, *_ in rows})
+        return [(text.decode("utf-8")[start:end], vectors[chunk]) for chunk, _, start, end, text in rows]
+
+    def _vectors(self, homes: Mapping[int, int]) -> dict[int, NDArray[np.float16]]:
+        """Pooled vectors [d] of chunks, given the node that each lies in."""
+        blocks = {node_id: self.children(node_id) for node_id in set(homes.values())}
+        return {chunk_id: blocks[node_id].vector(chunk_id)[0] for chunk_id, node_id in homes.items()}
+
+    # -- documents
+    # -----------------------------------------------------------------------------------------------
+
+    def select(
+        self,
+        row: NamespaceRow,
+        *,
+        ids: Iterable[str] | None = None,
+        condition: Mapping[str, Any] | None = None,
+        label: str | None = None,
+    ) -> Selection:
+        """Row ids of documents in the order they were added, or of `ids`; what is given must all hold."""
+        if ids is None and condition is None and not label:
+            condition = {}
+        return select_documents(self._tx, row.namespace_id, ids=ids, condition=condition, label=label)
+
+    def documents(self, row: NamespaceRow, rowids: Sequence[int]) -> Iterator[StoredDocument]:
+        """Documents by row id, in the order asked."""
+        for start in range(0, len(rowids), _READ_BATCH):
+            wanted = list(rowids[start : start + _READ_BATCH])
+            labels, masks = self._names("labels", wanted), self._names("masks", wanted)
+            rows = self._tx.execute(
+                "SELECT d.document_rowid, d.id, d.text, d.metadata, d.split, "
+                "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) "
+                f"FROM {_WANTED} documents d ON d.document_rowid = wanted.value AND d.namespace_id = ?",
+                (_listed(wanted), row.namespace_id),
+            ).fetchall()
+            found = {rowid: fields for rowid, *fields in rows}
+            for rowid in filter(found.__contains__, wanted):
+                document_id, text, metadata, split, chunks = found[rowid]
+                yield StoredDocument(
+                    id=document_id,
+                    text=text.decode("utf-8"),
+                    metadata=json.loads(metadata),
+                    namespace=row.namespace,
+                    labels=tuple(labels.get(rowid, ())),
+                    masks=tuple(masks.get(rowid, ())),
+                    chunks=chunks,
+                    split=bool(split),
+                )
+
+    def texts(self, rowids: Iterable[int]) -> dict[int, tuple[str, str]]:
+        """Text and metadata (JSON) of documents, by row id."""
+        query = f"SELECT document_rowid, text, metadata FROM {_WANTED} documents ON document_rowid = value"
+        rows = self._tx.execute(query, (_listed(rowids),))
+        return {rowid: (text.decode("utf-8"), metadata) for rowid, text, metadata in rows}
+
+    def live_sizes(self, row: NamespaceRow) -> NDArray[np.int64]:
+        """Row id and bytes of text [n, 2] of every document that is not masked."""
+        rows = self._tx.execute(
+            "SELECT document_rowid, length(text) FROM documents WHERE namespace_id = ? AND masked = 0 "
+            "ORDER BY document_rowid",
+            (row.namespace_id,),
+        )
+        return np.array(list(rows), dtype=np.int64).reshape(-1, 2)
+
+    def masks(self, row: NamespaceRow) -> dict[str, set[str]]:
+        """Names of the masks on each document of a namespace, by its id, in the order they were added."""
+        rows = self._tx.execute(
+            "SELECT d.id, m.label FROM documents d LEFT JOIN masks m USING (document_rowid) "
+            "WHERE d.namespace_id = ? ORDER BY d.document_rowid",
+            (row.namespace_id,),
+        )
+        found: dict[str, set[str]] = {}
+        for document_id, label in rows:
+            found.setdefault(document_id, set()).update(() if label is None else (label,))
+        return found
+
+    def _names(self, table: str, rowids: Iterable[int]) -> dict[int, list[str]]:
+        """Labels or masks in order of their names, by row id of the document."""
+        query = (
+            f"SELECT document_rowid, label FROM {_WANTED} {table} ON document_rowid = value ORDER BY label"
+        )
+        found: dict[int, list[str]] = {}
+        for rowid, label in self._tx.execute(query, (_listed(rowids),)):
+            found.setdefault(rowid, []).append(label)
+        return found
+
+    # -- what leads to chunks
+    # ------------------------------------------------------------------------------------
+
+    def matching(self, row: NamespaceRow, clause: Clause, exclude_labels: Iterable[str]) -> NDArray[np.int64]:
+        """Live chunks that a compiled filter lets through, and their homes [n, 2]."""
+        rows = self._tx.execute(
+            "SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) "
+            f"WHERE d.namespace_id = ? AND d.masked = 0 AND ({clause.sql}) AND d.document_rowid NOT IN "
+            "(SELECT document_rowid FROM labels WHERE label IN (SELECT value FROM json_each(?)))",
+            (row.namespace_id, *clause.parameters, _listed(exclude_labels)),
+        )
+        return np.array(list(rows), dtype=np.int64).reshape(-1, 2)
+
+    def frequencies(self, row: NamespaceRow, terms: Iterable[int]) -> dict[int, Frequency]:
+        """How many chunks of a namespace have each term; without those that none has."""
+        rows = self._tx.execute(
+            f"SELECT term, live, total, posted FROM {_WANTED} terms ON term = value AND namespace_id = ?",
+            (_listed(terms), row.namespace_id),
+        )
+        return {term: Frequency(*found) for term, *found in rows}
+
+    def routed_chunks(self, row: NamespaceRow, known: Mapping[int, Frequency]) -> list[tuple[int, int]]:
+        """Chunks (chunk id, node id) that the rarest of the terms lead to."""
+        rare = sorted((one.total, term) for term, one in known.items() if one.posted)
+        rows = self._tx.execute(
+            f"SELECT p.term, p.chunk_id, c.node_id FROM {_WANTED} postings p ON p.term = wanted.value "
+            "AND p.namespace_id = ? JOIN chunks c USING (chunk_id)",
+            (_listed(term for total, term in rare if total <= _MOST_ROUTED), row.namespace_id),
+        )
+        lists: dict[int, dict[int, int]] = {}
+        for term, chunk_id, node_id in rows:
+            lists.setdefault(term, {})[chunk_id] = node_id
+        chunks: dict[int, int] = {}
+        for total, term in rare:
+            if len(chunks) + total > _MOST_ROUTED:
+                break
+            chunks |= lists.get(term, {})
+        return sorted(chunks.items())
+
+    def _setting(self, key: str) -> Any:
+        return self._tx.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+
+
+class _Ended:
+    """In place of the connection of a snapshot that is over."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ClosedError("this snapshot has ended: read within `with memory.snapshot() as snapshot:`")
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return json.dumps(list(values))

@@ -1,0 +1,25 @@
+"""What tests read from a memory's file by themselves, past every call of the package."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+
+from mllm_plugin import MemoryIndex
+from mllm_plugin.store.database import FILE_NAME
+
+
+def rows(memory: MemoryIndex | Path, query: str, parameters: tuple = ()) -> list[tuple]:
+    """Rows of an SQL query."""
+    folder = memory.path if isinstance(memory, MemoryIndex) else memory
+    with closing(apsw.Connection(str(folder / FILE_NAME))) as connection:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        return list(connection.execute(query, parameters))
+
+
+def value(memory: MemoryIndex | Path, query: str, parameters: tuple = ()):
+    """The only value of the only row of an SQL query."""
+    ((found,),) = rows(memory, query, parameters)
+    return found
