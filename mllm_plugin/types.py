@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -108,14 +108,11 @@ class SearchStatistics(_Report):
 class Hits(list[Hit]):
     """Hits, best first: a list like any other, which also has the statistics of its search.
 
-    Args:
-        hits: What is in the list.
+    Attributes:
         statistics: What the search did.
     """
 
-    def __init__(self, hits: Iterable[Hit] = (), statistics: SearchStatistics = SearchStatistics()) -> None:
-        super().__init__(hits)
-        self.statistics = statistics
+    statistics: SearchStatistics = SearchStatistics()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -59,10 +59,8 @@ class AllowedCache:
         row: NamespaceRow,
         condition: Mapping[str, Any] | None,
         exclude_labels: Sequence[str],
-    ) -> Allowed | None:
-        """The chunks that a filter lets through; None when there is nothing to filter."""
-        if not condition and not exclude_labels:
-            return None
+    ) -> Allowed:
+        """The live chunks of a namespace that a filter lets through."""
         clause = compile_filter(condition, row.namespace_id)
         labels = tuple(sorted(map(exact, exclude_labels)))
         key = (row.namespace_id, row.version, clause, labels)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.search.allowed import AllowedCache
+from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
 from mllm_plugin.search.query import Query
@@ -74,14 +74,16 @@ class Searcher:
         self, snapshot: Snapshot, rows: Sequence[NamespaceRow], request: Request, clock: Clock
     ) -> list[View]:
         """Each namespace with live chunks, and which of these the request's filter lets through."""
-        hierarchy, views = snapshot.hierarchy(self._hierarchies), []
+        hierarchy, lexical = snapshot.hierarchy(self._hierarchies), self._config.lexical
+        views = [
+            View(snapshot, row, self._blocks, hierarchy, lexical)
+            for row in rows
+            if row.root_id is not None and row.live_chunks
+        ]
+        if not request.condition and not request.exclude_labels:
+            return views
         with clock.stage("filter"):
-            for row in rows:
-                if row.root_id is not None and row.live_chunks:
-                    allowed = self._allowed.get(snapshot, row, request.condition, request.exclude_labels)
-                    blocks, lexical = self._blocks, self._config.lexical
-                    views.append(View(snapshot, row, blocks, hierarchy, lexical, allowed))
-        return views
+            return [replace(view, allowed=self._let_through(view, request)) for view in views]
 
     def search(
         self, views: Sequence[View], queries: Sequence[Query], request: Request, clock: Clock
@@ -96,6 +98,9 @@ class Searcher:
         modes: set[Mode] = {self._mode(view, request) for view in views}
         mode = modes.pop() if len(modes) == 1 else request.mode
         return [_merged(own, request.k, mode, clock) for own in found]
+
+    def _let_through(self, view: View, request: Request) -> Allowed:
+        return self._allowed.get(view.snapshot, view.row, request.condition, request.exclude_labels)
 
     # -- one namespace
     # -------------------------------------------------------------------------------------------
@@ -145,13 +150,14 @@ class Searcher:
 
 def _merged(found: Sequence[Found], k: int, mode: Mode, clock: Clock) -> Hits:
     """The hits of one query from all namespaces, with what the search for them did."""
-    statistics = SearchStatistics(
+    hits = Hits(sorted((hit for own in found for hit in own.hits), key=_order)[:k])
+    hits.statistics = SearchStatistics(
         mode=mode,
         embeddings_scored=sum(own.candidates.scored for own in found),
         nodes_visited=sum(own.candidates.visited for own in found),
         timings=dict(clock.seconds),
     )
-    return Hits(sorted((hit for own in found for hit in own.hits), key=_order)[:k], statistics)
+    return hits
 
 
 def _order(hit: Hit) -> tuple[float, Namespace, str, int]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.lexical import TermCounts
+from mllm_plugin.store.codec import vector_of
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.tree.node import vector_of
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,11 @@ def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     vectors = vectors / np.where(peaks > 0, peaks, 1.0)  # so that squares stay within range
     norms = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
     return (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+
+
+def vector_of(ids: NDArray[np.int64], vectors: NDArray[Any], child_id: int) -> NDArray[Any]:
+    """The embedding [r, d] of one child among `vectors` [c, r, d] of an embedding chunk; `ids` [c] ascend."""
+    return vectors[int(np.searchsorted(ids, child_id))]
 
 
 def pack_windows(windows: NDArray[np.float32]) -> bytes:

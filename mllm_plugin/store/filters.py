@@ -58,7 +58,7 @@ def plain_filter(condition: Any) -> dict[str, Any]:
     """A copy of plain dictionaries, lists and scalars: what is checked is what is searched with.
 
     Raises:
-        FilterError: It is no dictionary, has a key twice, or is nested too deeply, as one that holds itself is.
+        FilterError: It is no dictionary, has a key twice, or is nested too deeply; one that holds itself is.
     """
     if not isinstance(condition, Mapping):
         raise FilterError(f"a filter is a dictionary, got {type(condition).__name__}")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.errors import ClosedError, DamagedStoreError
 from mllm_plugin.lexical import FIRST_RULE, TermCounts
-from mllm_plugin.store.codec import Windows, unpack_all
+from mllm_plugin.store.codec import Windows, unpack_all, vector_of
 from mllm_plugin.store.documents import Selection, select_documents
 from mllm_plugin.store.filters import Clause
 from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
@@ -234,7 +234,10 @@ class Snapshot:
     def _vectors(self, homes: Mapping[int, int]) -> dict[int, NDArray[np.float16]]:
         """Pooled vectors [d] of chunks, given the node that each lies in."""
         blocks = {node_id: self.children(node_id) for node_id in set(homes.values())}
-        return {chunk_id: blocks[node_id].vector(chunk_id)[0] for chunk_id, node_id in homes.items()}
+        return {
+            chunk_id: vector_of(blocks[node_id].ids, blocks[node_id].vectors, chunk_id)[0]
+            for chunk_id, node_id in homes.items()
+        }
 
     # -- documents
     # -----------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +83,6 @@ class Children:
         vectors[row], lives[row], totals[row], versions[row] = vector, live, total, version
         return replace(self, vectors=vectors, live=lives, total=totals, versions=versions)
 
-    def vector(self, child_id: int) -> NDArray[np.float16]:
-        """The embedding of one child [r, d]."""
-        return vector_of(self.ids, self.vectors, child_id)
-
     @property
     def directions(self) -> NDArray[np.float32]:
         """One vector per child [c, d] for grouping: the first of each embedding."""
@@ -102,8 +97,3 @@ class Node:
     level: int
     parent_id: int | None
     children: Children
-
-
-def vector_of(ids: NDArray[np.int64], vectors: NDArray[Any], child_id: int) -> NDArray[Any]:
-    """The row [r, d] of `vectors` [c, r, d] that belongs to one of `ids` [c], which ascend."""
-    return vectors[int(np.searchsorted(ids, child_id))]

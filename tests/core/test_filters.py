@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from datetime import date
 from itertools import pairwise
 
@@ -207,3 +208,148 @@ def test_an_unfit_value_is_named_with_its_key(library):
     for operand in (date(2024, 1, 1), {"$gt": date(2024, 1, 1)}, {"$in": [1, date(2024, 1, 1)]}):
         with pytest.raises(FilterError, match=r"'year' cannot .* datetime\.date: use value\.isoformat\(\)"):
             library.search("text", filter={"lang": "en", "year": operand})
+
+
+class Sly(str):
+    """A string that claims to be like every other."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'sly'"
+
+    def __str__(self) -> str:
+        return "sly"
+
+    def __eq__(self, other) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Opaque(Mapping):
+    """A dictionary without a repr of its own, which may change after it was looked at."""
+
+    def __init__(self, *states: dict) -> None:
+        self._states = list(states)
+
+    def __getitem__(self, key):
+        return self._states[0][key]
+
+    def __iter__(self):
+        return iter(self._states[0])
+
+    def __len__(self) -> int:
+        return len(self._states[0])
+
+    def items(self):
+        return (self._states.pop(0) if len(self._states) > 1 else self._states[0]).items()
+
+    def __repr__(self) -> str:
+        return "Opaque()"
+
+
+@pytest.fixture
+def tenants(memory):
+    memory.add(
+        Document(f"the code of {name}", id=name, metadata={"tenant": name, "size": n}, labels=(name,))
+        for n, name in enumerate(["ann", "bob", "eve"])
+    )
+    return memory
+
+
+@pytest.mark.parametrize("mode", ["flat", "beam", "exact"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda name: {"tenant": Sly(name)},
+        lambda name: {"tenant": {"$in": [Sly(name)]}},
+        lambda name: {Sly("tenant"): {Sly("$eq"): Sly(name)}},
+        lambda name: Opaque({"tenant": name}),
+        lambda name: {"$and": [Opaque({"tenant": Opaque({"$eq": name})})]},
+        lambda name: {"$not": Opaque({"tenant": {"$ne": name}})},
+    ],
+    ids=["value", "list", "keys", "mapping", "inner", "negated"],
+)
+def test_a_filter_is_what_it_asks_and_not_what_it_says_of_itself(tenants, wrap, mode):
+    for name in ("ann", "bob", "eve", "ann"):
+        found = tenants.search("the code", k=3, filter=wrap(name), mode=mode)
+        assert [hit.document_id for hit in found] == [name]
+
+
+def test_labels_are_told_by_their_letters(tenants):
+    for name in ("ann", "bob"):
+        found = tenants.search("the code", k=3, exclude_labels=[Sly(name)])
+        assert name not in {hit.document_id for hit in found}
+        assert len(found) == 2
+
+
+def test_what_was_checked_is_what_is_searched(tenants):
+    shifting = Opaque({"tenant": "ann"}, {})
+    assert [hit.document_id for hit in tenants.search("the code", k=3, filter=shifting)] == ["ann"]
+
+
+def test_equal_numbers_of_other_kinds_are_other_filters(memory):
+    memory.add(Document(f"text {n}", id=str(n), metadata={"n": one}) for n, one in enumerate([1, True, "1"]))
+    for _ in range(2):
+        for number, expected in ((1, "0"), (True, "1"), ("1", "2"), (1.0, "0")):
+            assert [hit.document_id for hit in memory.search("text", filter={"n": number})] == [expected]
+
+
+def test_namespaces_are_told_by_their_letters(memory):
+    for name in ("ann", "bob"):
+        memory.add([Document(f"the code of {name}", id=name)], namespace=name)
+    for name in ("ann", "bob"):
+        assert [hit.document_id for hit in memory.search("the code", namespace=(Sly(name),))] == [name]
+
+
+def nested(depth: int, wrap) -> dict:
+    condition = {"year": 2024}
+    for _ in range(depth - 1):
+        condition = wrap(condition)
+    return condition
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: {"$not": inner},
+        lambda inner: {"$and": [inner]},
+        lambda inner: {"$or": [{"lang": "xx"}, inner]},
+        lambda inner: {"$and": [{"tags": "a"}, {"lang": "en"}, inner]},
+    ],
+    ids=["not", "and", "or", "several"],
+)
+def test_filters_may_be_nested_64_deep_and_no_deeper(library, wrap):
+    inside = nested(64, wrap)
+    expected = [str(n) for n, one in enumerate(_DOCUMENTS) if matches(one, inside)]
+    assert [one.id for one in library.documents(filter=inside)] == expected
+    assert {hit.document_id for hit in library.search("text", k=9, filter=inside)} == set(expected)
+    for depth in (65, 990, 100_000):
+        with pytest.raises(FilterError, match="nested more than 64 deep"):
+            library.search("text", filter=nested(depth, wrap))
+
+
+def test_a_filter_that_holds_itself_or_explodes_is_refused(library):
+    endless: dict = {"lang": "en"}
+    endless["$and"] = [endless, endless]
+    with pytest.raises(FilterError, match="nested more than 64 deep"):
+        library.search("text", filter=endless)
+    shared: dict = {"lang": "en"}
+    for _ in range(40):
+        shared = {"$or": [shared, shared]}
+    with pytest.raises(FilterError, match="more than 10000 conditions"):
+        library.search("text", filter=shared)
+
+
+def test_a_key_that_comes_twice_is_refused(library):
+    class Other(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other) -> bool:
+            return False
+
+    with pytest.raises(FilterError, match="'lang' twice"):
+        library.search("text", filter={Other("lang"): "en", "lang": "de"})
