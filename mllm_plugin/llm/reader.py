@@ -13,26 +13,37 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.folder import (
+    CONFIG,
+    check_numbers,
+    check_tensors,
+    has_pair,
+    packed,
+    parsed,
+    read_pair,
+    unpacked,
+    write_pair,
+)
 from mllm_plugin.hierarchy.weights import document_mark
 from mllm_plugin.llm import lora
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
 
-CONFIG_NAME, TENSORS_NAME = "reader.json", "reader.safetensors"
+NAME = "reader"
+CONFIG_NAME = f"{NAME}{CONFIG}"
 _EARLIER_NAME = "adapter.json"
 _WRITER, _READER, _SPACE, _SCALE = "writer.", "reader.", "space.", ".scale"
+_FIRST, _SECOND = lora.FIRST, lora.SECOND
 _LONGEST = 512  # tokens that the writer sees at once
 _BATCH_TOKENS = 4096
 
@@ -58,12 +69,12 @@ class ReaderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = Field(default=1, le=1)
+    format_version: int = Field(default=1, ge=1, le=1)
     kind: Literal["reader"] = "reader"
     llm: str
     llm_name: str
     hidden: int = Field(ge=1)
-    ratios: tuple[int, ...] = RATIOS
+    ratios: tuple[Annotated[int, Field(ge=1)], ...] = RATIOS
     ratio: int = 4
     scale: float = Field(default=2.0, gt=0)
     refusal: str = "unknown"
@@ -71,6 +82,12 @@ class ReaderConfig(BaseModel):
     auto: dict[str, Any] = {"mode": "both"}
     documents: tuple[str, ...] = ()
     about: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check_ratio(self) -> ReaderConfig:
+        if self.ratio not in self.ratios:
+            raise ValueError(f"ratio must be one of {self.ratios}, got {self.ratio}")
+        return self
 
     def fits(self, llm: LoadedLLM) -> bool:
         """Whether it is made for a model; any Encoder 1 will do."""
@@ -95,9 +112,13 @@ class MemoryReader:
     Args:
         config: What it is.
         tensors: The two sets of low-rank changes, the map and the kinds, and the idf of the model's tokens.
+
+    Raises:
+        InvalidInputError: A tensor is missing or unknown, has another shape, or is not finite.
     """
 
     def __init__(self, config: ReaderConfig, tensors: Mapping[str, Tensor]) -> None:
+        _check(config, {name: value.detach().float().cpu().numpy() for name, value in tensors.items()})
         self.config = config
         self._tensors = dict(tensors)
         self._space: ReadingVectors | None = None
@@ -232,17 +253,18 @@ class MemoryReader:
         return document_mark(namespace, document_id) in self.config.documents
 
     def save(self, folder: str | Path, **changes: Any) -> None:
-        """Writes both files.
+        """Writes both files, or none of them.
 
         Args:
             folder: Made when it is not there.
             changes: Fields of the configuration to replace, such as `about` or `reading`.
+
+        Raises:
+            StoreError: The folder cannot be written; what was in it before is kept.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         config = ReaderConfig.model_validate({**self.config.model_dump(), **changes})
-        (target / TENSORS_NAME).write_bytes(save(_packed(self._tensors)))
-        (target / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        data = packed({name: value.numpy() for name, value in _packed(self._tensors).items()})
+        write_pair(folder, NAME, tensors=data, config=config.model_dump_json(indent=2))
 
     @classmethod
     def load(cls, folder: str | Path) -> MemoryReader:
@@ -253,26 +275,19 @@ class MemoryReader:
             InvalidInputError: They cannot be read as a reader, or are an adapter of an earlier version.
         """
         source = Path(folder)
-        if (source / _EARLIER_NAME).is_file() and not (source / CONFIG_NAME).is_file():
+        if (source / _EARLIER_NAME).is_file() and not has_pair(source, NAME):
             raise InvalidInputError(
                 f"{source} holds an adapter of an earlier version, which made a model read another encoder's "
                 f"embeddings; expected a reader. `mllm train-llm MEMORY --into FOLDER` makes one, and "
                 f"adapter='default' takes the one that comes with the package"
             )
-        for name in (CONFIG_NAME, TENSORS_NAME):
-            if not (source / name).is_file():
-                raise NotFoundError(f"no reader in {source}: {name} is missing; `mllm train-llm` makes one")
+        tensors, text = read_pair(source, NAME, what="reader", hint="`mllm train-llm` makes one")
+        where = f"the reader in {source}"
+        config = parsed(ReaderConfig, text, where)
         try:
-            config = ReaderConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
-            tensors = _unpacked(load((source / TENSORS_NAME).read_bytes()))
-            missing = {f"{_SPACE}{name}" for name in ("idf", "map.weight", "kinds.weight")} - tensors.keys()
-        except (ValidationError, SafetensorError, RuntimeError) as error:
-            raise InvalidInputError(f"the reader in {source} cannot be read: {error}") from error
-        if missing or not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise InvalidInputError(
-                f"the reader in {source} is damaged: {sorted(missing) or 'numbers that are none'}"
-            )
-        return cls(config, tensors)
+            return cls(config, _unpacked(unpacked(tensors, where)))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where} is damaged: {error}") from error
 
 
 def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
@@ -280,7 +295,7 @@ def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
     folder = files("mllm_plugin") / "trained"
     for source in folder.iterdir() if folder.is_dir() else ():
         if (source / CONFIG_NAME).is_file():
-            config = ReaderConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
+            config = parsed(ReaderConfig, (source / CONFIG_NAME).read_bytes(), f"the reader {source.name}")
             if config.fits(llm):
                 with as_file(source) as path:
                     return MemoryReader.load(path)
@@ -325,25 +340,51 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def _check(config: ReaderConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Checks names, shapes and values; whether they fit a model is seen when there is one."""
+    shapes: dict[str, tuple[int | str, ...]] = {
+        f"{_SPACE}idf": ("words",),
+        f"{_SPACE}map.weight": (config.hidden, config.hidden),
+        f"{_SPACE}kinds.weight": (len(config.ratios) + 2, config.hidden),
+    }
+    for name in tensors:
+        which = next((one for one in (_WRITER, _READER) if name.startswith(one)), "")
+        layer = name.removeprefix(which).removesuffix(_FIRST).removesuffix(_SECOND)
+        if which and name != f"{which}{layer}":  # writer and reader change the same layers
+            for one in (_WRITER, _READER):
+                shapes[f"{one}{layer}{_FIRST}"] = (f"rank of {one}{layer}", f"inputs of {layer}")
+                shapes[f"{one}{layer}{_SECOND}"] = (f"outputs of {layer}", f"rank of {one}{layer}")
+    check_tensors(tensors, shapes, "a reader")
+
+
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Low-rank changes as int8 rows with a scale each, the rest as fp16."""
+    """Low-rank changes as int8 rows with a scale each, the rest as fp16 where it can be."""
     found = {}
     for name in sorted(tensors):
         value = tensors[name].detach().float().cpu()
-        if ".lora_" not in name:
-            found[name] = value.to(torch.float16).contiguous()
+        if not name.endswith((_FIRST, _SECOND)):
+            small = float(value.abs().max()) <= torch.finfo(torch.float16).max
+            found[name] = value.half() if small else value
             continue
         scale = (value.abs().amax(dim=1) / 127).clamp(min=1e-8)
-        found[name] = (value / scale[:, None]).round().to(torch.int8).contiguous()
-        found[f"{name}{_SCALE}"] = scale.to(torch.float32)
+        found[name] = (value / scale[:, None]).round().to(torch.int8)
+        found[f"{name}{_SCALE}"] = scale
     return found
 
 
-def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: value.float() * tensors[f"{name}{_SCALE}"][:, None]
-        if value.dtype == torch.int8
-        else value.float()
-        for name, value in tensors.items()
-        if not name.endswith(_SCALE)
-    }
+def _unpacked(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """What `_packed` was given, up to rounding."""
+    scales = {f"{name}{_SCALE}" for name, value in tensors.items() if value.dtype == np.int8}
+    found = {}
+    for name in sorted(tensors.keys() - scales):
+        value = tensors[name]
+        if value.dtype == np.int8:
+            check_tensors(
+                {_SCALE: tensors[f"{name}{_SCALE}"]} if f"{name}{_SCALE}" in tensors else {},
+                {_SCALE: value.shape[:1]},
+                f"tensor {name!r} of whole numbers",
+            )
+            value = value * tensors[f"{name}{_SCALE}"].reshape(-1, *[1] * (value.ndim - 1))
+        check_numbers(value, f"tensor {name!r}")
+        found[name] = torch.from_numpy(value.astype(np.float32))
+    return found

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.lexical import TermCounts, score_terms
 from mllm_plugin.search.allowed import Allowed
+from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.search.candidates import (
     Candidates,
     NodeRef,
@@ -27,12 +28,6 @@ from mllm_plugin.search.candidates import (
 from mllm_plugin.search.query import Query
 from mllm_plugin.store.blocks import Block
 from mllm_plugin.tree.editor import LEAF_LEVEL
-
-FIRST_SHARE = 8  # one node in so many of the beam is looked into before the others are judged by it
-FIRST_LEAST = 4
-UPPER_SHARE = 4  # above the lowest nodes the beam is so many times narrower: each leads to many of them
-UPPER_LEAST = 4
-BEST_LEAST = 10  # the margin is measured from this result, or from the last one wanted
 
 
 @dataclass(frozen=True)
@@ -128,11 +123,6 @@ def walk(
     return _leaves(view, queries, frontiers, most, allowed, scored)
 
 
-def beam_at(level: int, width: int) -> int:
-    """Nodes kept on a level when `width` are kept on the lowest."""
-    return width if level <= LEAF_LEVEL else max(UPPER_LEAST, width // UPPER_SHARE)
-
-
 def descend(
     view: View,
     queries: Sequence[Query],
@@ -191,10 +181,7 @@ def _step(
         order = order[below[rows[order]] > 0]
         rows, scores = rows[order], scores[order]
         enough = int(np.searchsorted(np.cumsum(below[rows]), need)) + 1
-        likely = len(rows)
-        if slack is not None and level > LEAF_LEVEL and len(rows):
-            likely = int(np.searchsorted(-scores, slack - scores[0], side="right"))
-        kept = rows[: max(min(width, likely), least, enough)]
+        kept = rows[: max(min(width, likely(scores, level, slack)), least, enough)]
         refs = tuple(map(NodeRef, fetched.ids[kept].tolist(), versions[kept].tolist()))
         above = parents[order[: len(kept)]]
         found.append(Frontier(refs, scores[: len(kept)], vectors[kept], fetched.live[kept], above))
@@ -211,7 +198,7 @@ def _promising(
 ) -> list[Frontier]:
     """Looks into the best nodes first and drops those that fall too short of what was found there."""
     slack = getattr(view.hierarchy.ranker(LEAF_LEVEL), "slack", None)
-    first, want = max(FIRST_LEAST, width // FIRST_SHARE), max(need, BEST_LEAST)
+    first, want = looked_into(width), max(need, BEST_LEAST)
     if slack is None or all(len(frontier.refs) <= first for frontier in frontiers):
         return list(frontiers)
     heads = [frontier.head(first) for frontier in frontiers]
@@ -222,11 +209,7 @@ def _promising(
     for frontier, head, cosine in zip(frontiers, heads, cosines, strict=True):
         rows = fetched.rows(head.refs)
         found = cosine[rows[open_rows[rows]]]
-        if len(found) < want:
-            kept.append(frontier)
-            continue
-        least = np.partition(found, len(found) - want)[len(found) - want] - slack
-        kept.append(frontier.head(max(first, int((frontier.scores >= least).sum()))))
+        kept.append(frontier.head(promising(frontier.scores, found, first, want, slack)))
     return kept
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.evaluate import Matrix, Trial, Walks, best_below
-from mllm_plugin.training.hierarchy import FIRST_LEVEL, HierarchyModule, node_scores
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.evaluate import Matrix, Trial, Walks, best_below, node_scores
+from mllm_plugin.training.routing.grouping import FIRST_LEVEL
+from mllm_plugin.training.routing.modules import HierarchyModule
 
 _FITTED_QUERIES = 200
 _FITTED_NODES = 64  # per query: the margin matters among the best
