@@ -27,7 +27,7 @@ def _tensors(folder: Path, name: str) -> tuple[Path, dict[str, np.ndarray], dict
 
 @st.composite
 def tensor_damages(draw: Any) -> Damage:
-    """Renamed, dropped, added, reshaped, of another kind, not finite; the checksum goes with them or stays."""
+    """Renamed, dropped, added, reshaped, of another kind, not finite; the checksum goes or stays."""
     what = draw(st.sampled_from(["rename", "drop", "add", "reshape", "kind", "value"]))
     place, spot = draw(st.integers(0, 10**6)), draw(st.integers(0, 10**6))
     to = draw(

@@ -174,9 +174,8 @@ def test_damaged_weights_are_refused_or_are_the_same(saved, tmp_path_factory, da
     damage(copy, "hierarchy")
     try:
         found = numbers_of(Hierarchy.load(copy))
-    except MLLMError as error:
-        assert str(error)
-        return
+    except MLLMError:
+        return  # told as an error of this package, whatever it is
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], value) for name, value in expected.items())
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mllm_plugin.llm.reading import ReadingVectors, window_counts
 from mllm_plugin.training.reader.losses import answer_loss
+from mllm_plugin.training.reader.rows import GROUP, Sizes
 from mllm_plugin.training.reader.stack import Changes, Stack, Weights
-from mllm_plugin.training.reader.steps import Sizes, TensorStep
+from mllm_plugin.training.reader.steps import TensorStep
 
 
 class Reader(torch.nn.Module):
@@ -39,12 +40,12 @@ class Reader(torch.nn.Module):
         """Memory tokens [m, h] of chunks: all windows, then the chunks, then the groups."""
         mask = live[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
         states = self.stack.normed(self.stack(self.stack.embed(ids), weights, mask))
-        most, group = self.sizes.windows, self.sizes.group
+        most = self.sizes.windows
         vectors = self.reading.windows(ids, live, states, size, most)
         counts = window_counts(live.sum(dim=-1), size)
         there = (torch.arange(most, device=ids.device) < counts.unsqueeze(-1)).unsqueeze(-1).float()
         chunks = (vectors * there).sum(dim=1) / counts.clamp(min=1).unsqueeze(-1)
-        groups = chunks.unflatten(0, (-1, group)).mean(dim=1)
+        groups = chunks.unflatten(0, (-1, GROUP)).mean(dim=1)
         kind = (torch.tensor(self.reading.ratios, device=ids.device) < size.unsqueeze(-1)).sum(dim=-1)
         kinds = torch.cat(
             [

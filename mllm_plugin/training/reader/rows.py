@@ -14,23 +14,21 @@ from mllm_plugin.llm.reading import RATIOS
 from mllm_plugin.training.reader.prompts import Ids, Prompts
 from mllm_plugin.training.reader.texts import LONGEST
 
+GROUP = 4  # neighbouring chunks: what distracts, and what a node stands for
+
 
 @dataclass(frozen=True)
 class Sizes:
     """Shapes of a step.
 
     Args:
-        chunks: c, a multiple of `group`.
-        group: Neighbouring chunks; what distracts, and what a node stands for.
-        asked: Share of chunks that come with questions.
+        chunks: c, a multiple of `GROUP`.
         short, long: Rows of each length.
         short_tokens, long_tokens: The lengths.
         predicted: p.
     """
 
     chunks: int = 96
-    group: int = 4
-    asked: float = 0.3
     short: int = 128
     long: int = 64
     short_tokens: int = 128
@@ -45,7 +43,7 @@ class Sizes:
     @property
     def groups(self) -> int:
         """g."""
-        return self.chunks // self.group
+        return self.chunks // GROUP
 
 
 @dataclass
@@ -90,7 +88,7 @@ class Memory:
     def coarse(self, chunks: Sequence[int]) -> Ids:
         """Places of the groups of chunks, then of the chunks."""
         first = self.sizes.chunks * self.sizes.windows
-        groups = sorted({chunk // self.sizes.group for chunk in chunks})
+        groups = sorted({chunk // GROUP for chunk in chunks})
         return np.array(
             [first + self.sizes.chunks + group for group in groups] + [first + one for one in chunks]
         )

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from mllm_plugin.llm.reading import RATIOS
 from mllm_plugin.training.reader.prompts import Ids, Prompts
-from mllm_plugin.training.reader.rows import Memory, Row, Sizes, prompt_row
+from mllm_plugin.training.reader.rows import GROUP, Memory, Row, Sizes, prompt_row
 from mllm_plugin.training.reader.steps import Step, assemble
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, NUMBER, YEAR, ReaderTexts
 
 REPEAT, CONTINUE, FILL, ANSWER, REFUSE = "repeat", "continue", "fill", "answer", "refuse"
 _DROPPED_WORDS = 0.12
+_ASKED = 0.3  # share of the chunks that come with questions
 
 
 @dataclass
@@ -60,10 +61,10 @@ class Sampler:
         """Groups of neighbouring chunks."""
         sizes, found = self.sizes, []
         for group in range(sizes.groups):
-            asked = len(self._with_questions) and group < sizes.asked * sizes.groups
+            asked = len(self._with_questions) and group < _ASKED * sizes.groups
             start = int(rng.choice(self._with_questions if asked else self._free))
-            start = min(start, len(self._free) - sizes.group)
-            found += range(start, start + sizes.group)
+            start = min(start, len(self._free) - GROUP)
+            found += range(start, start + GROUP)
         return found
 
     def _rows(
@@ -71,7 +72,7 @@ class Sampler:
     ) -> list[Row]:
         rows: list[Row] = []
         for place, chunk in enumerate(chunks):
-            near = [n for n in range(len(chunks)) if n // self.sizes.group == place // self.sizes.group]
+            near = [n for n in range(len(chunks)) if n // GROUP == place // GROUP]
             others = [one for one in near if one != place]
             same = chunks[place]
             far = [n for n, one in enumerate(chunks) if n not in near and one != same]

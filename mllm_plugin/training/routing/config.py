@@ -1,4 +1,4 @@
-"""Settings of a training run."""
+"""Settings of the training of level encoders and rankers."""
 
 from __future__ import annotations
 
@@ -8,48 +8,42 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingConfig(BaseModel):
-    """How level encoders and rankers are trained.
+    """How level encoders and rankers are trained."""
 
-    Args:
-        top_level: Highest level with weights of its own; levels above reuse them.
-        parts: What is trained; without "encoders" the nodes stay means, and only margins, maps of the query
-            and path weights are learned.
-        steps: Optimiser steps per stage.
-        batch: Queries per step and process.
-        accumulate: Batches per optimiser step.
-        chunks: Chunks per grouping.
-        redraw: Steps after which a new grouping is drawn.
-        beam: Parents that a query visits; their children are its negatives.
-        seeds: Attention seeds per block of a level encoder.
-        hidden: Units of a level encoder's feed-forward layer.
-        learning_rate: Peak of the schedule, for level encoders; the query maps take a third of it.
-        weight_decay: AdamW's.
-        evaluate_every: Steps between measurements on held-out queries.
-        patience: Measurements without progress after which a stage ends.
-        beam_width: Width that the margins are calibrated for.
-        recall_loss: Recall that a margin may cost on held-out queries.
-        seed: Of everything random.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     top_level: int = Field(default=3, ge=2)
+    """Highest level with weights of its own; levels above reuse them."""
     parts: tuple[Literal["encoders", "rankers"], ...] = ("encoders", "rankers")
+    """What is trained; without "encoders" the nodes stay means, and nothing needs to be folded anew."""
     steps: int = Field(default=500, ge=1)
+    """Optimiser steps per pair of levels."""
     batch: int = Field(default=256, ge=1)
+    """Questions per batch and process."""
     accumulate: int = Field(default=1, ge=1)
+    """Batches per step."""
     chunks: int = Field(default=16_384, ge=64)
+    """Chunks per grouping."""
     redraw: int = Field(default=50, ge=1)
+    """Steps after which a new grouping is drawn."""
     beam: int = Field(default=24, ge=1)
+    """Parents that a query visits; their children are its negatives."""
     seeds: int = Field(default=4, ge=1)
+    """Attention seeds per block of a level encoder."""
     hidden: int = Field(default=64, ge=1)
+    """Units of a level encoder's feed-forward layer."""
     learning_rate: float = Field(default=3e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    """Peak of the schedule, for level encoders; rankers take a third of it."""
     evaluate_every: int = Field(default=100, ge=1)
+    """Steps between measurements on held-out questions."""
     patience: int = Field(default=4, ge=1)
+    """Measurements without progress after which a pair of levels ends."""
     beam_width: int = Field(default=128, ge=1)
+    """Width that the margins are measured for."""
     recall_loss: float = Field(default=0.003, ge=0)
-    seed: int = 0
+    """Recall that a margin may cost on held-out questions."""
+    seed: int = Field(default=0, ge=0)
+    """Of everything random."""
 
     def layers(self, level: int) -> int:
         """Blocks of the encoder of a level: higher levels have one more."""

@@ -130,7 +130,7 @@ class Loop:
         rates = (self.config.learning_rate, self.config.learning_rate / 3)
         trained = {"encoders": (encoders, rates[0]), "rankers": (rankers, rates[1])}
         groups = [{"params": trained[part][0], "lr": trained[part][1]} for part in self.config.parts]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
 
         def schedule(step: int) -> None:
             """Linear warm-up, then a cosine down to nothing."""
