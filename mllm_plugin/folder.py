@@ -247,34 +247,56 @@ def check_tensors(
     shapes: Mapping[str, Shape],
     where: str,
     *,
-    sizes: Mapping[str, int] | None = None,
     unbounded: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Checks names, kinds, shapes and values.
+    """Checks names, shapes, kinds of numbers and values.
 
     Args:
         tensors: What was read.
-        shapes: Of each; a name in place of a number stands for the same number everywhere.
+        shapes: Of each, as `check_shapes` takes them.
         where: What they are, for errors.
-        sizes: Numbers that are known, by name.
         unbounded: Tensors that may be infinite upwards.
 
     Returns:
-        All numbers by name.
+        All sizes by name.
 
     Raises:
         InvalidInputError: A tensor is missing or unknown, has another shape, or holds other than finite
             floating-point numbers.
     """
-    known = dict(sizes or {})
-    for name in sorted({*tensors, *shapes}):
+    known = check_shapes({name: value.shape for name, value in tensors.items()}, shapes, where)
+    for name, value in tensors.items():
+        check_numbers(value, f"{where}: tensor {name!r}", unbounded=name in unbounded)
+    return known
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, Shape], where: str
+) -> dict[str, int]:
+    """Checks names and shapes.
+
+    Args:
+        found: Shapes by the names of tensors.
+        shapes: What they should be; a name in place of a number stands for the same number everywhere.
+        where: What they are, for errors.
+
+    Returns:
+        All sizes by name.
+
+    Raises:
+        InvalidInputError: A tensor is missing or unknown, or has another shape.
+    """
+    known: dict[str, int] = {}
+    for name in sorted({*found, *shapes}):
         if name not in shapes:
             raise InvalidInputError(f"{where}: tensor {name!r} is unknown; expected {_named(shapes)}")
         expected = _told_shape(shapes[name], known)
-        if name not in tensors:
+        if name not in found:
             raise InvalidInputError(f"{where}: tensor {name!r} is missing; expected shape {expected}")
-        _check_shape(tensors[name].shape, shapes[name], known, f"{where}: tensor {name!r}", expected)
-        check_numbers(tensors[name], f"{where}: tensor {name!r}", unbounded=name in unbounded)
+        if not _fits(found[name], shapes[name], known):
+            raise InvalidInputError(
+                f"{where}: tensor {name!r} has shape {list(found[name])}, expected {expected}"
+            )
     return known
 
 
@@ -295,14 +317,12 @@ def check_numbers(tensor: NDArray[Any], what: str, *, unbounded: bool = False) -
         )
 
 
-def _check_shape(
-    found: tuple[int, ...], shape: Shape, known: dict[str, int], what: str, expected: str
-) -> None:
-    fits = len(found) == len(shape)
-    for size, one in zip(found, shape, strict=False):
-        fits = fits and size == (known.setdefault(one, size) if isinstance(one, str) else one)
-    if not fits or not all(found):
-        raise InvalidInputError(f"{what} has shape {list(found)}, expected {expected}")
+def _fits(found: tuple[int, ...], shape: Shape, known: dict[str, int]) -> bool:
+    """Whether a shape is as expected; sizes met for the first time become known."""
+    if len(found) != len(shape) or not all(found):
+        return False
+    pairs = zip(found, shape, strict=True)
+    return all(size == (known.setdefault(one, size) if isinstance(one, str) else one) for size, one in pairs)
 
 
 def _told_shape(shape: Shape, known: Mapping[str, int]) -> str:

@@ -11,8 +11,16 @@ from typing import Any
 import click
 
 from mllm_plugin.cli.output import emit, plural
-from mllm_plugin.cli.settings import Settings, UserPath, device_option, number_option, shared_options
+from mllm_plugin.cli.settings import (
+    Settings,
+    UserPath,
+    device_option,
+    field_option,
+    number_option,
+    shared_options,
+)
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.training.routing.config import TrainingConfig
 
 
 def _file(name: str, text: str) -> Any:
@@ -31,11 +39,11 @@ def _file(name: str, text: str) -> Any:
     "--group-by", help="Metadata field of documents that belong together; whole groups are held out."
 )
 @number_option("--spans", 4000, "Spans of the documents to use as questions.", least=0)
-@number_option("--steps", 500, "Steps per pair of levels.")
-@number_option("--batch", 256, "Questions per step.")
-@number_option("--accumulate", 1, "Batches per step.")
-@number_option("--levels", 3, "Highest level with weights of its own.", least=2)
-@number_option("--seed", 0, "Of everything random.", least=0)
+@field_option(TrainingConfig, "steps")
+@field_option(TrainingConfig, "batch")
+@field_option(TrainingConfig, "accumulate")
+@field_option(TrainingConfig, "top_level", "--levels")
+@field_option(TrainingConfig, "seed")
 @device_option
 @click.option("--install", is_flag=True, help="Put the weights in place when they do better.")
 @shared_options
@@ -59,7 +67,6 @@ def train(
     Run it again after an interruption and it goes on. Under torchrun several processes share the work.
     """
     from mllm_plugin.training import distributed
-    from mllm_plugin.training.routing.config import TrainingConfig
     from mllm_plugin.training.routing.run import train_memory
 
     if qrels and not queries:

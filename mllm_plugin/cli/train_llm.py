@@ -12,12 +12,13 @@ from mllm_plugin.cli.settings import (
     Settings,
     UserPath,
     device_option,
+    field_option,
     memory_option,
-    number_option,
     output_options,
 )
 from mllm_plugin.cli.train import _file, _qrels, _rows
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.training.reader.config import ReaderTrainingConfig
 
 
 @click.command("train-llm", short_help="Train a language model to write and read the memory.")
@@ -35,11 +36,11 @@ from mllm_plugin.errors import InvalidInputError
 )
 @_file("--queries", "JSON lines with id, text and answers; blanks are filled with or without.")
 @_file("--qrels", "Lines of query id, tab, document id, tab, grade after a header: where the answers are.")
-@number_option("--steps", 300, "Optimiser steps.")
-@number_option("--chunks", 8, "Chunks per step, a multiple of 4.", least=8)
-@number_option("--rank", 8, "Rank of the changes to the model, where nothing is gone on from.")
-@number_option("--evaluate-every", 50, "Steps between measurements on held-out text.")
-@number_option("--seed", 0, "Of everything random.", least=0)
+@field_option(ReaderTrainingConfig, "steps")
+@field_option(ReaderTrainingConfig, "chunks")
+@field_option(ReaderTrainingConfig, "rank")
+@field_option(ReaderTrainingConfig, "evaluate_every")
+@field_option(ReaderTrainingConfig, "seed")
 @device_option
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; without, begin anew.")
 @memory_option
@@ -62,7 +63,6 @@ def train_llm(
     `mllm ask --adapter FOLDER`.
     """
     from mllm_plugin.llm import DEFAULT_LLM
-    from mllm_plugin.training.reader.config import ReaderTrainingConfig
     from mllm_plugin.training.reader.run import train_reader
 
     if qrels and not queries:

@@ -25,7 +25,7 @@ from torch import Tensor
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.folder import (
     CONFIG,
-    check_numbers,
+    check_shapes,
     check_tensors,
     has_pair,
     packed,
@@ -37,13 +37,20 @@ from mllm_plugin.folder import (
 from mllm_plugin.hierarchy.weights import document_mark
 from mllm_plugin.llm import lora
 from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.llm.packing import (
+    READER,
+    SPACE,
+    WRITER,
+    changed_layers,
+    packed_rows,
+    shapes_of,
+    unpacked_rows,
+)
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
 
 NAME = "reader"
 CONFIG_NAME = f"{NAME}{CONFIG}"
 _EARLIER_NAME = "adapter.json"
-_WRITER, _READER, _SPACE, _SCALE = "writer.", "reader.", "space.", ".scale"
-_FIRST, _SECOND = lora.FIRST, lora.SECOND
 _LONGEST = 512  # tokens that the writer sees at once
 _BATCH_TOKENS = 4096
 
@@ -84,9 +91,11 @@ class ReaderConfig(BaseModel):
     about: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _check_ratio(self) -> ReaderConfig:
+    def _check_fields(self) -> ReaderConfig:
         if self.ratio not in self.ratios:
             raise ValueError(f"ratio must be one of {self.ratios}, got {self.ratio}")
+        if "mode" not in self.auto:
+            raise ValueError("auto must name a mode")
         return self
 
     def fits(self, llm: LoadedLLM) -> bool:
@@ -118,7 +127,10 @@ class MemoryReader:
     """
 
     def __init__(self, config: ReaderConfig, tensors: Mapping[str, Tensor]) -> None:
-        _check(config, {name: value.detach().float().cpu().numpy() for name, value in tensors.items()})
+        numbers = {name: value.detach().float().cpu().numpy() for name, value in tensors.items()}
+        check_tensors(
+            numbers, shapes_of(config.hidden, len(config.ratios), changed_layers(tensors)), "a reader"
+        )
         self.config = config
         self._tensors = dict(tensors)
         self._space: ReadingVectors | None = None
@@ -140,11 +152,11 @@ class MemoryReader:
         config = ReaderConfig(llm=llm.fingerprint, llm_name=llm.name, hidden=llm.hidden, **settings)
         known = torch.ones(len(llm.embeddings.weight)) if idf is None else idf
         space = ReadingVectors(llm.embeddings.weight, known, config.ratios)
-        tensors = {f"{_SPACE}{name}": value for name, value in space.state_dict().items()}
+        tensors = {f"{SPACE}{name}": value for name, value in space.state_dict().items()}
         changes = lora.untrained(llm.model, rank, seed)
-        for which in (_WRITER, _READER):
+        for which in (WRITER, READER):
             tensors |= {f"{which}{name}": value for name, value in changes.items()}
-        return cls(config, {**tensors, f"{_SPACE}idf": known})
+        return cls(config, {**tensors, f"{SPACE}idf": known})
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -156,9 +168,21 @@ class MemoryReader:
         """Changes whenever what it writes would."""
         digest = hashlib.sha256(f"{self.config.llm}:{self.config.ratio}".encode())
         for name in sorted(self._tensors):
-            if not name.startswith(_READER):
+            if not name.startswith(READER):
                 digest.update(self._tensors[name].float().cpu().numpy().tobytes())
         return f"reader:{digest.hexdigest()[:32]}"
+
+    def check(self, llm: LoadedLLM) -> None:
+        """Checks that the tensors fit a model, before it runs with them.
+
+        Raises:
+            InvalidInputError: A tensor is missing, unknown, or has another shape.
+        """
+        layers = {name: tuple(one.weight.shape) for name, one in lora.linear_layers(llm.model).items()}
+        shapes = shapes_of(llm.hidden, len(self.config.ratios), layers)
+        shapes[f"{SPACE}idf"] = (len(llm.embeddings.weight),)
+        found = {name: tuple(value.shape) for name, value in self._tensors.items()}
+        check_shapes(found, shapes, f"the reader for {llm.name}")
 
     def space(self, llm: LoadedLLM) -> ReadingVectors:
         """What turns texts of a model's tokens into vectors; made at the first call.
@@ -167,14 +191,14 @@ class MemoryReader:
             InvalidInputError: The tensors do not fit the model.
         """
         if self._space is None:
-            idf = self._tensors[f"{_SPACE}idf"]
+            idf = self._tensors[f"{SPACE}idf"]
             if len(idf) != len(llm.embeddings.weight):
                 raise InvalidInputError(
                     f"the reader knows {len(idf)} tokens, the model has {len(llm.embeddings.weight)}; was it "
                     f"trained for another model?"
                 )
             space = ReadingVectors(llm.embeddings.weight, idf, self.config.ratios)
-            own = _below(self._tensors, _SPACE)
+            own = _below(self._tensors, SPACE)
             space.load_state_dict({name: own[name] for name in space.state_dict()})
             self._space = space.to(llm.device).eval().requires_grad_(False)
         return self._space
@@ -187,7 +211,7 @@ class MemoryReader:
         parts = [(row, *part) for row, text in enumerate(texts) for part in _parts(llm.tokenizer, text)]
         order = sorted(range(len(parts)), key=lambda place: len(parts[place][1]))
         found: dict[int, Written] = {}
-        with llm.lock, torch.inference_mode(), self._changed(llm.model, _WRITER):
+        with llm.lock, torch.inference_mode(), self._changed(llm.model, WRITER):
             for batch in _batches(order, [len(part[1]) for part in parts]):
                 written = self._write(llm, space, [parts[place][1] for place in batch])
                 for place, vectors in zip(batch, written, strict=True):
@@ -236,7 +260,7 @@ class MemoryReader:
 
     def applied(self, model: Any) -> AbstractContextManager[None]:
         """Inside, the model reads and answers as trained, at no cost per token; then it is as before."""
-        return self._changed(model, _READER)
+        return self._changed(model, READER)
 
     @contextmanager
     def _changed(self, model: Any, which: str) -> Iterator[None]:
@@ -263,7 +287,7 @@ class MemoryReader:
             StoreError: The folder cannot be written; what was in it before is kept.
         """
         config = ReaderConfig.model_validate({**self.config.model_dump(), **changes})
-        data = packed({name: value.numpy() for name, value in _packed(self._tensors).items()})
+        data = packed({name: value.numpy() for name, value in packed_rows(self._tensors).items()})
         write_pair(folder, NAME, tensors=data, config=config.model_dump_json(indent=2))
 
     @classmethod
@@ -285,7 +309,7 @@ class MemoryReader:
         where = f"the reader in {source}"
         config = parsed(ReaderConfig, text, where)
         try:
-            return cls(config, _unpacked(unpacked(tensors, where)))
+            return cls(config, unpacked_rows(unpacked(tensors, where)))
         except InvalidInputError as error:
             raise InvalidInputError(f"{where} is damaged: {error}") from error
 
@@ -338,53 +362,3 @@ def _joined(parts: Sequence[Written], hidden: int) -> Written:
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _check(config: ReaderConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Checks names, shapes and values; whether they fit a model is seen when there is one."""
-    shapes: dict[str, tuple[int | str, ...]] = {
-        f"{_SPACE}idf": ("words",),
-        f"{_SPACE}map.weight": (config.hidden, config.hidden),
-        f"{_SPACE}kinds.weight": (len(config.ratios) + 2, config.hidden),
-    }
-    for name in tensors:
-        which = next((one for one in (_WRITER, _READER) if name.startswith(one)), "")
-        layer = name.removeprefix(which).removesuffix(_FIRST).removesuffix(_SECOND)
-        if which and name != f"{which}{layer}":  # writer and reader change the same layers
-            for one in (_WRITER, _READER):
-                shapes[f"{one}{layer}{_FIRST}"] = (f"rank of {one}{layer}", f"inputs of {layer}")
-                shapes[f"{one}{layer}{_SECOND}"] = (f"outputs of {layer}", f"rank of {one}{layer}")
-    check_tensors(tensors, shapes, "a reader")
-
-
-def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Low-rank changes as int8 rows with a scale each, the rest as fp16 where it can be."""
-    found = {}
-    for name in sorted(tensors):
-        value = tensors[name].detach().float().cpu()
-        if not name.endswith((_FIRST, _SECOND)):
-            small = float(value.abs().max()) <= torch.finfo(torch.float16).max
-            found[name] = value.half() if small else value
-            continue
-        scale = (value.abs().amax(dim=1) / 127).clamp(min=1e-8)
-        found[name] = (value / scale[:, None]).round().to(torch.int8)
-        found[f"{name}{_SCALE}"] = scale
-    return found
-
-
-def _unpacked(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """What `_packed` was given, up to rounding."""
-    scales = {f"{name}{_SCALE}" for name, value in tensors.items() if value.dtype == np.int8}
-    found = {}
-    for name in sorted(tensors.keys() - scales):
-        value = tensors[name]
-        if value.dtype == np.int8:
-            check_tensors(
-                {_SCALE: tensors[f"{name}{_SCALE}"]} if f"{name}{_SCALE}" in tensors else {},
-                {_SCALE: value.shape[:1]},
-                f"tensor {name!r} of whole numbers",
-            )
-            value = value * tensors[f"{name}{_SCALE}"].reshape(-1, *[1] * (value.ndim - 1))
-        check_numbers(value, f"tensor {name!r}")
-        found[name] = torch.from_numpy(value.astype(np.float32))
-    return found

@@ -165,7 +165,7 @@ def numbers_of(hierarchy: Hierarchy) -> dict[str, np.ndarray]:
     return {f"{name}.{key}": value for name, one in modules.items() for key, value in one.items()}
 
 
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages)
 def test_damaged_weights_are_refused_or_are_the_same(saved, tmp_path_factory, damage):
     folder, expected = saved

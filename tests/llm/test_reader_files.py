@@ -18,6 +18,7 @@ from tiny_memory_llm import random_reader
 
 from mllm_plugin import DiskFullError, InvalidInputError, MLLMError
 from mllm_plugin.llm import MemoryReader, load_llm
+from mllm_plugin.memory_llm.pairing import choose_reader
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,32 @@ def test_numbers_that_are_none_make_no_reader(saved):
     tensors = saved[1] | {"space.map.weight": torch.full((32, 32), torch.nan)}
     with pytest.raises(InvalidInputError, match=r"tensor 'space.map.weight' holds 1024 numbers that are not"):
         MemoryReader(MemoryReader.load(saved[0]).config, tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"auto": {"mode": "nonsense"}}, "setting 'mode' of the MemoryLLM"),
+        ({"auto": {}}, "auto must name a mode"),
+        ({"reading": {"expand": "many"}}, "setting 'expand' of the MemoryLLM"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_none_are_refused_when_the_reader_is_chosen(
+    saved, small, tmp_path, change, message
+):
+    shutil.copytree(saved[0], tmp_path / "copy")
+    path = tmp_path / "copy" / "reader.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InvalidInputError, match=message):
+        choose_reader(tmp_path / "copy", small)
+
+
+def test_a_reader_that_does_not_fit_the_model_is_refused_when_it_is_chosen(saved, small):
+    reader = MemoryReader.load(saved[0])
+    short = MemoryReader(reader.config, reader.tensors | {"space.idf": torch.ones(9)})
+    with pytest.raises(InvalidInputError, match=r"tensor 'space.idf' has shape \[9\], expected \[258\]"):
+        choose_reader(short, small)
+    fewer = {name: value for name, value in reader.tensors.items() if f".{LAYER}." not in name}
+    with pytest.raises(InvalidInputError, match=rf"tensor 'reader.{LAYER}.lora_A.weight' is missing"):
+        choose_reader(MemoryReader(reader.config, fewer), small)

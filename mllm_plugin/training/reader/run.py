@@ -194,6 +194,7 @@ def _first(
             f"the reader to start with was made for the model {found.config.llm_name} ({found.config.llm}), "
             f"got {llm.name} ({llm.fingerprint}); pass start=None to begin with nothing"
         )
+    found.check(llm)
     return found
 
 

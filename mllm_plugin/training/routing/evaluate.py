@@ -112,7 +112,7 @@ class Trial:
             rows = np.concatenate([members[0][node] for node in nodes[:first].tolist()])
             found = self.leaves[rows] @ self.queries[place]
             nodes = nodes[: promising(total, found, first, BEST_LEAST, slack)]
-        rows = np.concatenate([members[0][node] for node in nodes])
+        rows = np.concatenate([members[0][node] for node in nodes.tolist()])
         return rows, cost + len(rows)
 
 
