@@ -31,6 +31,7 @@ from mllm_plugin import (
 )
 from mllm_plugin.folder import packed, read_pair, unpacked, write_file, write_pair
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker
+from mllm_plugin.store.hierarchies import save_hierarchy
 
 LEAF = {"weights": np.array([1, 2, 3], np.float32), "relevance": np.ones(2, np.float32)}
 
@@ -240,6 +241,24 @@ def test_weights_of_another_width_are_refused(saved, tmp_path):
         assert len(memory.search("oak", mode="beam")) == 5
     with pytest.raises(DimensionMismatchError, match="level encoder of level 2"):
         MemoryIndex.open(tmp_path / "n", encoder=encoder, hierarchy=tmp_path / "copy")
+
+
+def test_weights_that_were_installed_unchecked_are_told_and_can_be_replaced(saved, tmp_path):
+    """As releases before did: a memory of 8 numbers with weights for 16."""
+    encoder = ToyEncoder(8)
+    Hierarchy.load(saved[0]).save(tmp_path / "copy", encoder=encoder.fingerprint)
+    with MemoryIndex.open(tmp_path / "m", encoder=encoder) as memory:
+        memory.add(documents(40))
+        with memory._database.write() as tx:
+            save_hierarchy(tx, Hierarchy.load(tmp_path / "copy"))
+    with MemoryIndex.open(tmp_path / "m", encoder=encoder) as memory:
+        with pytest.raises(
+            DimensionMismatchError, match="is for embeddings of 16 numbers, the memory's have 8"
+        ):
+            memory.search("oak", mode="beam")
+        memory.install("identity")
+        assert len(memory.search("oak", mode="beam")) == 5
+        assert memory.verify().ok
 
 
 class Wide:

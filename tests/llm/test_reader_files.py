@@ -154,9 +154,7 @@ def test_numbers_that_are_none_make_no_reader(saved):
     ],
     ids=str,
 )
-def test_settings_that_are_none_are_refused_when_the_reader_is_chosen(
-    saved, small, tmp_path, change, message
-):
+def test_settings_that_are_none_are_refused_by_who_chooses_it(saved, small, tmp_path, change, message):
     shutil.copytree(saved[0], tmp_path / "copy")
     path = tmp_path / "copy" / "reader.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
