@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-HELD_OUT = 0.1  # share of the questions, or of the text, that is for measuring only
+HELD_OUT_SHARE = 0.1  # share of the questions, or of the text, that is for measuring only
 
 Qrels = Mapping[str, Mapping[str, int]]
 Queries = Mapping[str, Mapping[str, Any]]
@@ -33,4 +33,4 @@ def held_out_queries(
         name = min((groups.get(one, one) for one in relevant(qrels, query)), default=query)
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
 
-    return {query: share(query) < HELD_OUT for query in queries}
+    return {query: share(query) < HELD_OUT_SHARE for query in queries}

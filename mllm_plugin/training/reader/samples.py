@@ -13,8 +13,7 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import document_mark
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.store.namespaces import check_namespace
-from mllm_plugin.training.questions import HELD_OUT as HELD_OUT_SHARE
-from mllm_plugin.training.questions import Qrels, Queries, relevant
+from mllm_plugin.training.questions import HELD_OUT_SHARE, Qrels, Queries, relevant
 from mllm_plugin.training.reader.prompts import Prompts
 from mllm_plugin.training.reader.tasks import Sampler
 from mllm_plugin.training.reader.texts import HELD_OUT, Asked, Cut, Ragged, ReaderTexts, prepare

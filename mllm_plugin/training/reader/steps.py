@@ -56,61 +56,79 @@ def assemble(
     sizes: Sizes,
     rng: np.random.Generator | None = None,
 ) -> Step:
-    """Lays chunks and rows into arrays of fixed shapes; rows that find no room are left out."""
+    """Lays chunks and rows into arrays of fixed shapes; rows that find no room are left out.
+
+    Args:
+        tokens: Of each chunk.
+        size: Tokens per window of each chunk.
+        rows: What is asked.
+        sizes: The shapes.
+        rng: Mixes the rows; they are taken as they come when left out.
+    """
     ids = np.zeros((sizes.chunks, LONGEST), np.int64)
     live = np.zeros(ids.shape, bool)
     for place, one in enumerate(tokens):
         ids[place, : len(one)], live[place, : len(one)] = one, True
-    lengths = (sizes.short_tokens, sizes.long_tokens)
-    counts = (sizes.short, sizes.long)
-    arrays = [(np.zeros((n, w), np.int64), np.full((n, w), -1)) for n, w in zip(counts, lengths, strict=True)]
-    filled, at, targets, weights, kinds, spans = [0, 0], [], [], [], {}, {}
-    order = range(len(rows)) if rng is None else rng.permutation(len(rows)).tolist()
-    total, pairs = 0, []
-    for number in order:
-        row = rows[number]
-        bucket = 0 if len(row) <= lengths[0] and filled[0] < counts[0] else 1
-        room = filled[bucket] < counts[bucket] and len(row) <= lengths[bucket]
-        if not room or total + len(row.answer) > sizes.predicted:
-            continue
-        line = filled[bucket]
-        filled[bucket] += 1
-        own_ids, own_places = arrays[bucket]
-        own_ids[line, : len(row)] = np.concatenate([row.ids, row.answer[:-1]])
-        own_places[line, : len(row.places)] = row.places
-        base = (0 if bucket == 0 else counts[0] * lengths[0]) + line * lengths[bucket]
-        at.append(base + len(row.ids) - 1 + np.arange(len(row.answer)))
-        targets.append(row.answer)
-        weights.append(np.full(len(row.answer), row.weight / len(row.answer)))
-        kinds.setdefault(row.kind, []).append(np.arange(total, total + len(row.answer)))
-        if row.question >= 0:
-            pairs.append((row.question, row.teaches, total, len(row.answer)))
-            if row.teaches:
-                spans[row.question] = total
-        total += len(row.answer)
-    taught = [
-        (total_ + n, spans[q] + n)
-        for q, teaches, total_, count in pairs
-        if not teaches and q in spans
-        for n in range(count)
-    ]
-    padded = np.zeros((3, sizes.predicted))
-    for line, parts in zip(padded, (at, targets, weights), strict=True):
-        line[:total] = np.concatenate(parts) if parts else ()
     given = np.full(sizes.chunks, RATIOS[1])
     given[: len(size)] = size
-    return Step(
-        ids,
-        live,
-        given,
-        arrays,
-        padded[0].astype(np.int64),
-        padded[1].astype(np.int64),
-        padded[2].astype(np.float32),
-        np.array([one[0] for one in taught], np.int64),
-        np.array([one[1] for one in taught], np.int64),
-        {kind: np.concatenate(one) for kind, one in kinds.items()},
-    )
+    layout = _Layout(sizes)
+    for number in range(len(rows)) if rng is None else rng.permutation(len(rows)).tolist():
+        layout.add(rows[number])
+    return Step(ids, live, given, layout.rows, *layout.predicted(), *layout.pairs(), layout.kinds())
+
+
+class _Layout:
+    """Rows of two lengths, filled line by line, and what is predicted in them."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.lengths, self.counts = (sizes.short_tokens, sizes.long_tokens), (sizes.short, sizes.long)
+        shapes = zip(self.counts, self.lengths, strict=True)
+        self.rows = [(np.zeros(shape, np.int64), np.full(shape, -1)) for shape in shapes]
+        self.most, self.total, self.filled = sizes.predicted, 0, [0, 0]
+        self.kept: list[tuple[Row, int, int]] = []  # with its first prediction in the rows, and among all
+
+    def add(self, row: Row) -> None:
+        """Lays a row down, if there is room."""
+        lengths, counts, filled = self.lengths, self.counts, self.filled
+        bucket = 0 if len(row) <= lengths[0] and filled[0] < counts[0] else 1
+        room = filled[bucket] < counts[bucket] and len(row) <= lengths[bucket]
+        if not room or self.total + len(row.answer) > self.most:
+            return
+        line, (ids, places) = filled[bucket], self.rows[bucket]
+        ids[line, : len(row)] = np.concatenate([row.ids, row.answer[:-1]])
+        places[line, : len(row.places)] = row.places
+        before = bucket * counts[0] * lengths[0] + line * lengths[bucket]
+        self.kept.append((row, before + len(row.ids) - 1, self.total))
+        self.total += len(row.answer)
+        filled[bucket] += 1
+
+    def predicted(self) -> tuple[Ids, Ids, NDArray[np.float32]]:
+        """Positions in the rows, targets and weights [p]."""
+        at, targets = np.zeros((2, self.most), np.int64)
+        weights = np.zeros(self.most, np.float32)
+        for row, first, start in self.kept:
+            part = slice(start, start + len(row.answer))
+            at[part], targets[part] = first + np.arange(len(row.answer)), row.answer
+            weights[part] = row.weight / len(row.answer)
+        return at, targets, weights
+
+    def pairs(self) -> tuple[Ids, Ids]:
+        """Predicted positions that are taught, and those that teach them [p']."""
+        asked = [(row, start) for row, _, start in self.kept if row.question >= 0]
+        teachers = {row.question: start for row, start in asked if row.teaches}
+        taught = [(row, start) for row, start in asked if not row.teaches and row.question in teachers]
+        steps = [np.arange(len(row.answer)) for row, _ in taught]
+        none = np.zeros(0, np.int64)
+        own = [start + step for (_, start), step in zip(taught, steps, strict=True)]
+        theirs = [teachers[row.question] + step for (row, _), step in zip(taught, steps, strict=True)]
+        return np.concatenate([none, *own]), np.concatenate([none, *theirs])
+
+    def kinds(self) -> dict[str, Ids]:
+        """Predicted positions by kind of row."""
+        found: dict[str, list[Ids]] = {}
+        for row, _, start in self.kept:
+            found.setdefault(row.kind, []).append(start + np.arange(len(row.answer)))
+        return {kind: np.concatenate(parts) for kind, parts in found.items()}
 
 
 def compact(step: Step) -> Step:

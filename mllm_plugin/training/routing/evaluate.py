@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.training.routing.config import TrainingConfig
-from mllm_plugin.training.routing.grouping import FIRST_LEVEL, Grouping, draw_grouping
+from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
 from mllm_plugin.training.routing.modules import HierarchyModule
 from mllm_plugin.training.routing.samples import Samples
+from mllm_plugin.tree.editor import LEAF_LEVEL
 
 _MOST_MEASURED = 500
 _TRIAL_CHUNKS = 65_536
@@ -102,7 +103,7 @@ class Trial:
             total = scores[level][nodes] + np.float32(paths[level]) * path
             order = np.argsort(-total, kind="stable")
             nodes, total = nodes[order], total[order]
-            kept = min(beam_at(level + FIRST_LEVEL, width), likely(total, level + FIRST_LEVEL, slacks[level]))
+            kept = min(beam_at(level + LEAF_LEVEL, width), likely(total, level + LEAF_LEVEL, slacks[level]))
             nodes, total = nodes[:kept], total[:kept]
             if level > 0:
                 below = [members[level][node] for node in nodes]
@@ -158,7 +159,7 @@ def node_scores(
     parents = [torch.from_numpy(parent).to(device) for parent in trial.grouping.parents]
     nodes = module.fold(torch.from_numpy(trial.leaves).to(device), parents)
     queries = torch.from_numpy(trial.queries).to(device)
-    levels = list(enumerate(nodes, FIRST_LEVEL))
+    levels = list(enumerate(nodes, LEAF_LEVEL))
     scores = [module.ranker(level)(queries, found).float().cpu().numpy() for level, found in levels]
     return scores, [float(module.ranker(level).path) for level, _ in levels]
 

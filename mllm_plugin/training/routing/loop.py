@@ -27,9 +27,10 @@ from mllm_plugin.training.curves import History
 from mllm_plugin.training.losses import Loss, listwise_loss
 from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.training.routing.evaluate import Trial, make_trial, node_scores, places_in
-from mllm_plugin.training.routing.grouping import FIRST_LEVEL, Grouping, draw_grouping
+from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
 from mllm_plugin.training.routing.modules import HierarchyModule
 from mllm_plugin.training.routing.samples import Samples
+from mllm_plugin.tree.editor import LEAF_LEVEL
 
 _MEASURED_WIDTHS = (16, 32, 64)
 _WARM_UP = 0.1
@@ -66,7 +67,7 @@ def train_hierarchy(
     if samples.held_out.all() or not samples.held_out.any():
         raise InvalidInputError("training needs queries, and others held out to measure on")
     run = Loop(samples, tree, config, choose_device(device), checkpoint, loss)
-    for stage in range(FIRST_LEVEL - 1, config.top_level):
+    for stage in range(LEAF_LEVEL - 1, config.top_level):
         run.stage(stage, progress)
     return run.module, run.history, run.trial
 
@@ -95,10 +96,11 @@ class Loop:
         self.history = History()
         self.trial = make_trial(samples, tree, config)
         self.train_rows = np.flatnonzero(~samples.held_out)
+        self._drawn: tuple[tuple[int, int], tuple[Grouping, Tensor, list[Tensor]]] | None = None
 
     def stage(self, stage: int, progress: bool) -> None:
         """Trains one pair of levels; keeps the weights that did best on held-out queries."""
-        levels = [level for level in (stage, stage + 1) if level >= FIRST_LEVEL]
+        levels = [level for level in (stage, stage + 1) if level >= LEAF_LEVEL]
         optimizer, schedule = self._optimizer(levels)
         folder = None if self.folder is None else self.folder / f"stage-{stage}"
         checkpoint = Checkpoint(folder, self.module, optimizer, self.history.rows)
@@ -161,7 +163,7 @@ class Loop:
 
     def _grouping(self, stage: int, draw: int) -> tuple[Grouping, Tensor, list[Tensor]]:
         key = (stage, draw)
-        if getattr(self, "_drawn", (None,))[0] != key:
+        if self._drawn is None or self._drawn[0] != key:
             rng = np.random.default_rng((self.config.seed, stage, draw, distributed.rank()))
             grouping = draw_grouping(self.samples.leaves, self.tree, most=self.config.chunks, rng=rng)
             leaves = torch.from_numpy(self.samples.leaves[grouping.rows]).to(self.device)
@@ -183,11 +185,11 @@ class Loop:
         total = queries.new_zeros(())
         above: Tensor | None = None
         visited = torch.ones(len(rows), len(nodes[-1]), dtype=torch.bool, device=self.device)
-        for level in range(len(nodes) + 1, FIRST_LEVEL - 1, -1):
+        for level in range(len(nodes) + 1, LEAF_LEVEL - 1, -1):
             ranker = self.module.ranker(level)
-            scores = ranker(queries, nodes[level - FIRST_LEVEL])
+            scores = ranker(queries, nodes[level - LEAF_LEVEL])
             if above is not None:
-                parent = parents[level - FIRST_LEVEL + 1]
+                parent = parents[level - LEAF_LEVEL + 1]
                 scores = scores + ranker.path * above.detach()[:, parent]
             wanted = _shares(grouping.ancestors(chunks, level), scores)
             if level in levels:
@@ -195,9 +197,9 @@ class Loop:
                 shown = sharp.masked_fill(~(visited | (wanted > 0)), float("-inf"))
                 total = total + self.loss(shown, wanted)
             above = scores
-            if level > FIRST_LEVEL:
+            if level > LEAF_LEVEL:
                 kept = _kept(scores.detach().masked_fill(~visited, float("-inf")), wanted, self.config.beam)
-                visited = kept[:, parents[level - FIRST_LEVEL]]
+                visited = kept[:, parents[level - LEAF_LEVEL]]
         return total
 
     def _measure(self, stage: int, step: int, loss: float) -> float:

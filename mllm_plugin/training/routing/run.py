@@ -21,7 +21,7 @@ from mllm_plugin.training import distributed
 from mllm_plugin.training.curves import write_curves
 from mllm_plugin.training.leaf import LeafEvidence, collect_evidence, train_leaf
 from mllm_plugin.training.losses import Loss, listwise_loss
-from mllm_plugin.training.questions import HELD_OUT, Qrels, held_out_queries, relevant
+from mllm_plugin.training.questions import HELD_OUT_SHARE, Qrels, held_out_queries, relevant
 from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.training.routing.fit import Fitted, curves, fit, panels
 from mllm_plugin.training.routing.samples import Samples, collect_samples, draw_spans
@@ -177,7 +177,7 @@ def _questions(
 ) -> tuple[list[str], list[bool]]:
     texts, held_out = list(queries.values()), [marks[query] for query in queries]
     if spans:
-        drawn, measured = draw_spans(memory, spans, namespace=namespace, held_out=HELD_OUT, seed=seed)
+        drawn, measured = draw_spans(memory, spans, namespace=namespace, held_out=HELD_OUT_SHARE, seed=seed)
         texts += drawn
         held_out += measured if not queries else [False] * len(drawn)  # labelled ones measure better
     if len(texts) < _LEAST_QUERIES or not any(held_out) or all(held_out):
