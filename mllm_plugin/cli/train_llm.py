@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mllm_plugin.cli.output import emit, plural
+from mllm_plugin.cli.questions import file_option, read_answered, read_qrels
 from mllm_plugin.cli.settings import (
     Settings,
     UserPath,
@@ -16,7 +17,6 @@ from mllm_plugin.cli.settings import (
     memory_option,
     output_options,
 )
-from mllm_plugin.cli.train import _file, _qrels, _rows
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.training.reader.config import ReaderTrainingConfig
 
@@ -34,8 +34,10 @@ from mllm_plugin.training.reader.config import ReaderTrainingConfig
     metavar="FOLDER",
     help="Reader to go on from, shipped for the one of the package where there is one; or none.",
 )
-@_file("--queries", "JSON lines with id, text and answers; blanks are filled with or without.")
-@_file("--qrels", "Lines of query id, tab, document id, tab, grade after a header: where the answers are.")
+@file_option("--queries", "JSON lines with id, text and answers; blanks are filled with or without.")
+@file_option(
+    "--qrels", "Lines of query id, tab, document id, tab, grade after a header: where the answers are."
+)
 @field_option(ReaderTrainingConfig, "steps")
 @field_option(ReaderTrainingConfig, "chunks")
 @field_option(ReaderTrainingConfig, "rank")
@@ -76,8 +78,8 @@ def train_llm(
             memory,
             into,
             llm=llm or DEFAULT_LLM,
-            queries=dict(_answered(queries)) if queries else None,
-            qrels=_qrels(qrels) if qrels else None,
+            queries=dict(read_answered(queries)) if queries else None,
+            qrels=read_qrels(qrels) if qrels else None,
             namespace=settings.namespace,
             start=None if start == "none" else start,
             config=ReaderTrainingConfig.model_validate(numbers),
@@ -98,18 +100,6 @@ def _lines(report: Any) -> list[str]:
     lines.append(f"{trained}, best at step {report.best_step}, {report.seconds:.0f} s")
     lines.append(f"reader in {report.folder}")
     return lines
-
-
-def _answered(path: Path) -> Any:
-    for number, row in _rows(path):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise InvalidInputError(f"{path}, line {number}: expected an object with id, text and answers")
-        answers = row.get("answers", [])
-        if not isinstance(answers, list) or not all(isinstance(one, str) for one in answers):
-            raise InvalidInputError(
-                f"{path}, line {number}: answers must be a list of texts, got {answers!r}"
-            )
-        yield str(row.get("id", row.get("_id", number))), row
 
 
 COMMANDS = (train_llm,)
