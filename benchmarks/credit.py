@@ -28,7 +28,7 @@ from mllm_plugin.search.scan import Scan
 from mllm_plugin.search.view import View
 from mllm_plugin.store.blocks import BlockCache, load_block
 from mllm_plugin.store.image import build_image
-from mllm_plugin.training.samples import routed_chunks
+from mllm_plugin.training.routing.samples import routed_chunks
 
 _DEPTH = 100
 _TIMED = 100

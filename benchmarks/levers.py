@@ -18,11 +18,13 @@ from common import cached_encoder, cached_memory, machine, parser, print_table
 
 from mllm_plugin import TreeConfig
 from mllm_plugin.training import Samples, TrainingConfig, collect_samples, draw_spans
-from mllm_plugin.training.calibration import calibrate, calibrated_walk
-from mllm_plugin.training.fit import WIDTHS, identity_scores, recall_at
-from mllm_plugin.training.hierarchy import make_trial, node_scores, train_hierarchy
 from mllm_plugin.training.losses import listwise_loss, softmax_loss
-from mllm_plugin.training.run import held_out_queries
+from mllm_plugin.training.questions import held_out_queries
+from mllm_plugin.training.routing.calibration import calibrate, calibrated_walk
+from mllm_plugin.training.routing.evaluate import make_trial, node_scores
+from mllm_plugin.training.routing.fit import WIDTHS, identity_scores, recall_at
+from mllm_plugin.training.routing.loop import train_hierarchy
+from mllm_plugin.training.routing.modules import HierarchyModule
 
 SHARES = (0.03, 0.05, 0.08)
 TREE = TreeConfig()
@@ -49,8 +51,6 @@ def untrained(samples: Samples, tree: TreeConfig, *, margin: bool) -> dict[int, 
     if not margin:
         scores = identity_scores(trial)
         return {one: trial.walk(scores, width=one, slacks=[None] * len(scores)).point for one in WIDTHS}
-    from mllm_plugin.training.hierarchy import HierarchyModule
-
     return _curve(HierarchyModule(samples.leaves.shape[1], config), trial, config, margin=True)
 
 

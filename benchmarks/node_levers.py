@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from routing import Point, at_share, documents, exact_answers, prepare, questions
 
 from mllm_plugin import ChunkingConfig, MemoryIndex, TreeConfig
-from mllm_plugin.training.evaluate import members_of
-from mllm_plugin.training.grouping import draw_grouping, node_means
-from mllm_plugin.training.samples import read_leaves, routed_chunks
+from mllm_plugin.training.routing.evaluate import members_of
+from mllm_plugin.training.routing.grouping import draw_grouping, node_means
+from mllm_plugin.training.routing.samples import read_leaves, routed_chunks
 
 WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 SHARES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08)

@@ -31,7 +31,7 @@ from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
 from mllm_plugin.store.blocks import BlockCache
-from mllm_plugin.training.samples import draw_spans, read_leaves, routed_chunks
+from mllm_plugin.training.routing.samples import draw_spans, read_leaves, routed_chunks
 
 WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192)
 PROBES = (4, 8, 16, 24, 32, 48, 64, 96)

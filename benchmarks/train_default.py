@@ -24,12 +24,12 @@ from retrieval import identifier_questions
 
 from mllm_plugin import ChunkingConfig, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker
-from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.fit import curves, fit
+from mllm_plugin.training.curves import draw
 from mllm_plugin.training.leaf import LeafEvidence, collect_evidence, train_leaf
-from mllm_plugin.training.plot import plot_curves
-from mllm_plugin.training.run import held_out_queries
-from mllm_plugin.training.samples import Samples, collect_samples, draw_spans
+from mllm_plugin.training.questions import held_out_queries
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.fit import curves, fit, panels
+from mllm_plugin.training.routing.samples import Samples, collect_samples, draw_spans
 
 # name of the cached memory, sets in it, tokens of a chunk, most documents
 SOURCES: dict[str, tuple[tuple[str, ...], int, int | None]] = {
@@ -149,7 +149,7 @@ def main() -> None:
     fingerprint = hierarchy.save(options.out, encoder=encoder.fingerprint, about=about)
     found = curves(fitted)
     (options.cache / f"{options.out.name}-curves.json").write_text(json.dumps(found))
-    plot_curves(found, options.cache / f"{options.out.name}-curves.png")
+    draw(panels(fitted), options.cache / f"{options.out.name}-curves.png")
     print(f"{fingerprint}\n{fitted.comparison.summary()}\n{fitted.seconds:.0f} s; leaf: {leaf.tensors}")
 
 

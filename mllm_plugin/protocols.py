@@ -1,4 +1,4 @@
-"""The seams a researcher swaps: an encoder of texts, encoders of embedding chunks, rankers, losses.
+"""The seams a researcher swaps: an encoder of texts, encoders of embedding chunks, rankers.
 
 Shapes: n texts, g groups, c children per group, r vectors per embedding, m query vectors, d dimensions.
 Masks are True for live children.
@@ -7,7 +7,7 @@ Masks are True for live children.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,12 +66,4 @@ class Ranker(Protocol):
 
     def score(self, queries: Vectors, embeddings: Vectors) -> Vectors:
         """Scores embeddings [n, r, d] for each query's vectors [b, m, d]: [b, n], higher is better."""
-        ...
-
-
-class Loss(Protocol):
-    """A training objective over the scores of one embedding chunk."""
-
-    def __call__(self, scores: Any, targets: Any) -> Any:
-        """Returns a scalar to be minimised."""
         ...

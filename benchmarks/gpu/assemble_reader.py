@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm
-from mllm_plugin.training.reader.fit import FitConfig
 from mllm_plugin.training.reader.prompts import PARTS
 from mllm_plugin.training.reader.texts import ReaderTexts
 
@@ -41,7 +40,6 @@ def main() -> None:
         llm=llm.fingerprint,
         llm_name=llm.name,
         hidden=llm.hidden,
-        scale=FitConfig().alpha,
         refusal=PARTS["unknown"],
         reading=READING,
         auto=AUTO,

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
-from mllm_plugin.training.reader.fit import FitConfig, Reader, fit
-from mllm_plugin.training.reader.measure import WAYS, Held, credit
+from mllm_plugin.training.reader.evaluate import WAYS, Held, credit
+from mllm_plugin.training.reader.loop import one_step, optimizer_of
+from mllm_plugin.training.reader.modules import Reader
 from mllm_plugin.training.reader.prompts import Prompts
+from mllm_plugin.training.reader.rows import Sizes
 from mllm_plugin.training.reader.stack import LlamaStack, layer
-from mllm_plugin.training.reader.tasks import Sampler, Sizes
+from mllm_plugin.training.reader.steps import Step, TensorStep
+from mllm_plugin.training.reader.tasks import Sampler
 from mllm_plugin.training.reader.texts import ReaderTexts
 
 _LARGEST = 14 << 20  # bytes per file
@@ -41,6 +46,53 @@ class Steps(Dataset):
 
     def __getitem__(self, number: int) -> Any:
         return self.sampler.step(np.random.default_rng([self.seed, number]))
+
+
+@dataclass
+class Progress:
+    """After a step.
+
+    Attributes:
+        number: Steps done.
+        seconds: Since the first began.
+        losses: Mean loss per token by kind of row, of the last steps.
+        divergence: From the teachers.
+    """
+
+    number: int
+    seconds: float
+    losses: dict[str, float]
+    divergence: float
+
+
+def fit(
+    reader: Reader,
+    steps: Iterable[Step],
+    device: Any,
+    *,
+    rate: float,
+    seconds: float,
+    report_every: int = 50,
+    most_steps: int | None = None,
+) -> Iterator[Progress]:
+    """Trains until the time is up, or for some steps; the rate falls over it. Yields every few steps."""
+    optimizer = optimizer_of(reader, rate)
+    began, sums, counts, divergences = time.monotonic(), {}, {}, []
+    for number, step in enumerate(steps, start=1):
+        part = (time.monotonic() - began) / seconds
+        if most_steps is not None:
+            part = (number - 1) / most_steps
+        if part >= 1:
+            break
+        _, tokens, apart = one_step(reader, optimizer, TensorStep.of(step, device), part)
+        for kind, places in step.kinds.items():
+            sums[kind] = sums.get(kind, 0) + tokens[torch.as_tensor(places, device=device)].mean()
+            counts[kind] = counts.get(kind, 0) + 1
+        divergences.append(apart)
+        if number % report_every == 0:
+            losses = {kind: float(value) / counts[kind] for kind, value in sorted(sums.items())}
+            yield Progress(number, time.monotonic() - began, losses, float(torch.stack(divergences).mean()))
+            sums, counts, divergences = {}, {}, []
 
 
 def say(**values: Any) -> None:
@@ -61,17 +113,15 @@ def losses(held: Held, most: int, ratio: int = 4) -> dict[str, float]:
     }
 
 
-def build(options: argparse.Namespace, texts: ReaderTexts, device: Any, **changes: Any) -> Reader:
+def build(options: argparse.Namespace, texts: ReaderTexts, device: Any) -> Reader:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tensors = load_file(str(options.model / "model.safetensors"))
     settings = json.loads((options.model / "config.json").read_text())
     stack = LlamaStack(tensors, settings, dtype=dtype, longest=options.longest)
     torch.manual_seed(options.seed)
     sizes = Sizes(**json.loads(options.sizes))
-    config = FitConfig(
-        **{"seconds": options.seconds, "rate": options.rate, "map_rate": options.rate, **changes}
-    )
-    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), config, sizes).to(device)
+    idf = torch.from_numpy(texts.idf.astype(np.float32))
+    reader = Reader(stack, idf, sizes, rank=options.rank).to(device)
     if options.compile:
         reader.stack.layer = torch.compile(layer, dynamic=False)
     return reader
@@ -88,7 +138,8 @@ def train(
         prefetch_factor=4 if options.workers else None,
     )
     held, curve, next_look = Held(reader, texts, prompts), [], options.look
-    for done in fit(reader, loader, device, report_every=options.report, most_steps=options.steps):
+    limits = {"rate": options.rate, "seconds": options.seconds, "most_steps": options.steps}
+    for done in fit(reader, loader, device, report_every=options.report, **limits):
         row = {"step": done.number, "s": round(done.seconds, 1), "kl": round(done.divergence, 3)}
         row |= {kind: round(value, 3) for kind, value in done.losses.items()}
         if done.seconds >= next_look:
@@ -136,7 +187,7 @@ def main() -> None:
     arguments.add_argument("--rate", type=float, default=1e-3)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--sizes", default="{}", help="fields of Sizes as JSON")
-    arguments.add_argument("--config", default="{}", help="fields of FitConfig as JSON")
+    arguments.add_argument("--rank", type=int, default=32)
     arguments.add_argument("--workers", type=int, default=12)
     arguments.add_argument("--report", type=int, default=50)
     arguments.add_argument(
@@ -155,7 +206,7 @@ def main() -> None:
     began = time.monotonic()
     texts = ReaderTexts.load(options.texts)
     prompts = Prompts.of(json.loads(options.texts.with_suffix(".json").read_text()))
-    reader = build(options, texts, device, **json.loads(options.config))
+    reader = build(options, texts, device)
     say(loaded=round(time.monotonic() - began, 1), torch=torch.__version__, device=str(device))
     curve = train(reader, options, texts, prompts, device)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from pydantic import BaseModel
 
 from mllm_plugin.cli.terminal import watched
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
@@ -151,6 +152,23 @@ def number_option(
     names = (name,) if isinstance(name, str) else name
     return click.option(
         *names, type=click.IntRange(min=least), metavar="N", default=default, show_default=True, help=text
+    )
+
+
+def field_option(
+    config: type[BaseModel], field: str, name: str | None = None
+) -> Callable[[_Command], _Command]:
+    """An option for a whole number of a configuration: its default, its least and its text.
+
+    Args:
+        config: Whose fields have descriptions.
+        field: Which.
+        name: Of the option; the field's when left out.
+    """
+    found = config.model_fields[field]
+    least = next(one.ge for one in found.metadata if getattr(one, "ge", None) is not None)
+    return number_option(
+        name or f"--{field.replace('_', '-')}", found.default, found.description or "", int(least)
     )
 
 

@@ -8,16 +8,17 @@ from typing import Any
 import click
 
 from mllm_plugin.cli.output import emit, plural
+from mllm_plugin.cli.questions import file_option, read_answered, read_qrels
 from mllm_plugin.cli.settings import (
     Settings,
     UserPath,
     device_option,
+    field_option,
     memory_option,
-    number_option,
     output_options,
 )
-from mllm_plugin.cli.train import _file, _qrels, _rows
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.training.reader.config import ReaderTrainingConfig
 
 
 @click.command("train-llm", short_help="Train a language model to write and read the memory.")
@@ -33,13 +34,15 @@ from mllm_plugin.errors import InvalidInputError
     metavar="FOLDER",
     help="Reader to go on from, shipped for the one of the package where there is one; or none.",
 )
-@_file("--queries", "JSON lines with id, text and answers; blanks are filled with or without.")
-@_file("--qrels", "Lines of query id, tab, document id, tab, grade after a header: where the answers are.")
-@number_option("--steps", 300, "Optimiser steps.")
-@number_option("--chunks", 8, "Chunks per step, a multiple of 4.", least=8)
-@number_option("--rank", 8, "Rank of the changes to the model, where nothing is gone on from.")
-@number_option("--evaluate-every", 50, "Steps between measurements on held-out text.")
-@number_option("--seed", 0, "Of everything random.", least=0)
+@file_option("--queries", "JSON lines with id, text and answers; blanks are filled with or without.")
+@file_option(
+    "--qrels", "Lines of query id, tab, document id, tab, grade after a header: where the answers are."
+)
+@field_option(ReaderTrainingConfig, "steps")
+@field_option(ReaderTrainingConfig, "chunks")
+@field_option(ReaderTrainingConfig, "rank")
+@field_option(ReaderTrainingConfig, "evaluate_every")
+@field_option(ReaderTrainingConfig, "seed")
 @device_option
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; without, begin anew.")
 @memory_option
@@ -62,7 +65,6 @@ def train_llm(
     `mllm ask --adapter FOLDER`.
     """
     from mllm_plugin.llm import DEFAULT_LLM
-    from mllm_plugin.training.reader.config import ReaderTrainingConfig
     from mllm_plugin.training.reader.run import train_reader
 
     if qrels and not queries:
@@ -76,8 +78,8 @@ def train_llm(
             memory,
             into,
             llm=llm or DEFAULT_LLM,
-            queries=dict(_answered(queries)) if queries else None,
-            qrels=_qrels(qrels) if qrels else None,
+            queries=dict(read_answered(queries)) if queries else None,
+            qrels=read_qrels(qrels) if qrels else None,
             namespace=settings.namespace,
             start=None if start == "none" else start,
             config=ReaderTrainingConfig.model_validate(numbers),
@@ -98,18 +100,6 @@ def _lines(report: Any) -> list[str]:
     lines.append(f"{trained}, best at step {report.best_step}, {report.seconds:.0f} s")
     lines.append(f"reader in {report.folder}")
     return lines
-
-
-def _answered(path: Path) -> Any:
-    for number, row in _rows(path):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise InvalidInputError(f"{path}, line {number}: expected an object with id, text and answers")
-        answers = row.get("answers", [])
-        if not isinstance(answers, list) or not all(isinstance(one, str) for one in answers):
-            raise InvalidInputError(
-                f"{path}, line {number}: answers must be a list of texts, got {answers!r}"
-            )
-        yield str(row.get("id", row.get("_id", number))), row
 
 
 COMMANDS = (train_llm,)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LeafConfig
+from mllm_plugin.hierarchy.fitting import check_level_encoder, check_ranker
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
 from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, weights_of
@@ -58,7 +59,7 @@ class Hierarchy:
             kinds: Classes of your own by the `kind` that they were saved under; each takes its tensors.
 
         Raises:
-            InvalidInputError: A kind is unknown.
+            InvalidInputError: A kind is unknown, or a module cannot be made of its tensors.
         """
         level_encoders, rankers, leaf_tensors = modules_of(weights, kinds or {})
         return cls(
@@ -97,6 +98,10 @@ class Hierarchy:
 
         Returns:
             The fingerprint of the weights.
+
+        Raises:
+            InvalidInputError: A module cannot be saved, or holds numbers that are not finite.
+            StoreError: The folder cannot be written; what was in it before is kept.
         """
         weights = weights_of(
             self.level_encoders,
@@ -116,6 +121,18 @@ class Hierarchy:
     def ranker(self, level: int) -> Ranker:
         """The ranker of embeddings of `level` (1 = chunks)."""
         return _at_or_below(self.rankers, level, self._identity_ranker)
+
+    def check(self, dim: int) -> None:
+        """Tries every module on embeddings of a memory's width.
+
+        Raises:
+            DimensionMismatchError: A module is for another width.
+            InvalidInputError: A module fails on them, or what it gives are no numbers.
+        """
+        for level, encoder in self.level_encoders.items():
+            check_level_encoder(encoder, level, dim)
+        for level, ranker in self.rankers.items():
+            check_ranker(ranker, level, dim)
 
     @property
     def tolerance(self) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.folder import check_tensors
 
 Scores = NDArray[np.floating]
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -55,10 +56,6 @@ class LeafRanker:
         cosine = _known(cosine, lexical)
         return (self._cosine + self._window) * cosine + self._lexical * lexical
 
-    def bound(self, cosine: Scores, lexical: Scores) -> Scores:
-        """The highest score [n] that any window could give."""
-        return self._cosine * _known(cosine, lexical) + self._window + self._lexical * lexical
-
     def score(self, cosine: Scores, window: Scores, lexical: Scores) -> Scores:
         """Scores chunks [n]; higher is better. `window` is the cosine where a chunk has no windows.
 
@@ -78,8 +75,8 @@ def _known(cosine: Scores, lexical: Scores) -> Scores:
 
 
 def _check(tensors: Tensors) -> None:
-    found = {name: value.shape for name, value in tensors.items()}
-    if found != _SHAPES:
-        raise InvalidInputError(f"the leaf ranker's tensors have shapes {found}, expected {_SHAPES}")
-    if not all(np.isfinite(value).all() for value in tensors.values()) or (tensors["weights"] < 0).any():
-        raise InvalidInputError(f"the leaf ranker's tensors must be finite, weights not negative: {tensors}")
+    check_tensors(tensors, _SHAPES, "the leaf ranker")
+    if (tensors["weights"] < 0).any():
+        raise InvalidInputError(
+            f"the leaf ranker: tensor 'weights' holds {tensors['weights'].tolist()}, expected none below 0"
+        )

@@ -16,10 +16,22 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.folder import check_tensors
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 
 Tensors = Mapping[str, NDArray[np.float32]]
 SPREAD_SCALE = 10.0  # attention logit per unit of cosine distance from the mean
+
+
+_BLOCK = {
+    "seeds": ("h", "d"),
+    "spread": ("h",),
+    "query": ("h", "d"),
+    "gates": ("h", "d"),
+    "down": ("f", "d"),
+    "up": ("d", "f"),
+}
+_MAPPED = {"map": ("d", "d"), "scale": (1,), "offset": (1,), "path": (1,), "slack": (1,)}
 
 
 class AttentionLevelEncoder:
@@ -28,19 +40,20 @@ class AttentionLevelEncoder:
     Args:
         tensors: For every layer i `{i}.seeds` [h, d], `{i}.spread` [h], `{i}.query` [h, d], `{i}.gates`
             [h, d], `{i}.down` [f, d] and `{i}.up` [d, f].
+
+    Raises:
+        InvalidInputError: A tensor is missing or unknown, has another shape, or is not finite.
     """
 
     kind = "attention"
 
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()}
-        layers = 1 + max(int(name.split(".")[0]) for name in tensors)
+        layers = max(1, len(tensors) // len(_BLOCK))
+        shapes = {f"{n}.{name}": _numbered(shape, n) for n in range(layers) for name, shape in _BLOCK.items()}
+        self.dim = check_tensors(self.tensors, shapes, "a level encoder")["d"]
         self._layers = [
-            {
-                name.split(".")[1]: value.astype(np.float64)
-                for name, value in self.tensors.items()
-                if name.startswith(f"{layer}.")
-            }
+            {name: self.tensors[f"{layer}.{name}"].astype(np.float64) for name in _BLOCK}
             for layer in range(layers)
         ]
         self._mean = MeanLevelEncoder()
@@ -56,6 +69,11 @@ class AttentionLevelEncoder:
         for layer in self._layers:
             node = _attend(layer, alive, distance, node)
         return node.astype(np.float16)[None]
+
+
+def _numbered(shape: tuple[str, ...], layer: int) -> tuple[str, ...]:
+    """Every layer has seeds and hidden units of its own."""
+    return tuple(size if size == "d" else f"{size}{layer}" for size in shape)
 
 
 def _attend(
@@ -83,21 +101,24 @@ class MappedRanker:
     Args:
         tensors: `map` [d, d] is added to the identity; `scale` and `offset` [1] calibrate the inner product;
             `path` [1] weighs the parent's score; `slack` [1] is the margin by which a node may fall short of
-            the best results seen before it is dropped.
+            the best results seen before it is dropped, infinite where none is.
+
+    Raises:
+        InvalidInputError: A tensor is missing or unknown, has another shape, or is not finite.
     """
 
     kind = "mapped"
 
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()}
+        self.dim = check_tensors(self.tensors, _MAPPED, "a ranker", unbounded=("slack",))["d"]
         scale, offset, path, slack = (
             float(self.tensors[name][0]) for name in ("scale", "offset", "path", "slack")
         )
         self.path_weight: float = path
         self.slack: float | None = slack if np.isfinite(slack) else None
         self._offset = np.float32(offset)
-        dim = len(self.tensors["map"])
-        self._map = (scale * (np.eye(dim, dtype=np.float32) + self.tensors["map"])).astype(np.float32)
+        self._map = (scale * (np.eye(self.dim, dtype=np.float32) + self.tensors["map"])).astype(np.float32)
         self._cosine = CosineRanker()
 
     def score(self, queries: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:

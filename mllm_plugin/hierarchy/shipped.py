@@ -16,7 +16,7 @@ def shipped_weights(encoder: str) -> Weights | None:
     folder = files("mllm_plugin") / _FOLDER
     for source in folder.iterdir() if folder.is_dir() else ():
         if (source / CONFIG_NAME).is_file():
-            text = (source / CONFIG_NAME).read_text(encoding="utf-8")
-            if f'"{encoder}"' in text:
+            text = (source / CONFIG_NAME).read_bytes()
+            if f'"{encoder}"'.encode() in text:
                 return parse_weights(text, (source / TENSORS_NAME).read_bytes(), source.name)
     return None

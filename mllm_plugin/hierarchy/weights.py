@@ -7,22 +7,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from pydantic import BaseModel, ConfigDict, Field
 
-from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.folder import CONFIG, TENSORS, check_numbers, packed, parsed, read_pair, unpacked, write_pair
 from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
 
-TENSORS_NAME = "hierarchy.safetensors"
-CONFIG_NAME = "hierarchy.json"
+NAME = "hierarchy"
+TENSORS_NAME, CONFIG_NAME = f"{NAME}{TENSORS}", f"{NAME}{CONFIG}"
 _LEAF = "leaf."
 _HALF_FROM = 1024  # tensors of at least so many numbers are kept as fp16
 _KINDS: Mapping[str, Any] = {"attention": AttentionLevelEncoder, "mapped": MappedRanker}
+
+
+Level = Annotated[int, Field(ge=1, le=64)]
 
 
 class WeightsConfig(BaseModel):
@@ -38,10 +40,10 @@ class WeightsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
+    format_version: int = Field(default=1, ge=1, le=1)
     encoder: str
-    level_encoders: dict[int, str] = {}
-    rankers: dict[int, str] = {}
+    level_encoders: dict[Level, str] = {}
+    rankers: dict[Level, str] = {}
     documents: tuple[str, ...] = ()
     about: dict[str, Any] = {}
 
@@ -65,12 +67,9 @@ class Weights:
         return "learned:" + hashlib.sha256(kinds.encode() + self.tensors).hexdigest()[:32]
 
     def write(self, folder: str | Path) -> None:
-        """Writes both files."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / TENSORS_NAME).write_bytes(self.tensors)
+        """Writes both files, or none of them."""
         text = json.dumps(self.config.model_dump(mode="json"), indent=2)
-        (target / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        write_pair(folder, NAME, tensors=self.tensors, config=text)
 
 
 def document_mark(namespace: tuple[str, ...], document_id: str) -> str:
@@ -86,29 +85,33 @@ def read_weights(folder: str | Path) -> Weights:
         NotFoundError: One is missing.
         InvalidInputError: They cannot be read as weights.
     """
-    source = Path(folder)
-    for name in (TENSORS_NAME, CONFIG_NAME):
-        if not (source / name).is_file():
-            raise NotFoundError(
-                f"no trained hierarchy in {source}: {name} is missing; `mllm train` makes one"
-            )
-    return parse_weights(
-        (source / CONFIG_NAME).read_text(encoding="utf-8"), (source / TENSORS_NAME).read_bytes(), str(source)
-    )
+    tensors, config = read_pair(folder, NAME, what="trained hierarchy", hint="`mllm train` makes one")
+    return parse_weights(config, tensors, str(folder))
 
 
-def parse_weights(config: str, tensors: bytes, where: str) -> Weights:
-    """Checks JSON and safetensors.
+def parse_weights(config: str | bytes, tensors: bytes, where: str) -> Weights:
+    """Checks JSON and safetensors: every tensor belongs to a module and holds numbers.
 
     Raises:
         InvalidInputError: They cannot be read as weights.
     """
-    try:
-        weights = Weights(WeightsConfig.model_validate_json(config), tensors)
-        load(tensors)
-    except (ValidationError, SafetensorError) as error:
-        raise InvalidInputError(f"the hierarchy's weights in {where} cannot be read: {error}") from error
+    where = f"the hierarchy's weights in {where}"
+    weights = Weights(parsed(WeightsConfig, config, where), tensors)
+    modules = tuple(prefix for prefix, _, _ in _modules(weights.config))
+    for name, value in unpacked(tensors, where).items():
+        if not name.startswith((_LEAF, *modules)):
+            raise InvalidInputError(
+                f"{where}: tensor {name!r} belongs to no module; expected names that begin with one of "
+                f"{', '.join((_LEAF, *modules))}"
+            )
+        check_numbers(value, f"{where}: tensor {name!r}", unbounded=True)
     return weights
+
+
+def _modules(config: WeightsConfig) -> list[tuple[str, int, str]]:
+    """Prefix of the tensors, level and kind of each module: level encoders, then rankers."""
+    groups = (("encoder", config.level_encoders), ("ranker", config.rankers))
+    return [(f"{name}.{level}.", level, kind) for name, kinds in groups for level, kind in kinds.items()]
 
 
 def weights_of(
@@ -123,7 +126,7 @@ def weights_of(
     """Packs modules that have `kind` and `tensors`.
 
     Raises:
-        InvalidInputError: A module has none.
+        InvalidInputError: A module has none, or a tensor is not finite.
     """
     groups = {"encoder": level_encoders, "ranker": rankers}
     named = {f"{_LEAF}{name}": value for name, value in leaf.items()}
@@ -141,24 +144,33 @@ def weights_of(
         documents=tuple(documents),
         about=dict(about),
     )
-    return Weights(config, save({name: _stored(value) for name, value in sorted(named.items())}))
+    return Weights(config, packed({name: _stored(value, name) for name, value in named.items()}))
 
 
 def modules_of(
     weights: Weights, kinds: Mapping[str, Any]
 ) -> tuple[dict[int, Any], dict[int, Any], dict[str, NDArray[np.float32]] | None]:
-    """Level encoders, rankers, and the leaf ranker's tensors (None when it has none)."""
-    tensors = {name: value.astype(np.float32) for name, value in load(weights.tensors).items()}
+    """Level encoders, rankers, and the leaf ranker's tensors (None when it has none).
+
+    Raises:
+        InvalidInputError: A kind is unknown, or a module cannot be made of its tensors.
+    """
+    tensors = {name: value.astype(np.float32) for name, value in unpacked(weights.tensors, NAME).items()}
     known = {**_KINDS, **kinds}
+    built = {
+        prefix: _built(_kind(known, kind), _below(tensors, prefix), f"{kind} of tensors {prefix}*")
+        for prefix, _, kind in _modules(weights.config)
+    }
+    encoders = {level: built[f"encoder.{level}."] for level in weights.config.level_encoders}
+    rankers = {level: built[f"ranker.{level}."] for level in weights.config.rankers}
+    return encoders, rankers, _below(tensors, _LEAF) or None
 
-    def build(group: str, chosen: Mapping[int, str]) -> dict[int, Any]:
-        return {
-            level: _kind(known, kind)(_below(tensors, f"{group}.{level}.")) for level, kind in chosen.items()
-        }
 
-    leaf = _below(tensors, _LEAF)
-    encoders = build("encoder", weights.config.level_encoders)
-    return encoders, build("ranker", weights.config.rankers), leaf or None
+def _built(kind: Any, tensors: Mapping[str, NDArray[np.float32]], what: str) -> Any:
+    try:
+        return kind(tensors)
+    except Exception as error:  # a class of the caller's own may raise anything
+        raise InvalidInputError(f"the hierarchy's weights hold no {what}: {error}") from error
 
 
 def _kind(known: Mapping[str, Any], kind: str) -> Any:
@@ -174,6 +186,8 @@ def _below(tensors: Mapping[str, NDArray[np.float32]], prefix: str) -> dict[str,
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _stored(value: NDArray[np.floating]) -> NDArray[np.floating]:
-    array = np.ascontiguousarray(value, dtype=np.float32)
-    return array.astype(np.float16) if array.size >= _HALF_FROM else array
+def _stored(value: NDArray[np.floating], name: str) -> NDArray[np.floating]:
+    array = np.array(value, dtype=np.float32)
+    check_numbers(array, f"tensor {name!r}", unbounded=True)
+    small = array.size >= _HALF_FROM and np.abs(array).max() <= np.finfo(np.float16).max
+    return array.astype(np.float16) if small else array

@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError, MissingDependencyError
+from mllm_plugin.folder import publish
 from mllm_plugin.model_files import check_weights, is_pointer
 from mllm_plugin.pretrained import file_sha256
 
@@ -63,7 +64,7 @@ def dequantised(file: Path, *, progress: bool = False) -> Path:
 def _moved(work: Path, target: Path) -> Path:
     """Renames in one step; when another process was first, its copy is as good."""
     try:
-        work.rename(target)
+        publish(work, target)
     except OSError:
         if not target.is_dir():
             raise

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from mllm_plugin.errors import InvalidInputError
 
+FIRST, SECOND = ".lora_A.weight", ".lora_B.weight"
+
 
 def untrained(model: Any, rank: int, seed: int = 0) -> dict[str, Tensor]:
     """First values of changes to all linear layers but the output layer: they change nothing yet."""
     generator, found = torch.Generator().manual_seed(seed), {}
     for name, module in linear_layers(model).items():
         out, into = module.weight.shape
-        found[f"{name}.lora_A.weight"] = torch.randn(rank, into, generator=generator) / into**0.5
-        found[f"{name}.lora_B.weight"] = torch.zeros(out, rank)
+        found[f"{name}{FIRST}"] = torch.randn(rank, into, generator=generator) / into**0.5
+        found[f"{name}{SECOND}"] = torch.zeros(out, rank)
     return found
 
 
@@ -44,9 +46,9 @@ def added(model: Any, tensors: Mapping[str, Tensor], scale: float) -> dict[str, 
     layers = dict(model.named_modules())
     found: dict[str, Tensor] = {}
     for key in tensors:
-        name, is_first, _ = key.partition(".lora_A.")
-        if is_first:
-            first, second = tensors[key].float(), tensors[f"{name}.lora_B.weight"].float()
+        if key.endswith(FIRST):
+            name = key.removesuffix(FIRST)
+            first, second = tensors[key].float(), tensors[f"{name}{SECOND}"].float()
             weight = layers[name].weight.detach() if name in layers else first.new_zeros(0, 0)
             if weight.shape != (second.shape[0], first.shape[1]):
                 raise InvalidInputError(

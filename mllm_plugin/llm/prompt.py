@@ -26,7 +26,6 @@ from mllm_plugin.llm.models import LoadedLLM
 DEFAULT_SYSTEM = "Answer with a few words from the memory."
 _HERE = "\ue000memory\ue001"  # private characters that no sane text has; taken out of texts that do
 _SEPARATOR = "\n\n"
-_IGNORED = -100  # transformers' label of positions without a loss
 
 Message = Mapping[str, str]
 
@@ -100,10 +99,6 @@ class PromptLayout:
     def count(self, text: str) -> int:
         """Tokens of a text."""
         return len(self._ids(self._plain(text), first=False))
-
-    def answer_ids(self, answer: str) -> tuple[int, ...]:
-        """Tokens of an answer with the token that ends it, as training has the model continue a prompt."""
-        return (*self._ids(self._plain(answer.strip()), first=False), self.tokenizer.eos_token_id)
 
     def _render(self, history: Sequence[Message], user: str) -> str:
         turns = [{"role": one["role"], "content": self._plain(one["content"])} for one in history]
@@ -198,55 +193,34 @@ class Batch:
     Attributes:
         inputs_embeds: [b, t, h].
         attention_mask: [b, t], 1 where a prompt is.
-        position_ids: [b, t], counted from each prompt's beginning.
-        labels: [b, t], the continuations' tokens and -100 elsewhere; None without continuations.
     """
 
     inputs_embeds: Tensor
     attention_mask: Tensor
-    position_ids: Tensor
-    labels: Tensor | None = None
 
 
-def assemble(
-    llm: LoadedLLM,
-    prompts: Sequence[Prompt],
-    memory: Tensor | None = None,
-    *,
-    continuations: Sequence[Sequence[int]] | None = None,
-) -> Batch:
+def assemble(llm: LoadedLLM, prompts: Sequence[Prompt], memory: Tensor | None = None) -> Batch:
     """Puts the model's own embeddings of the text and the soft tokens together.
 
     Args:
         llm: The model.
         prompts: b prompts.
         memory: Soft tokens of all prompts, one prompt after the other [sum of memory_tokens, h].
-        continuations: Token ids that follow each prompt, for training.
 
     Raises:
         InvalidInputError: There are more or fewer soft tokens than the prompts have positions for.
     """
-    after = continuations if continuations is not None else [()] * len(prompts)
-    length = max(len(prompt) + len(more) for prompt, more in zip(prompts, after, strict=True))
+    length = max(map(len, prompts))
     ids = np.zeros((len(prompts), length), dtype=np.int64)
     live, soft = np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=bool)
-    labels = np.full(ids.shape, _IGNORED, dtype=np.int64)
-    for row, (prompt, more) in enumerate(zip(prompts, after, strict=True)):
-        begin = length - len(prompt) - len(more)
+    for row, prompt in enumerate(prompts):
+        begin = length - len(prompt)
         block = begin + prompt.memory_at
         live[row, begin:] = True
         soft[row, block : block + prompt.memory_tokens] = True
-        ids[row, live[row] & ~soft[row]] = [*prompt.ids, *more]
-        labels[row, length - len(more) :] = list(more)
-    device = llm.device
-    attention = torch.from_numpy(live).to(device)
-    embeds = _with_memory(llm.embeddings(torch.from_numpy(ids).to(device)), soft, memory)
-    return Batch(
-        embeds,
-        attention.long(),
-        (attention.long().cumsum(dim=-1) - 1).clamp(min=0),
-        torch.from_numpy(labels).to(device) if continuations is not None else None,
-    )
+        ids[row, live[row] & ~soft[row]] = prompt.ids
+    embeds = _with_memory(llm.embeddings(torch.from_numpy(ids).to(llm.device)), soft, memory)
+    return Batch(embeds, torch.from_numpy(live).to(llm.device).long())
 
 
 def _with_memory(embeds: Tensor, soft: NDArray[np.bool_], memory: Tensor | None) -> Tensor:

@@ -13,26 +13,44 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.folder import (
+    CONFIG,
+    check_shapes,
+    check_tensors,
+    has_pair,
+    packed,
+    parsed,
+    read_pair,
+    unpacked,
+    write_pair,
+)
 from mllm_plugin.hierarchy.weights import document_mark
 from mllm_plugin.llm import lora
 from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.llm.packing import (
+    READER,
+    SPACE,
+    WRITER,
+    changed_layers,
+    packed_rows,
+    shapes_of,
+    unpacked_rows,
+)
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
 
-CONFIG_NAME, TENSORS_NAME = "reader.json", "reader.safetensors"
+NAME = "reader"
+CONFIG_NAME = f"{NAME}{CONFIG}"
 _EARLIER_NAME = "adapter.json"
-_WRITER, _READER, _SPACE, _SCALE = "writer.", "reader.", "space.", ".scale"
 _LONGEST = 512  # tokens that the writer sees at once
 _BATCH_TOKENS = 4096
 
@@ -58,12 +76,12 @@ class ReaderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = Field(default=1, le=1)
+    format_version: int = Field(default=1, ge=1, le=1)
     kind: Literal["reader"] = "reader"
     llm: str
     llm_name: str
     hidden: int = Field(ge=1)
-    ratios: tuple[int, ...] = RATIOS
+    ratios: tuple[Annotated[int, Field(ge=1)], ...] = RATIOS
     ratio: int = 4
     scale: float = Field(default=2.0, gt=0)
     refusal: str = "unknown"
@@ -71,6 +89,14 @@ class ReaderConfig(BaseModel):
     auto: dict[str, Any] = {"mode": "both"}
     documents: tuple[str, ...] = ()
     about: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> ReaderConfig:
+        if self.ratio not in self.ratios:
+            raise ValueError(f"ratio must be one of {self.ratios}, got {self.ratio}")
+        if "mode" not in self.auto:
+            raise ValueError("auto must name a mode")
+        return self
 
     def fits(self, llm: LoadedLLM) -> bool:
         """Whether it is made for a model; any Encoder 1 will do."""
@@ -95,9 +121,16 @@ class MemoryReader:
     Args:
         config: What it is.
         tensors: The two sets of low-rank changes, the map and the kinds, and the idf of the model's tokens.
+
+    Raises:
+        InvalidInputError: A tensor is missing or unknown, has another shape, or is not finite.
     """
 
     def __init__(self, config: ReaderConfig, tensors: Mapping[str, Tensor]) -> None:
+        numbers = {name: value.detach().float().cpu().numpy() for name, value in tensors.items()}
+        check_tensors(
+            numbers, shapes_of(config.hidden, len(config.ratios), changed_layers(tensors)), "a reader"
+        )
         self.config = config
         self._tensors = dict(tensors)
         self._space: ReadingVectors | None = None
@@ -119,11 +152,11 @@ class MemoryReader:
         config = ReaderConfig(llm=llm.fingerprint, llm_name=llm.name, hidden=llm.hidden, **settings)
         known = torch.ones(len(llm.embeddings.weight)) if idf is None else idf
         space = ReadingVectors(llm.embeddings.weight, known, config.ratios)
-        tensors = {f"{_SPACE}{name}": value for name, value in space.state_dict().items()}
+        tensors = {f"{SPACE}{name}": value for name, value in space.state_dict().items()}
         changes = lora.untrained(llm.model, rank, seed)
-        for which in (_WRITER, _READER):
+        for which in (WRITER, READER):
             tensors |= {f"{which}{name}": value for name, value in changes.items()}
-        return cls(config, {**tensors, f"{_SPACE}idf": known})
+        return cls(config, {**tensors, f"{SPACE}idf": known})
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -135,9 +168,21 @@ class MemoryReader:
         """Changes whenever what it writes would."""
         digest = hashlib.sha256(f"{self.config.llm}:{self.config.ratio}".encode())
         for name in sorted(self._tensors):
-            if not name.startswith(_READER):
+            if not name.startswith(READER):
                 digest.update(self._tensors[name].float().cpu().numpy().tobytes())
         return f"reader:{digest.hexdigest()[:32]}"
+
+    def check(self, llm: LoadedLLM) -> None:
+        """Checks that the tensors fit a model, before it runs with them.
+
+        Raises:
+            InvalidInputError: A tensor is missing, unknown, or has another shape.
+        """
+        layers = {name: tuple(one.weight.shape) for name, one in lora.linear_layers(llm.model).items()}
+        shapes = shapes_of(llm.hidden, len(self.config.ratios), layers)
+        shapes[f"{SPACE}idf"] = (len(llm.embeddings.weight),)
+        found = {name: tuple(value.shape) for name, value in self._tensors.items()}
+        check_shapes(found, shapes, f"the reader for {llm.name}")
 
     def space(self, llm: LoadedLLM) -> ReadingVectors:
         """What turns texts of a model's tokens into vectors; made at the first call.
@@ -146,14 +191,14 @@ class MemoryReader:
             InvalidInputError: The tensors do not fit the model.
         """
         if self._space is None:
-            idf = self._tensors[f"{_SPACE}idf"]
+            idf = self._tensors[f"{SPACE}idf"]
             if len(idf) != len(llm.embeddings.weight):
                 raise InvalidInputError(
                     f"the reader knows {len(idf)} tokens, the model has {len(llm.embeddings.weight)}; was it "
                     f"trained for another model?"
                 )
             space = ReadingVectors(llm.embeddings.weight, idf, self.config.ratios)
-            own = _below(self._tensors, _SPACE)
+            own = _below(self._tensors, SPACE)
             space.load_state_dict({name: own[name] for name in space.state_dict()})
             self._space = space.to(llm.device).eval().requires_grad_(False)
         return self._space
@@ -166,7 +211,7 @@ class MemoryReader:
         parts = [(row, *part) for row, text in enumerate(texts) for part in _parts(llm.tokenizer, text)]
         order = sorted(range(len(parts)), key=lambda place: len(parts[place][1]))
         found: dict[int, Written] = {}
-        with llm.lock, torch.inference_mode(), self._changed(llm.model, _WRITER):
+        with llm.lock, torch.inference_mode(), self._changed(llm.model, WRITER):
             for batch in _batches(order, [len(part[1]) for part in parts]):
                 written = self._write(llm, space, [parts[place][1] for place in batch])
                 for place, vectors in zip(batch, written, strict=True):
@@ -215,7 +260,7 @@ class MemoryReader:
 
     def applied(self, model: Any) -> AbstractContextManager[None]:
         """Inside, the model reads and answers as trained, at no cost per token; then it is as before."""
-        return self._changed(model, _READER)
+        return self._changed(model, READER)
 
     @contextmanager
     def _changed(self, model: Any, which: str) -> Iterator[None]:
@@ -232,17 +277,18 @@ class MemoryReader:
         return document_mark(namespace, document_id) in self.config.documents
 
     def save(self, folder: str | Path, **changes: Any) -> None:
-        """Writes both files.
+        """Writes both files, or none of them.
 
         Args:
             folder: Made when it is not there.
             changes: Fields of the configuration to replace, such as `about` or `reading`.
+
+        Raises:
+            StoreError: The folder cannot be written; what was in it before is kept.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         config = ReaderConfig.model_validate({**self.config.model_dump(), **changes})
-        (target / TENSORS_NAME).write_bytes(save(_packed(self._tensors)))
-        (target / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        data = packed({name: value.numpy() for name, value in packed_rows(self._tensors).items()})
+        write_pair(folder, NAME, tensors=data, config=config.model_dump_json(indent=2))
 
     @classmethod
     def load(cls, folder: str | Path) -> MemoryReader:
@@ -253,26 +299,19 @@ class MemoryReader:
             InvalidInputError: They cannot be read as a reader, or are an adapter of an earlier version.
         """
         source = Path(folder)
-        if (source / _EARLIER_NAME).is_file() and not (source / CONFIG_NAME).is_file():
+        if (source / _EARLIER_NAME).is_file() and not has_pair(source, NAME):
             raise InvalidInputError(
                 f"{source} holds an adapter of an earlier version, which made a model read another encoder's "
                 f"embeddings; expected a reader. `mllm train-llm MEMORY --into FOLDER` makes one, and "
                 f"adapter='default' takes the one that comes with the package"
             )
-        for name in (CONFIG_NAME, TENSORS_NAME):
-            if not (source / name).is_file():
-                raise NotFoundError(f"no reader in {source}: {name} is missing; `mllm train-llm` makes one")
+        tensors, text = read_pair(source, NAME, what="reader", hint="`mllm train-llm` makes one")
+        where = f"the reader in {source}"
+        config = parsed(ReaderConfig, text, where)
         try:
-            config = ReaderConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
-            tensors = _unpacked(load((source / TENSORS_NAME).read_bytes()))
-            missing = {f"{_SPACE}{name}" for name in ("idf", "map.weight", "kinds.weight")} - tensors.keys()
-        except (ValidationError, SafetensorError, RuntimeError) as error:
-            raise InvalidInputError(f"the reader in {source} cannot be read: {error}") from error
-        if missing or not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise InvalidInputError(
-                f"the reader in {source} is damaged: {sorted(missing) or 'numbers that are none'}"
-            )
-        return cls(config, tensors)
+            return cls(config, unpacked_rows(unpacked(tensors, where)))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where} is damaged: {error}") from error
 
 
 def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
@@ -280,7 +319,7 @@ def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
     folder = files("mllm_plugin") / "trained"
     for source in folder.iterdir() if folder.is_dir() else ():
         if (source / CONFIG_NAME).is_file():
-            config = ReaderConfig.model_validate_json((source / CONFIG_NAME).read_text(encoding="utf-8"))
+            config = parsed(ReaderConfig, (source / CONFIG_NAME).read_bytes(), f"the reader {source.name}")
             if config.fits(llm):
                 with as_file(source) as path:
                     return MemoryReader.load(path)
@@ -323,27 +362,3 @@ def _joined(parts: Sequence[Written], hidden: int) -> Written:
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Low-rank changes as int8 rows with a scale each, the rest as fp16."""
-    found = {}
-    for name in sorted(tensors):
-        value = tensors[name].detach().float().cpu()
-        if ".lora_" not in name:
-            found[name] = value.to(torch.float16).contiguous()
-            continue
-        scale = (value.abs().amax(dim=1) / 127).clamp(min=1e-8)
-        found[name] = (value / scale[:, None]).round().to(torch.int8).contiguous()
-        found[f"{name}{_SCALE}"] = scale.to(torch.float32)
-    return found
-
-
-def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: value.float() * tensors[f"{name}{_SCALE}"][:, None]
-        if value.dtype == torch.int8
-        else value.float()
-        for name, value in tensors.items()
-        if not name.endswith(_SCALE)
-    }

@@ -11,22 +11,26 @@ from mllm_plugin.hierarchy import IDENTITY, Hierarchy, LeafRanker, read_weights,
 DEFAULT = "default"
 
 
-def choose_hierarchy(given: str | Path | Hierarchy, encoder: str, leaf: LeafConfig) -> Hierarchy:
-    """Builds the hierarchy that a caller names.
+def choose_hierarchy(given: str | Path | Hierarchy, encoder: str, leaf: LeafConfig, *, dim: int) -> Hierarchy:
+    """Builds the hierarchy that a caller names, and checks that it fits.
 
     Args:
         given: "default" for the package's trained weights (identity when it has none for the encoder),
             "identity", a folder with trained weights, or a `Hierarchy`.
         encoder: Fingerprint of the memory's encoder.
         leaf: Settings of the leaf ranker.
+        dim: Width of the memory's embeddings.
 
     Raises:
+        DimensionMismatchError: A module is for embeddings of another width.
         EncoderMismatchError: The weights were trained for another encoder.
+        InvalidInputError: The weights are damaged, or a module fails on such embeddings.
         InvalidTypeError: It is none of these.
         NotFoundError: The folder holds no weights.
     """
     if isinstance(given, Hierarchy):
         _check_encoder(given, encoder)
+        given.check(dim)
         return given
     if not isinstance(given, str | Path):
         raise InvalidTypeError(
@@ -41,6 +45,7 @@ def choose_hierarchy(given: str | Path | Hierarchy, encoder: str, leaf: LeafConf
         return Hierarchy(leaf_ranker=LeafRanker(leaf))
     chosen = Hierarchy.from_weights(weights, leaf=leaf)
     _check_encoder(chosen, encoder)
+    chosen.check(dim)
     return chosen
 
 

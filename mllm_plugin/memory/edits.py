@@ -191,9 +191,10 @@ class Edits(MemoryParts):
         Raises:
             EncoderMismatchError: The weights were trained for another encoder.
             NotFoundError: The folder holds no weights.
+            InvalidInputError: They are damaged, or do not fit the memory's embeddings; nothing was changed.
         """
         self._database.check_writable()
-        chosen = choose_hierarchy(hierarchy, self.encoder.fingerprint, self.config.leaf)
+        chosen = choose_hierarchy(hierarchy, self.encoder.fingerprint, self.config.leaf, dim=self.dim)
         started, nodes = time.perf_counter(), 0
         with self._database.write() as tx:
             before = stored_fingerprint(tx)

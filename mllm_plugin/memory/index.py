@@ -77,7 +77,9 @@ class MemoryIndex(AsyncTwins, Care):
             settings, is_new = load_settings(database), False
             if settings is None:
                 leaf = (config or MemoryConfig()).leaf
-                first = None if given is None else choose_hierarchy(hierarchy, given.fingerprint, leaf)
+                first = None
+                if given is not None:
+                    first = choose_hierarchy(hierarchy, given.fingerprint, leaf, dim=given.dim)
                 settings, is_new = save_settings(database, config or MemoryConfig(), given, first)
             if given is not None and not is_new:
                 given = recognised(given, settings, database)
@@ -148,7 +150,7 @@ def _hierarchies(
     followed = HierarchyInUse(config.leaf)
     if given == DEFAULT:
         return followed
-    chosen = choose_hierarchy(given, settings.fingerprint, config.leaf)
+    chosen = choose_hierarchy(given, settings.fingerprint, config.leaf, dim=settings.dim)
     if chosen.fingerprint != settings.hierarchy:
         raise InvalidInputError(
             f"the nodes of {folder} were folded by hierarchy {settings.hierarchy!r}, got "

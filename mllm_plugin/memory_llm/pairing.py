@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mllm_plugin.errors import AdapterMismatchError, InvalidTypeError
 from mllm_plugin.llm import LoadedLLM, MemoryReader, shipped_reader
+from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
 
 DEFAULT = "default"
 
@@ -21,6 +22,7 @@ def choose_reader(given: str | Path | MemoryReader | None, llm: LoadedLLM) -> Me
 
     Raises:
         AdapterMismatchError: It was trained for another model.
+        InvalidInputError: It is damaged, its tensors do not fit the model, or a setting of it is none.
         InvalidTypeError: It is none of these.
         NotFoundError: The folder holds no reader.
     """
@@ -39,6 +41,9 @@ def choose_reader(given: str | Path | MemoryReader | None, llm: LoadedLLM) -> Me
             f"{llm.name} ({llm.fingerprint}); use that model, or train a reader for this one with "
             f"`mllm train-llm`"
         )
+    reader.check(llm)
+    for settings in (reader.config.reading, reader.config.auto):
+        settings_of(settings, MemoryLLMConfig(), {})
     return reader
 
 

@@ -13,17 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.lexical import TermCounts, score_terms
+from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_rows, cosines_of, joined, scores_of
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.store.blocks import Block
 from mllm_plugin.tree.editor import LEAF_LEVEL
-
-FIRST_SHARE = 8  # one node in so many of the beam is looked into before the others are judged by it
-FIRST_LEAST = 4
-UPPER_SHARE = 4  # above the lowest nodes the beam is so many times narrower: each leads to many of them
-UPPER_LEAST = 4
-BEST_LEAST = 10  # the margin is measured from this result, or from the last one wanted
 
 
 @dataclass(frozen=True)
@@ -140,11 +135,6 @@ def walk(view: View, queries: Sequence[Query], beam: Beam, *, most: int) -> list
     return _leaves(view, queries, _promising(view, queries, frontiers, beam), most)
 
 
-def beam_at(level: int, width: int) -> int:
-    """Nodes kept on a level when `width` are kept on the lowest."""
-    return width if level <= LEAF_LEVEL else max(UPPER_LEAST, width // UPPER_SHARE)
-
-
 def descend(view: View, queries: Sequence[Query], beam: Beam) -> Iterator[list[Frontier]]:
     """Yields the frontier of every query, level by level, from the root down to level 2."""
     frontiers = [Frontier.root(view)] * len(queries)
@@ -173,6 +163,7 @@ class _Step:
     below: NDArray[np.int64]
     path_weight: float
     slack: float | None
+    level: int
     width: int
     beam: Beam
 
@@ -186,7 +177,8 @@ class _Step:
             versions=joined([block.versions for block in fetched.blocks], np.int64),
             below=view.below(fetched.live, fetched.ids),
             path_weight=getattr(ranker, "path_weight", 0.0),
-            slack=getattr(ranker, "slack", None) if level > LEAF_LEVEL else None,
+            slack=getattr(ranker, "slack", None),
+            level=level,
             width=beam_at(level, beam.width),
             beam=beam,
         )
@@ -216,10 +208,7 @@ class _Step:
     def _count(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> int:
         """How many to keep of rows in order of their scores."""
         enough = int(np.searchsorted(np.cumsum(self.below[rows]), self.beam.need)) + 1
-        likely = len(rows)
-        if self.slack is not None and len(rows):
-            likely = int(np.searchsorted(-scores, self.slack - scores[0], side="right"))
-        return max(min(self.width, likely), self.beam.least, enough)
+        return max(min(self.width, likely(scores, self.level, self.slack)), self.beam.least, enough)
 
 
 def _promising(
@@ -227,7 +216,7 @@ def _promising(
 ) -> list[Frontier]:
     """Looks into the best nodes first and drops those that fall too short of what was found there."""
     slack = getattr(view.hierarchy.ranker(LEAF_LEVEL), "slack", None)
-    first, want = max(FIRST_LEAST, beam.width // FIRST_SHARE), max(beam.need, BEST_LEAST)
+    first, want = looked_into(beam.width), max(beam.need, BEST_LEAST)
     if slack is None or all(len(frontier.refs) <= first for frontier in frontiers):
         return list(frontiers)
     heads = [frontier.head(first) for frontier in frontiers]
@@ -238,11 +227,7 @@ def _promising(
     for frontier, head, cosine in zip(frontiers, heads, cosines, strict=True):
         rows = fetched.rows(head.refs)
         found = cosine[rows[admitted[rows]]]
-        if len(found) < want:
-            kept.append(frontier)
-            continue
-        least = np.partition(found, len(found) - want)[len(found) - want] - slack
-        kept.append(frontier.head(max(first, int((frontier.scores >= least).sum()))))
+        kept.append(frontier.head(promising(frontier.scores, found, first, want, slack)))
     return kept
 
 

@@ -47,7 +47,8 @@ def load_hierarchy(tx: apsw.Connection, fingerprint: str, leaf: LeafConfig) -> H
     """Builds a stored hierarchy.
 
     Raises:
-        InvalidInputError: The file does not hold its weights, or holds modules of your own classes.
+        InvalidInputError: The file does not hold its weights, holds modules of your own classes, or weights
+            that are damaged or of another width; `install("identity")` works without them.
     """
     if fingerprint == IDENTITY:
         return Hierarchy(leaf_ranker=LeafRanker(leaf))
@@ -58,7 +59,9 @@ def load_hierarchy(tx: apsw.Connection, fingerprint: str, leaf: LeafConfig) -> H
             f"open it with MemoryIndex.open(…, hierarchy=…), or install another"
         )
     config, tensors = row
-    return Hierarchy.from_weights(parse_weights(config, tensors, "the memory"), leaf=leaf)
+    hierarchy = Hierarchy.from_weights(parse_weights(config, tensors, "the memory"), leaf=leaf)
+    hierarchy.check(tx.execute("SELECT value FROM meta WHERE key = 'dim'").get)
+    return hierarchy
 
 
 def save_hierarchy(tx: apsw.Connection, hierarchy: Hierarchy) -> None:

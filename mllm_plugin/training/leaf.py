@@ -61,23 +61,20 @@ class LeafEvidence:
 
 
 class LeafTraining(BaseModel):
-    """How the leaf ranker is trained.
+    """How the leaf ranker is trained."""
 
-    Args:
-        steps: Optimiser steps.
-        batch: Queries per step, all of one set; the sets take turns.
-        learning_rate: Of Adam, falling to zero.
-        hold: Pull of the weights towards those they started from.
-        seed: Of the batches.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: int = Field(default=300, ge=1)
+    """Optimiser steps."""
     batch: int = Field(default=48, ge=1)
+    """Queries per step, all of one set; the sets take turns."""
     learning_rate: float = Field(default=5e-3, gt=0)
+    """Of Adam, falling to zero."""
     hold: float = Field(default=3.0, ge=0)
-    seed: int = 0
+    """Pull of the weights towards those they started from."""
+    seed: int = Field(default=0, ge=0)
+    """Of the batches."""
 
 
 class LeafModule(nn.Module):

@@ -1,13 +1,16 @@
-"""Training objectives over the scores of embedding chunks; see the `Loss` protocol.
+"""Training objectives over the scores of embedding chunks.
 
 Shapes: b queries, g embeddings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 _LEAST = -1e4  # in place of -inf, whose gradient is no number where every embedding shown is wanted
 
 

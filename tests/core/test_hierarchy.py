@@ -102,7 +102,7 @@ def test_a_fold_depends_on_live_children_alone():
 @pytest.mark.parametrize("layers", [1, 2])
 def test_torch_twin_gives_the_same_nodes_and_scores(layers):
     torch = pytest.importorskip("torch")
-    from mllm_plugin.training.modules import LevelEncoderModule, RankerModule
+    from mllm_plugin.training.routing.modules import LevelEncoderModule, RankerModule
 
     rng = np.random.default_rng(0)
     module = LevelEncoderModule(DIM, layers=layers, seeds=3, hidden=5)
@@ -157,7 +157,7 @@ def test_own_modules_are_saved_by_kind(tmp_path):
 
 
 def test_weights_that_cannot_be_read(tmp_path, folder):
-    with pytest.raises(NotFoundError, match=r"hierarchy.safetensors is missing"):
+    with pytest.raises(NotFoundError, match=r"hierarchy.json and hierarchy.safetensors are missing"):
         Hierarchy.load(tmp_path / "nowhere")
     (folder / "hierarchy.safetensors").write_bytes(b"no tensors")
     with pytest.raises(InvalidInputError, match="cannot be read"):
@@ -234,7 +234,12 @@ def test_a_memory_whose_modules_are_lost_can_take_others(tmp_path):
 def test_a_failed_install_changes_nothing(tmp_path, folder, monkeypatch):
     with MemoryIndex.open(tmp_path / "m", encoder=ToyEncoder(DIM)) as memory:
         memory.add(documents())
-        monkeypatch.setattr(AttentionLevelEncoder, "fold", lambda *_: 1 / 0)
+        fold = AttentionLevelEncoder.fold
+
+        def failing(module, children, live):
+            return fold(module, children, live) if len(children) == 2 else 1 / 0  # not when it is tried
+
+        monkeypatch.setattr(AttentionLevelEncoder, "fold", failing)
         with pytest.raises(ZeroDivisionError):
             memory.install(folder)
         assert memory.verify().ok

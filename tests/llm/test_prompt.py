@@ -144,20 +144,14 @@ def test_coarse_to_fine_and_windows_of_a_chunk_in_order():
     assert memory_order([], []).tolist() == []
 
 
-def test_answer_ids_end(layout):
-    assert layout.answer_ids(" yes ") == (
-        *layout.tokenizer("yes")["input_ids"],
-        layout.tokenizer.eos_token_id,
-    )
-
-
 # -- assembling
 
 
 def run(llm: LoadedLLM, prompts, memory=None) -> torch.Tensor:
     """Logits after the last position [b, v]."""
     batch = assemble(llm, prompts, memory)
-    inputs = {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+    places = (batch.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+    inputs = {"attention_mask": batch.attention_mask, "position_ids": places}
     with torch.inference_mode():
         return llm.model(inputs_embeds=batch.inputs_embeds, **inputs).logits[:, -1]
 
@@ -188,17 +182,8 @@ def test_soft_tokens_that_are_words_are_read_as_words(tiny, layout):
 
 def test_gradients_reach_the_soft_tokens(tiny, layout):
     memory = torch.randn(2, tiny.hidden, requires_grad=True)
-    prompts = [layout.build("Who?", memory_tokens=2)]
-    batch = assemble(tiny, prompts, memory, continuations=[layout.answer_ids("me")])
-    assert (batch.labels[0] >= 0).nonzero().flatten().tolist() == [
-        batch.labels.shape[1] - n for n in (3, 2, 1)
-    ]
-    tiny.model(
-        inputs_embeds=batch.inputs_embeds,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        labels=batch.labels,
-    ).loss.backward()
+    batch = assemble(tiny, [layout.build("Who?", memory_tokens=2)], memory)
+    tiny.model(inputs_embeds=batch.inputs_embeds).logits[:, -1].square().sum().backward()
     assert bool((memory.grad.norm(dim=-1) > 0).all())
 
 

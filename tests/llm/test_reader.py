@@ -129,7 +129,7 @@ def test_seen_documents(reader, tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(NotFoundError, match=r"reader\.json is missing; `mllm train-llm`"):
+    with pytest.raises(NotFoundError, match=r"reader\.json and .* are missing; `mllm train-llm`"):
         MemoryReader.load(tmp_path)
 
 

@@ -9,8 +9,8 @@ from toy import ToyEncoder
 from mllm_plugin import Document, LexicalConfig, MemoryConfig, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, MappedRanker, document_mark
 from mllm_plugin.training import Comparison, Fitted, TrainingConfig, train_memory
-from mllm_plugin.training import run as runs
-from mllm_plugin.training.hierarchy import History
+from mllm_plugin.training.curves import History
+from mllm_plugin.training.routing import run as runs
 
 DIM = 16
 LEAF = {"weights": np.array([1, 2, 3], np.float32), "relevance": np.ones(2, np.float32)}
@@ -46,7 +46,7 @@ def trained(monkeypatch, memory, tmp_path):
         found = runs.LeafFit({**LEAF, "weights": np.full(3, 0.5, np.float32)}, 0.1, 0.2) if leaf else None
         monkeypatch.setattr(runs, "fit", lambda *_, **__: fitted)
         monkeypatch.setattr(runs, "_fit_leaf", lambda *_: found)
-        monkeypatch.setattr(runs, "_write_curves", lambda *_: None)
+        monkeypatch.setattr(runs, "write_curves", lambda *_: None)
         return train_memory(memory, tmp_path / "out", spans=40, progress=False)
 
     return train
@@ -74,7 +74,7 @@ def test_the_way_that_misses_less_is_taken(monkeypatch, memory, tmp_path, better
         return Fitted(Hierarchy(rankers={2: ranker(path)}), History(), compared, 0.0)
 
     monkeypatch.setattr(runs, "fit", fit)
-    monkeypatch.setattr(runs, "_write_curves", lambda *_: None)
+    monkeypatch.setattr(runs, "write_curves", lambda *_: None)
     report = train_memory(memory, tmp_path / "out", spans=40, progress=False)
     assert Hierarchy.load(report.folder).ranker(2).path_weight == len(better)
     assert sorted(tried) == [("encoders", "rankers"), ("rankers",)]
@@ -97,7 +97,7 @@ def test_a_way_that_is_better_goes_before_one_that_misses_nothing_either_way(mon
         )
 
     monkeypatch.setattr(runs, "fit", fit)
-    monkeypatch.setattr(runs, "_write_curves", lambda *_: None)
+    monkeypatch.setattr(runs, "write_curves", lambda *_: None)
     report = train_memory(memory, tmp_path / "out", spans=40, progress=False)
     saved = Hierarchy.load(report.folder)
     assert saved.ranker(2).path_weight == 2

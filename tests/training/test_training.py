@@ -13,18 +13,27 @@ from toy import ToyEncoder
 
 from mllm_plugin import Document, InvalidInputError, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.hierarchy import Hierarchy, MappedRanker
+from mllm_plugin.search.beam import beam_at
 from mllm_plugin.search.query import make_queries
 from mllm_plugin.search.view import View
-from mllm_plugin.search.walk import Beam, beam_at, walk
+from mllm_plugin.search.walk import Beam, walk
 from mllm_plugin.store.blocks import BlockCache, load_block
-from mllm_plugin.training import hierarchy as stages
-from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.evaluate import Trial, best_below
-from mllm_plugin.training.fit import assemble, compare, fit, identity_scores, recall_at
-from mllm_plugin.training.grouping import Grouping, draw_grouping
 from mllm_plugin.training.losses import listwise_loss, softmax_loss
-from mllm_plugin.training.run import held_out_queries, train_memory
-from mllm_plugin.training.samples import Samples, collect_samples, draw_spans, read_leaves, routed_chunks
+from mllm_plugin.training.questions import held_out_queries
+from mllm_plugin.training.routing import loop as stages
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.evaluate import Trial, best_below, make_trial
+from mllm_plugin.training.routing.fit import assemble, compare, fit, identity_scores, recall_at
+from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
+from mllm_plugin.training.routing.modules import HierarchyModule
+from mllm_plugin.training.routing.run import train_memory
+from mllm_plugin.training.routing.samples import (
+    Samples,
+    collect_samples,
+    draw_spans,
+    read_leaves,
+    routed_chunks,
+)
 
 DIM = 16
 TREE = TreeConfig(fan_out=6)
@@ -169,8 +178,8 @@ def test_training_learns_what_cosine_gets_wrong():
 
 def test_untrained_modules_walk_as_the_identity():
     samples = skewed()
-    module = stages.HierarchyModule(DIM, SMALL)
-    trial = stages.make_trial(samples, TREE, SMALL)
+    module = HierarchyModule(DIM, SMALL)
+    trial = make_trial(samples, TREE, SMALL)
     plain = {"scale": 1.0, "offset": 0.0, "path": 0.0, "slack": float("inf")}
     import torch
 
@@ -209,14 +218,14 @@ def test_on_cuda():
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     samples = skewed()
     whole = fit(samples, TREE, SMALL, progress=False)
-    step = stages._Run._step
+    step = stages.Loop.step
 
     def stopping(run, stage, levels, place, optimizer):
         if (stage, place) == (2, 17):
             raise KeyboardInterrupt
         return step(run, stage, levels, place, optimizer)
 
-    monkeypatch.setattr(stages._Run, "_step", stopping)
+    monkeypatch.setattr(stages.Loop, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         fit(samples, TREE, SMALL, checkpoint=tmp_path, progress=False)
     taken: list[tuple[int, int]] = []
@@ -225,7 +234,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
         taken.append((stage, place))
         return step(run, stage, levels, place, optimizer)
 
-    monkeypatch.setattr(stages._Run, "_step", counting)
+    monkeypatch.setattr(stages.Loop, "step", counting)
     resumed = fit(samples, TREE, SMALL, checkpoint=tmp_path, progress=False)
     assert taken[0] == (2, 10)
     assert resumed.history.rows[-1] == whole.history.rows[-1]
@@ -292,7 +301,7 @@ def real_nodes(memory: MemoryIndex) -> list[np.ndarray]:
 
 def test_best_below_is_the_best_chunk_of_each_node():
     samples = skewed()
-    trial = stages.make_trial(samples, TREE, SMALL)
+    trial = make_trial(samples, TREE, SMALL)
     best = best_below(trial, np.arange(3))
     members = trial.grouping.parents[0] == 4
     assert best[0][1, 4] == pytest.approx((trial.leaves[members] @ trial.queries[1]).max(), abs=1e-5)
@@ -346,7 +355,7 @@ import sys
 sys.path[:0] = {paths!r}
 from test_training import SMALL, TREE, skewed
 from mllm_plugin.training import distributed
-from mllm_plugin.training.fit import fit
+from mllm_plugin.training.routing.fit import fit
 distributed.start()
 config = SMALL.model_copy(update={{"steps": 20, "learning_rate": 1e-2}})
 fitted = fit(skewed(), TREE, config, progress=False)
@@ -375,8 +384,8 @@ def test_two_processes_train_the_same_weights(tmp_path):
 
 
 def test_assembled_modules_have_every_level():
-    module = stages.HierarchyModule(DIM, SMALL)
+    module = HierarchyModule(DIM, SMALL)
     numbers = {level: {"scale": 1.0, "offset": 0.0, "path": 0.0, "slack": 0.1} for level in (2, 3)}
     hierarchy = assemble(module, numbers)
     assert hierarchy.ranker(5).slack == pytest.approx(0.1)
-    assert len(identity_scores(stages.make_trial(skewed(), TREE, SMALL))) >= 2
+    assert len(identity_scores(make_trial(skewed(), TREE, SMALL))) >= 2

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mllm_plugin.llm import LoadedLLM
-from mllm_plugin.training import checkpoints
-from mllm_plugin.training.checkpoints import StageState
-from mllm_plugin.training.hierarchy import History
-from mllm_plugin.training.reader.compact import compact
+from mllm_plugin.training.checkpoints import Checkpoint, Rows
 from mllm_plugin.training.reader.config import ReaderTrainingConfig
-from mllm_plugin.training.reader.fit import Reader, TensorStep, one_step, optimizer_of
-from mllm_plugin.training.reader.measure import WAYS, Held, credit
+from mllm_plugin.training.reader.evaluate import WAYS, Held, credit
+from mllm_plugin.training.reader.modules import Reader
+from mllm_plugin.training.reader.steps import TensorStep, compact
 from mllm_plugin.training.reader.tasks import Sampler
+
+_WARM_UP, _LAST_RATE = 0.04, 0.03
 
 
 class Trained(nn.Module):
@@ -27,6 +28,42 @@ class Trained(nn.Module):
     def __init__(self, reader: Reader) -> None:
         super().__init__()
         self.space, self.writer, self.reader = reader.reading, reader.writer, reader.reader
+
+
+def optimizer_of(reader: Reader, rate: float) -> torch.optim.Optimizer:
+    """For everything that is trained.
+
+    Args:
+        reader: What is trained.
+        rate: Highest learning rate.
+    """
+    changes = [*reader.writer.parameters(), *reader.reader.parameters(), *reader.reading.parameters()]
+    groups = [{"params": changes, "lr": rate, "top": rate}]
+    fused = reader.stack.embeddings.device.type == "cuda"
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+
+
+def one_step(
+    reader: Reader, optimizer: torch.optim.Optimizer, step: TensorStep, part: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Trains on a step, at the rate for a part of the way in [0, 1]; returns what `Reader.loss` does."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["top"] * _rate(part)
+    found = reader.loss(step)
+    found[0].backward()
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return found
+
+
+def _rate(part: float) -> float:
+    """Share of the learning rate after a part of the time: up, then a falling cosine."""
+    if part < _WARM_UP:
+        return max(part / _WARM_UP, 0.02)
+    fall = (part - _WARM_UP) / (1 - _WARM_UP)
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
 @dataclass
@@ -39,8 +76,9 @@ class Loop:
         sampler: Draws steps.
         held: Measures.
         config: Settings.
+        rate: Highest learning rate.
         ratio: Tokens per memory token to measure with.
-        checkpoint: Folder for the state after each measurement.
+        folder: For the state after each measurement.
         rows: Curves: a row per measurement.
     """
 
@@ -49,22 +87,23 @@ class Loop:
     sampler: Sampler
     held: Held
     config: ReaderTrainingConfig
+    rate: float
     ratio: int
-    checkpoint: Path
-    rows: list[dict[str, float]] = field(default_factory=list)
+    folder: Path
+    rows: Rows = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._module, self._optimizer = Trained(self.reader), optimizer_of(self.reader)
-        self._history = History(self.rows)
+        self._module, self._optimizer = Trained(self.reader), optimizer_of(self.reader, self.rate)
         self._numbers = self.held.questions(self.config.evaluate_questions)
 
     def run(self, *, progress: bool) -> int:
         """Trains, puts the best weights in place and returns their step."""
         config, rows = self.config, self.rows
-        state = checkpoints.load(self.checkpoint, 1, self._module, self._optimizer, self._history)
+        checkpoint = Checkpoint(self.folder, self._module, self._optimizer, rows)
+        state = checkpoint.load()
         if not rows:
             rows.append(self.measure(0, math.nan))
-            self._keep(state)
+            state.measured(rows[-1]["own"], self._module)
         bar = tqdm(total=config.steps, initial=state.step, desc="training", disable=not progress)
         seen: list[float] = []
         while state.step < config.steps and state.stale < config.patience:
@@ -73,8 +112,8 @@ class Loop:
             bar.update()
             if state.step % config.evaluate_every == 0 or state.step == config.steps:
                 rows.append(self.measure(state.step, sum(seen) / len(seen)))
-                self._keep(state)
-                checkpoints.save(self.checkpoint, 1, self._module, self._optimizer, self._history, state)
+                state.measured(rows[-1]["own"], self._module)
+                checkpoint.save(state)
                 seen.clear()
                 bar.set_postfix({name: f"{rows[-1][name]:.3f}" for name in ("loss", "own", "credit")})
         bar.close()
@@ -95,10 +134,3 @@ class Loop:
             found = {way: self.held.losses(self._numbers, self.ratio, way) for way in WAYS}
         means = {way: float(values.mean()) for way, values in found.items()}
         return {"step": step, "loss": loss, **means, "credit": credit(found)}
-
-    def _keep(self, state: StageState) -> None:
-        """Notes whether the last measurement is the best."""
-        state.stale += 1
-        if state.best is None or -self.rows[-1]["own"] > state.best_recall:
-            state.best_recall, state.stale = -self.rows[-1]["own"], 0
-            state.best = {name: value.clone() for name, value in self._module.state_dict().items()}

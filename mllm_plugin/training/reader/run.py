@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -16,21 +15,23 @@ import torch
 
 from mllm_plugin.errors import AdapterMismatchError
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, load_llm, shipped_reader
+from mllm_plugin.llm.lora import FIRST
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.model_files import choose_device
 from mllm_plugin.store.hierarchies import note_adapter
-from mllm_plugin.training.hierarchy import choose_device
+from mllm_plugin.training.curves import Panel, write_curves
+from mllm_plugin.training.questions import Qrels, Queries
 from mllm_plugin.training.reader.answers import score_answers
 from mllm_plugin.training.reader.config import ReaderTrainingConfig
-from mllm_plugin.training.reader.fit import FitConfig, Reader
+from mllm_plugin.training.reader.evaluate import WAYS, Held
 from mllm_plugin.training.reader.loop import Loop, Trained
-from mllm_plugin.training.reader.material import Material, Qrels, Queries, collect
-from mllm_plugin.training.reader.measure import WAYS, Held
 from mllm_plugin.training.reader.models import stack_of
-from mllm_plugin.training.reader.plot import plot_losses
+from mllm_plugin.training.reader.modules import Reader
 from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
-from mllm_plugin.training.reader.tasks import Sampler, Sizes
+from mllm_plugin.training.reader.rows import Sizes
+from mllm_plugin.training.reader.samples import Material, collect
+from mllm_plugin.training.reader.tasks import Sampler
 from mllm_plugin.training.reader.texts import LONGEST
-from mllm_plugin.training.run import CURVES_NAME, PLOT_NAME
 from mllm_plugin.types import Namespace
 
 CHECKPOINTS_NAME, SHIPPED = "checkpoints", "shipped"
@@ -130,12 +131,14 @@ def train_reader(
     if not memory._database.read_only:  # now, since what is removed from here on is in the texts
         with memory._database.write() as tx:
             note_adapter(tx, str(folder.resolve()), marks)
-    reader = _trainable(loaded, first, material, prompts, config)
+    reader = _trainable(loaded, first, material, prompts, config.chunks)
+    learned = float(first.tensors["space.map.weight"].abs().max()) > 0
+    rate = config.rate or (_LATER_RATE if learned else _RATE)
     held = Held(reader, material.texts, prompts)
     numbers = held.questions(config.evaluate_questions).tolist()
     work = folder / CHECKPOINTS_NAME / _run_name(material, loaded, first, config)
     sampler = Sampler(material.texts, prompts, reader.sizes)
-    loop = Loop(loaded, reader, sampler, held, config, first.config.ratio, work)
+    loop = Loop(loaded, reader, sampler, held, config, rate, first.config.ratio, work)
     best, made = loop.run(progress=progress), _made(reader, first)
     scores = [
         score_answers(loaded, one, material.texts, numbers, config.answer_tokens) for one in (first, made)
@@ -143,7 +146,7 @@ def train_reader(
     report = _report(folder, material, loop.rows, best, scores, time.perf_counter() - began)
     about = {name: value for name, value in report.to_dict().items() if name != "folder"}
     made.save(folder, documents=tuple(marks), about=about)
-    _write_curves(folder, loop.rows, about)
+    write_curves({"history": loop.rows, **about}, _panels(loop.rows), folder)
     return report
 
 
@@ -191,6 +194,7 @@ def _first(
             f"the reader to start with was made for the model {found.config.llm_name} ({found.config.llm}), "
             f"got {llm.name} ({llm.fingerprint}); pass start=None to begin with nothing"
         )
+    found.check(llm)
     return found
 
 
@@ -199,17 +203,14 @@ def _trainable(
     first: MemoryReader,
     material: Material,
     prompts: Prompts,
-    config: ReaderTrainingConfig,
+    chunks: int,
 ) -> Reader:
     """Puts the numbers of a reader where they can be trained."""
     parts = {name: _below(first, f"{name}.") for name in ("space", "writer", "reader")}
-    rank = len(next(value for name, value in parts["writer"].items() if ".lora_A." in name))
-    sizes = _sizes(material, prompts, config.chunks, llm.context)
-    rate = config.rate or (_LATER_RATE if float(parts["space"]["map.weight"].abs().max()) else _RATE)
-    settings = FitConfig(
-        writer_rank=rank, reader_rank=rank, alpha=first.config.scale, rate=rate, map_rate=rate
-    )
-    reader = Reader(stack_of(llm, sizes.long_tokens), parts["space"].pop("idf"), settings, sizes)
+    rank = len(next(value for name, value in parts["writer"].items() if name.endswith(FIRST)))
+    sizes, idf = _sizes(material, prompts, chunks, llm.context), parts["space"].pop("idf")
+    stack = stack_of(llm, sizes.long_tokens)
+    reader = Reader(stack, idf, sizes, rank=rank, scale=first.config.scale)
     reader.reading.load_state_dict(parts["space"])
     for changes, name in ((reader.writer, "writer"), (reader.reader, "reader")):
         changes.load(reader.stack, parts[name])
@@ -258,9 +259,8 @@ def _run_name(material: Material, llm: LoadedLLM, first: MemoryReader, config: R
     return digest.hexdigest()[:16]
 
 
-def _write_curves(folder: Path, rows: list[dict[str, float]], about: Mapping[str, Any]) -> None:
-    """Writes the curves as JSON and as a picture."""
-    kept = [{name: None if value != value else value for name, value in row.items()} for row in rows]
-    text = json.dumps({"history": kept, **about}, indent=1, allow_nan=False)
-    (folder / CURVES_NAME).write_text(text + "\n", encoding="utf-8")
-    plot_losses(rows, folder / PLOT_NAME)
+def _panels(rows: Sequence[Mapping[str, float]]) -> list[Panel]:
+    """The training loss and the held-out losses by step."""
+    lines = {"training, all kinds of rows": "loss", **{f"held out, {way}": way for way in WAYS}}
+    points = {shown: [(row["step"], row[name]) for row in rows] for shown, name in lines.items()}
+    return [Panel("loss per answer token", "step", points)]

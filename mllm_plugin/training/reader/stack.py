@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from mllm_plugin.folder import check_shapes
+from mllm_plugin.llm import lora
+
 NAMES = {
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -207,12 +210,12 @@ class Changes(nn.Module):
     Args:
         stack: What is changed.
         rank: Of each change.
-        alpha: Their scale, relative to the rank.
+        scale: By which they are multiplied.
     """
 
-    def __init__(self, stack: Stack, rank: int, alpha: float) -> None:
+    def __init__(self, stack: Stack, rank: int, scale: float) -> None:
         super().__init__()
-        self.scale = alpha / rank
+        self.scale = scale
         self.inner, self.outer = nn.ParameterDict(), nn.ParameterDict()
         for name, weight in stack.bases().items():
             *layers, out, into = weight.shape
@@ -230,15 +233,22 @@ class Changes(nn.Module):
     def tensors(self, stack: Stack) -> dict[str, Tensor]:
         """Their values, not copied, by the names of the layers in transformers, as `llm.lora` has them."""
         return {
-            f"{place}.{part}.weight": value
+            f"{place}{part}": value
             for name in stack.bases()
-            for part, values in (("lora_A", self.inner), ("lora_B", self.outer))
+            for part, values in ((lora.FIRST, self.inner), (lora.SECOND, self.outer))
             for place, value in _rows(stack.places(name), values[_key(name)].detach())
         }
 
     def load(self, stack: Stack, tensors: Weights) -> None:
-        """Takes values over that `tensors` gave."""
-        for name, value in self.tensors(stack).items():
+        """Takes values over that `tensors` gave.
+
+        Raises:
+            InvalidInputError: They are another model's.
+        """
+        own = self.tensors(stack)
+        expected = {name: tuple(value.shape) for name, value in own.items()}
+        check_shapes({name: tuple(one.shape) for name, one in tensors.items()}, expected, "changes")
+        for name, value in own.items():
             value.copy_(tensors[name])
 
 

@@ -1,9 +1,6 @@
 """What a step asks of the reader: repeat, continue, fill a blank, answer; with memory, text, both or neither.
 
-A step takes some chunks, each written as windows of one size, and rows of tokens and places in these chunks'
-memory. Shapes are the same at every step, so that a device can be given one compiled program.
-
-Shapes: c chunks, t their tokens, s windows each, g groups, r rows, w tokens per row, p predicted tokens.
+A step takes some chunks, each written as windows of one size, and asks about them in rows.
 """
 
 from __future__ import annotations
@@ -16,117 +13,13 @@ from numpy.typing import NDArray
 
 from mllm_plugin.llm.reading import RATIOS
 from mllm_plugin.training.reader.prompts import Ids, Prompts
+from mllm_plugin.training.reader.rows import GROUP, Memory, Row, Sizes, prompt_row
+from mllm_plugin.training.reader.steps import Step, assemble
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, NUMBER, YEAR, ReaderTexts
 
 REPEAT, CONTINUE, FILL, ANSWER, REFUSE = "repeat", "continue", "fill", "answer", "refuse"
 _DROPPED_WORDS = 0.12
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Shapes of a step.
-
-    Args:
-        chunks: c, a multiple of `group`.
-        group: Neighbouring chunks; what distracts, and what a node stands for.
-        asked: Share of chunks that come with questions.
-        short, long: Rows of each length.
-        short_tokens, long_tokens: The lengths.
-        predicted: p.
-    """
-
-    chunks: int = 96
-    group: int = 4
-    asked: float = 0.3
-    short: int = 128
-    long: int = 64
-    short_tokens: int = 128
-    long_tokens: int = 320
-    predicted: int = 5120
-
-    @property
-    def windows(self) -> int:
-        """s."""
-        return LONGEST // RATIOS[0]
-
-    @property
-    def groups(self) -> int:
-        """g."""
-        return self.chunks // self.group
-
-
-@dataclass
-class Row:
-    """A row before it has its place.
-
-    Attributes:
-        ids: Tokens, 0 where memory stands.
-        places: Places in the memory, -1 where a token stands.
-        answer: Tokens to predict.
-        kind: What is asked.
-        weight: Of its mean loss.
-        question: Rows of one question share it; -1 for none.
-        teaches: Whether it sees the text that answers.
-    """
-
-    ids: Ids
-    places: Ids
-    answer: Ids
-    kind: str
-    weight: float
-    question: int = -1
-    teaches: bool = False
-
-    def __len__(self) -> int:
-        return len(self.ids) + len(self.answer) - 1
-
-
-@dataclass
-class Step:
-    """Arrays of one step; rows of `short` come first.
-
-    Attributes:
-        ids, live: Chunks' tokens and where there are some [c, t].
-        size: Tokens per window of each chunk [c].
-        rows: For each length the tokens [r, w] and the places in the memory [r, w].
-        rows_at: Predicted positions in the rows laid end to end [p].
-        targets, weights: What is to be predicted there, and how much it counts [p].
-        taught, teacher: Pairs of predicted positions of which the second teaches the first [p'].
-        kinds: Predicted positions by kind, for reports.
-    """
-
-    ids: Ids
-    live: NDArray[np.bool_]
-    size: Ids
-    rows: list[tuple[Ids, Ids]]
-    rows_at: Ids
-    targets: Ids
-    weights: NDArray[np.float32]
-    taught: Ids
-    teacher: Ids
-    kinds: dict[str, Ids]
-
-
-@dataclass
-class Memory:
-    """Places in the memory of one step: windows of chunk n, its mean, the mean of its group."""
-
-    sizes: Sizes
-    lengths: Ids
-    size: Ids
-
-    def windows(self, chunk: int) -> Ids:
-        """Places of a chunk's windows."""
-        count = -(-int(self.lengths[chunk]) // int(self.size[chunk]))
-        return chunk * self.sizes.windows + np.arange(count)
-
-    def coarse(self, chunks: Sequence[int]) -> Ids:
-        """Places of the groups of chunks, then of the chunks."""
-        first = self.sizes.chunks * self.sizes.windows
-        groups = sorted({chunk // self.sizes.group for chunk in chunks})
-        return np.array(
-            [first + self.sizes.chunks + group for group in groups] + [first + one for one in chunks]
-        )
+_ASKED = 0.3  # share of the chunks that come with questions
 
 
 @dataclass
@@ -168,10 +61,10 @@ class Sampler:
         """Groups of neighbouring chunks."""
         sizes, found = self.sizes, []
         for group in range(sizes.groups):
-            asked = len(self._with_questions) and group < sizes.asked * sizes.groups
+            asked = len(self._with_questions) and group < _ASKED * sizes.groups
             start = int(rng.choice(self._with_questions if asked else self._free))
-            start = min(start, len(self._free) - sizes.group)
-            found += range(start, start + sizes.group)
+            start = min(start, len(self._free) - GROUP)
+            found += range(start, start + GROUP)
         return found
 
     def _rows(
@@ -179,7 +72,7 @@ class Sampler:
     ) -> list[Row]:
         rows: list[Row] = []
         for place, chunk in enumerate(chunks):
-            near = [n for n in range(len(chunks)) if n // self.sizes.group == place // self.sizes.group]
+            near = [n for n in range(len(chunks)) if n // GROUP == place // GROUP]
             others = [one for one in near if one != place]
             same = chunks[place]
             far = [n for n, one in enumerate(chunks) if n not in near and one != same]
@@ -323,86 +216,3 @@ class _Writer:
             number,
             teaches,
         )
-
-
-def prompt_row(
-    prompts: Prompts,
-    block: Ids,
-    passages: Sequence[Ids],
-    question: Ids,
-    answer: Ids,
-    kind: str,
-    number: int = -1,
-    teaches: bool = False,
-) -> Row:
-    """A row in the one prompt layout: memory, passages, question, and what is to be said."""
-    text = [part for one in passages for part in (one, prompts["gap"])]
-    after = np.concatenate([*text, question, prompts["tail"]])
-    ids = np.concatenate([prompts["head"], np.zeros(len(block), np.int64), after])
-    places = np.full(len(ids), -1)
-    places[len(prompts["head"]) : len(prompts["head"]) + len(block)] = block
-    return Row(ids, places, answer, kind, float(np.sqrt(len(answer))), number, teaches)
-
-
-def assemble(
-    tokens: Sequence[Ids],
-    size: Ids,
-    rows: Sequence[Row],
-    sizes: Sizes,
-    rng: np.random.Generator | None = None,
-) -> Step:
-    """Lays chunks and rows into arrays of fixed shapes; rows that find no room are left out."""
-    ids = np.zeros((sizes.chunks, LONGEST), np.int64)
-    live = np.zeros(ids.shape, bool)
-    for place, one in enumerate(tokens):
-        ids[place, : len(one)], live[place, : len(one)] = one, True
-    lengths = (sizes.short_tokens, sizes.long_tokens)
-    counts = (sizes.short, sizes.long)
-    arrays = [(np.zeros((n, w), np.int64), np.full((n, w), -1)) for n, w in zip(counts, lengths, strict=True)]
-    filled, at, targets, weights, kinds, spans = [0, 0], [], [], [], {}, {}
-    order = range(len(rows)) if rng is None else rng.permutation(len(rows)).tolist()
-    total, pairs = 0, []
-    for number in order:
-        row = rows[number]
-        bucket = 0 if len(row) <= lengths[0] and filled[0] < counts[0] else 1
-        room = filled[bucket] < counts[bucket] and len(row) <= lengths[bucket]
-        if not room or total + len(row.answer) > sizes.predicted:
-            continue
-        line = filled[bucket]
-        filled[bucket] += 1
-        own_ids, own_places = arrays[bucket]
-        own_ids[line, : len(row)] = np.concatenate([row.ids, row.answer[:-1]])
-        own_places[line, : len(row.places)] = row.places
-        base = (0 if bucket == 0 else counts[0] * lengths[0]) + line * lengths[bucket]
-        at.append(base + len(row.ids) - 1 + np.arange(len(row.answer)))
-        targets.append(row.answer)
-        weights.append(np.full(len(row.answer), row.weight / len(row.answer)))
-        kinds.setdefault(row.kind, []).append(np.arange(total, total + len(row.answer)))
-        if row.question >= 0:
-            pairs.append((row.question, row.teaches, total, len(row.answer)))
-            if row.teaches:
-                spans[row.question] = total
-        total += len(row.answer)
-    taught = [
-        (total_ + n, spans[q] + n)
-        for q, teaches, total_, count in pairs
-        if not teaches and q in spans
-        for n in range(count)
-    ]
-    padded = np.zeros((3, sizes.predicted))
-    for line, parts in zip(padded, (at, targets, weights), strict=True):
-        line[:total] = np.concatenate(parts) if parts else ()
-    given = np.full(sizes.chunks, RATIOS[1])
-    given[: len(size)] = size
-    return Step(
-        ids,
-        live,
-        given,
-        arrays,
-        padded[0].astype(np.int64),
-        padded[1].astype(np.int64),
-        padded[2].astype(np.float32),
-        np.array([one[0] for one in taught], np.int64),
-        np.array([one[1] for one in taught], np.int64),
-        {kind: np.concatenate(one) for kind, one in kinds.items()},
-    )

@@ -14,13 +14,15 @@ from tiny import write_tiny
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm, lora
-from mllm_plugin.training.reader.compact import compact
-from mllm_plugin.training.reader.fit import FitConfig, Reader, TensorStep, fit
-from mllm_plugin.training.reader.measure import Held
+from mllm_plugin.training.reader.evaluate import Held
+from mllm_plugin.training.reader.loop import one_step, optimizer_of
 from mllm_plugin.training.reader.models import ModelStack, stack_of
+from mllm_plugin.training.reader.modules import Reader
 from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
+from mllm_plugin.training.reader.rows import Sizes
 from mllm_plugin.training.reader.stack import Changes, LlamaStack
-from mllm_plugin.training.reader.tasks import Sampler, Sizes, assemble
+from mllm_plugin.training.reader.steps import TensorStep, assemble, compact
+from mllm_plugin.training.reader.tasks import Sampler
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, Asked, ReaderTexts, prepare
 
 SIZES = Sizes(chunks=8, short=14, long=6, short_tokens=256, long_tokens=640, predicted=1600)
@@ -73,7 +75,7 @@ def test_the_stack_is_the_model(expected, settings, tmp_path):
     assert isinstance(stack, expected)
     ids = torch.tensor([llm.tokenizer(sentences(3))["input_ids"]])
     embeds, seen = stack.embed(ids), torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
-    changes, decoder = Changes(stack, rank=2, alpha=4), llm.model.get_decoder()
+    changes, decoder = Changes(stack, rank=2, scale=2.0), llm.model.get_decoder()
     with torch.no_grad():
         for outer in changes.outer.values():
             outer.copy_(torch.randn(outer.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
@@ -87,7 +89,7 @@ def test_the_stack_is_the_model(expected, settings, tmp_path):
             assert torch.allclose(both_ways, free, atol=1e-4)
         assert not torch.allclose(changed, plain, atol=1e-2)
         assert not torch.allclose(changed[:, 0], both_ways[:, 0], atol=1e-2)
-    again = Changes(stack, rank=2, alpha=4)
+    again = Changes(stack, rank=2, scale=2.0)
     again.load(stack, changes.tensors(stack))
     assert all(torch.equal(*pair) for pair in zip(again.parameters(), changes.parameters(), strict=True))
 
@@ -138,7 +140,7 @@ def test_a_step_asks_what_its_memory_holds(llm, texts, parts):
 
 def test_a_compact_step_is_the_same_step(stack, texts, parts):
     sizes = Sizes(chunks=8, short=20, long=12, short_tokens=256, long_tokens=640, predicted=2400)
-    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), FitConfig(writer_rank=2), sizes)
+    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), sizes, rank=2)
     for seed in range(4):
         step = Sampler(texts, Prompts.of(parts), sizes).step(np.random.default_rng(seed))
         small = compact(step)
@@ -151,7 +153,7 @@ def test_a_compact_step_is_the_same_step(stack, texts, parts):
 
 
 def test_a_step_that_asks_nothing_changes_nothing(stack, texts):
-    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), FitConfig(writer_rank=2), SIZES)
+    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), SIZES, rank=2)
     step = compact(assemble([texts.chunks[0]], np.array([4]), [], SIZES))
     total, _, _ = reader.loss(TensorStep.of(step, "cpu"))
     total.backward()
@@ -169,13 +171,15 @@ def test_teachers_say_the_same_tokens(texts, parts):
 
 def test_it_learns_and_what_it_learned_is_read_with_transformers(llm, stack, texts, parts):
     torch.manual_seed(0)
-    config = FitConfig(writer_rank=4, reader_rank=4, rate=1e-2, map_rate=1e-2)
-    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), config, SIZES)
-    sampler = Sampler(texts, Prompts.of(parts), SIZES)
-    steps = (sampler.step(np.random.default_rng(seed)) for seed in range(100))
-    seen = list(fit(reader, steps, torch.device("cpu"), report_every=6, most_steps=30))
-    assert [one.number for one in seen] == [6, 12, 18, 24, 30]
-    assert seen[-1].losses["fill"] < seen[0].losses["fill"] - 0.3
+    reader = Reader(stack, torch.from_numpy(texts.idf.astype(np.float32)), SIZES, rank=4)
+    sampler, optimizer = Sampler(texts, Prompts.of(parts), SIZES), optimizer_of(reader, 1e-2)
+    filled = []
+    for number in range(30):
+        step = sampler.step(np.random.default_rng(number))
+        _, tokens, _ = one_step(reader, optimizer, TensorStep.of(step, "cpu"), number / 30)
+        if "fill" in step.kinds:
+            filled.append(float(tokens[step.kinds["fill"]].mean()))
+    assert np.mean(filled[-6:]) < np.mean(filled[:6]) - 0.3
     held = Held(reader, texts, Prompts.of(parts))
     numbers = held.questions()
     assert len(numbers) == 8
@@ -185,9 +189,7 @@ def test_it_learns_and_what_it_learned_is_read_with_transformers(llm, stack, tex
     tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors(reader.stack).items()}
     tensors |= {f"space.{name}": value for name, value in reader.reading.state_dict().items()}
     tensors["space.idf"] = torch.from_numpy(texts.idf.astype(np.float32))
-    made = MemoryReader(
-        ReaderConfig(llm=llm.fingerprint, llm_name="tiny", hidden=llm.hidden, scale=config.alpha), tensors
-    )
+    made = MemoryReader(ReaderConfig(llm=llm.fingerprint, llm_name="tiny", hidden=llm.hidden), tensors)
     step = TensorStep.of(sampler.step(np.random.default_rng(0)), "cpu")
     chunk = int(step.live[0].sum())
     with torch.no_grad():

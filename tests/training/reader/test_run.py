@@ -21,9 +21,9 @@ from mllm_plugin.llm import MemoryReader, load_llm
 from mllm_plugin.memory_llm import MemoryLLM
 from mllm_plugin.training.reader import loop
 from mllm_plugin.training.reader.config import ReaderTrainingConfig
-from mllm_plugin.training.reader.material import collect
 from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
 from mllm_plugin.training.reader.run import train_reader
+from mllm_plugin.training.reader.samples import collect
 from mllm_plugin.training.reader.texts import HELD_OUT, Ragged
 
 QUICK = ReaderTrainingConfig(

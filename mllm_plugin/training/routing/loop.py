@@ -10,75 +10,30 @@ al., JTR, arXiv:2304.11943.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.model_files import choose_device
-from mllm_plugin.training import checkpoints, distributed
-from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.evaluate import Trial
-from mllm_plugin.training.grouping import Grouping, draw_grouping
-from mllm_plugin.training.losses import listwise_loss
-from mllm_plugin.training.modules import LevelEncoderModule, RankerModule
-from mllm_plugin.training.samples import Samples
+from mllm_plugin.training import distributed
+from mllm_plugin.training.checkpoints import Checkpoint
+from mllm_plugin.training.curves import History
+from mllm_plugin.training.losses import Loss, listwise_loss
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.evaluate import Trial, make_trial, node_scores, places_in
+from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
+from mllm_plugin.training.routing.modules import HierarchyModule
+from mllm_plugin.training.routing.samples import Samples
+from mllm_plugin.tree.editor import LEAF_LEVEL
 
-FIRST_LEVEL = 2
 _MEASURED_WIDTHS = (16, 32, 64)
-_MOST_MEASURED = 500
-_TRIAL_CHUNKS = 65_536
 _WARM_UP = 0.1
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class HierarchyModule(nn.Module):
-    """Trainable encoders and rankers of levels 2 to `top_level`."""
-
-    def __init__(self, dim: int, config: TrainingConfig) -> None:
-        super().__init__()
-        levels = range(FIRST_LEVEL, config.top_level + 1)
-        self.encoders = nn.ModuleDict(
-            {
-                str(level): LevelEncoderModule(
-                    dim, layers=config.layers(level), seeds=config.seeds, hidden=config.hidden
-                )
-                for level in levels
-            }
-        )
-        self.rankers = nn.ModuleDict({str(level): RankerModule(dim) for level in levels})
-        self.top_level = config.top_level
-
-    def encoder(self, level: int) -> LevelEncoderModule:
-        """The encoder of a level; above the top level, the top level's."""
-        return self.encoders[str(min(level, self.top_level))]  # type: ignore[return-value]
-
-    def ranker(self, level: int) -> RankerModule:
-        """The ranker of a level; above the top level, the top level's."""
-        return self.rankers[str(min(level, self.top_level))]  # type: ignore[return-value]
-
-    def fold(self, leaves: Tensor, parents: Sequence[Tensor], trained: Sequence[int] = ()) -> list[Tensor]:
-        """Nodes of every level from 2 up; gradients flow through the encoders of `trained` levels."""
-        nodes, children = [], leaves
-        for level, parent in enumerate(parents, FIRST_LEVEL):
-            with torch.set_grad_enabled(level in trained or children.requires_grad):
-                children = self.encoder(level)(children, parent, int(parent.max()) + 1)
-            nodes.append(children)
-        return nodes
-
-
-@dataclass
-class History:
-    """Curves of a run: per measurement stage, step, loss, and recall by beam width."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
 
 
 def train_hierarchy(
@@ -111,8 +66,8 @@ def train_hierarchy(
     """
     if samples.held_out.all() or not samples.held_out.any():
         raise InvalidInputError("training needs queries, and others held out to measure on")
-    run = _Run(samples, tree, config, choose_device(device), checkpoint, loss)
-    for stage in range(FIRST_LEVEL - 1, config.top_level):
+    run = Loop(samples, tree, config, choose_device(device), checkpoint, loss)
+    for stage in range(LEAF_LEVEL - 1, config.top_level):
         run.stage(stage, progress)
     return run.module, run.history, run.trial
 
@@ -122,8 +77,8 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-class _Run:
-    """The state of one training run."""
+class Loop:
+    """One run: stage after stage, measured and kept."""
 
     def __init__(
         self,
@@ -136,21 +91,22 @@ class _Run:
     ) -> None:
         torch.manual_seed(config.seed)
         self.samples, self.tree, self.config, self.device, self.loss = samples, tree, config, device, loss
-        self.checkpoint = checkpoint
+        self.folder = checkpoint
         self.module = HierarchyModule(samples.leaves.shape[1], config).to(device)
         self.history = History()
         self.trial = make_trial(samples, tree, config)
         self.train_rows = np.flatnonzero(~samples.held_out)
+        self._drawn: tuple[tuple[int, int], tuple[Grouping, Tensor, list[Tensor]]] | None = None
 
     def stage(self, stage: int, progress: bool) -> None:
         """Trains one pair of levels; keeps the weights that did best on held-out queries."""
-        levels = [level for level in (stage, stage + 1) if level >= FIRST_LEVEL]
+        levels = [level for level in (stage, stage + 1) if level >= LEAF_LEVEL]
         optimizer, schedule = self._optimizer(levels)
-        state = checkpoints.StageState()
-        if self.checkpoint is not None:
-            state = checkpoints.load(self.checkpoint, stage, self.module, optimizer, self.history)
+        folder = None if self.folder is None else self.folder / f"stage-{stage}"
+        checkpoint = Checkpoint(folder, self.module, optimizer, self.history.rows)
+        state = checkpoint.load()
         if state.best is None:
-            state.best, state.best_recall = _weights(self.module), self._measure(stage, 0, float("nan"))
+            state.measured(self._measure(stage, 0, float("nan")), self.module)
         bar = tqdm(
             range(state.step, self.config.steps),
             desc=f"levels {stage}, {stage + 1}: {' and '.join(self.config.parts)}",
@@ -160,18 +116,15 @@ class _Run:
             if state.stale >= self.config.patience:
                 break
             schedule(step)
-            value = self._step(stage, levels, step, optimizer)
+            value = self.step(stage, levels, step, optimizer)
             if (step + 1) % self.config.evaluate_every == 0 or step + 1 == self.config.steps:
-                recall = self._measure(stage, step + 1, value)
-                better = recall > state.best_recall
-                state.stale = 0 if better else state.stale + 1
-                if better:
-                    state.best, state.best_recall = _weights(self.module), recall
+                misses = self._measure(stage, step + 1, value)
+                state.measured(misses, self.module)
                 state.step = step + 1
-                bar.set_postfix(loss=f"{value:.3f}", recall=f"{recall:.4f}")
-                if self.checkpoint is not None and distributed.is_first():
-                    checkpoints.save(self.checkpoint, stage, self.module, optimizer, self.history, state)
-        self.module.load_state_dict(state.best)
+                bar.set_postfix(loss=f"{value:.3f}", misses=f"{misses:.4f}")
+                if distributed.is_first():
+                    checkpoint.save(state)
+        self.module.load_state_dict(state.best or {})
 
     def _optimizer(self, levels: Sequence[int]) -> tuple[torch.optim.Optimizer, Callable[[int], None]]:
         encoders = [p for level in levels for p in self.module.encoder(level).parameters()]
@@ -179,7 +132,7 @@ class _Run:
         rates = (self.config.learning_rate, self.config.learning_rate / 3)
         trained = {"encoders": (encoders, rates[0]), "rankers": (rankers, rates[1])}
         groups = [{"params": trained[part][0], "lr": trained[part][1]} for part in self.config.parts]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
 
         def schedule(step: int) -> None:
             """Linear warm-up, then a cosine down to nothing."""
@@ -190,7 +143,8 @@ class _Run:
 
         return optimizer, schedule
 
-    def _step(self, stage: int, levels: Sequence[int], step: int, optimizer: torch.optim.Optimizer) -> float:
+    def step(self, stage: int, levels: Sequence[int], step: int, optimizer: torch.optim.Optimizer) -> float:
+        """Takes a step; the same for the same number."""
         grouping, leaves, parents = self._grouping(stage, step // self.config.redraw)
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
@@ -209,7 +163,7 @@ class _Run:
 
     def _grouping(self, stage: int, draw: int) -> tuple[Grouping, Tensor, list[Tensor]]:
         key = (stage, draw)
-        if getattr(self, "_drawn", (None,))[0] != key:
+        if self._drawn is None or self._drawn[0] != key:
             rng = np.random.default_rng((self.config.seed, stage, draw, distributed.rank()))
             grouping = draw_grouping(self.samples.leaves, self.tree, most=self.config.chunks, rng=rng)
             leaves = torch.from_numpy(self.samples.leaves[grouping.rows]).to(self.device)
@@ -227,15 +181,15 @@ class _Run:
     ) -> Tensor:
         """Sum over the stage's levels; only nodes that the beam visits compete."""
         queries = torch.from_numpy(self.samples.queries[rows]).to(self.device)
-        chunks = _places(grouping.rows, self.samples.targets[rows])
+        chunks = places_in(grouping.rows, self.samples.targets[rows])
         total = queries.new_zeros(())
         above: Tensor | None = None
         visited = torch.ones(len(rows), len(nodes[-1]), dtype=torch.bool, device=self.device)
-        for level in range(len(nodes) + 1, FIRST_LEVEL - 1, -1):
+        for level in range(len(nodes) + 1, LEAF_LEVEL - 1, -1):
             ranker = self.module.ranker(level)
-            scores = ranker(queries, nodes[level - FIRST_LEVEL])
+            scores = ranker(queries, nodes[level - LEAF_LEVEL])
             if above is not None:
-                parent = parents[level - FIRST_LEVEL + 1]
+                parent = parents[level - LEAF_LEVEL + 1]
                 scores = scores + ranker.path * above.detach()[:, parent]
             wanted = _shares(grouping.ancestors(chunks, level), scores)
             if level in levels:
@@ -243,13 +197,13 @@ class _Run:
                 shown = sharp.masked_fill(~(visited | (wanted > 0)), float("-inf"))
                 total = total + self.loss(shown, wanted)
             above = scores
-            if level > FIRST_LEVEL:
+            if level > LEAF_LEVEL:
                 kept = _kept(scores.detach().masked_fill(~visited, float("-inf")), wanted, self.config.beam)
-                visited = kept[:, parents[level - FIRST_LEVEL]]
+                visited = kept[:, parents[level - LEAF_LEVEL]]
         return total
 
     def _measure(self, stage: int, step: int, loss: float) -> float:
-        """Mean held-out recall over a few beam widths."""
+        """Share of the held-out targets that is missed, over a few beam widths."""
         scores, paths = node_scores(self.module, self.trial, self.device)
         slacks = [None] * len(scores)
         points = {
@@ -260,42 +214,7 @@ class _Run:
         for width, (scored, recall) in points.items():
             row |= {f"recall@{width}": recall, f"scored@{width}": scored}
         self.history.rows.append(row)
-        return float(np.mean([recall for _, recall in points.values()]))
-
-
-def make_trial(
-    samples: Samples, tree: TreeConfig, config: TrainingConfig, most: int = _MOST_MEASURED
-) -> Trial:
-    """A grouping of its own over (at most 65,536 of) the chunks, with the held-out queries."""
-    rng = np.random.default_rng((config.seed, 2**20))
-    grouping = draw_grouping(samples.leaves, tree, most=_TRIAL_CHUNKS, rng=rng)
-    rows = np.flatnonzero(samples.held_out)
-    rows = rng.permutation(rows)[:most]
-    return Trial(
-        grouping,
-        samples.leaves[grouping.rows],
-        samples.queries[rows],
-        _places(grouping.rows, samples.targets[rows]),
-    )
-
-
-@torch.no_grad()
-def node_scores(
-    module: HierarchyModule, trial: Trial, device: torch.device
-) -> tuple[list[NDArray[np.float32]], list[float]]:
-    """Scores [m, g] of a trial's nodes per level from 2 up, and each level's path weight."""
-    parents = [torch.from_numpy(parent).to(device) for parent in trial.grouping.parents]
-    nodes = module.fold(torch.from_numpy(trial.leaves).to(device), parents)
-    queries = torch.from_numpy(trial.queries).to(device)
-    levels = list(enumerate(nodes, FIRST_LEVEL))
-    scores = [module.ranker(level)(queries, found).float().cpu().numpy() for level, found in levels]
-    return scores, [float(module.ranker(level).path) for level, _ in levels]
-
-
-def _places(rows: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of targets in the sorted `rows`; -1 where they are not in them."""
-    place = np.searchsorted(rows, targets).clip(max=len(rows) - 1)
-    return np.where((targets >= 0) & (rows[place] == targets), place, -1)
+        return 1 - float(np.mean([recall for _, recall in points.values()]))
 
 
 def _shares(nodes: NDArray[np.int64], scores: Tensor) -> Tensor:
@@ -310,7 +229,3 @@ def _kept(scores: Tensor, wanted: Tensor, beam: int) -> Tensor:
     """The beam's best nodes and the wanted ones [b, g]."""
     best = scores.topk(min(beam, scores.shape[1]), dim=1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True) | (wanted > 0)
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}

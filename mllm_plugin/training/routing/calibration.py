@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.evaluate import Matrix, Trial, Walks, best_below
-from mllm_plugin.training.hierarchy import FIRST_LEVEL, HierarchyModule, node_scores
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.evaluate import Matrix, Trial, Walks, best_below, node_scores
+from mllm_plugin.training.routing.modules import HierarchyModule
+from mllm_plugin.tree.editor import LEAF_LEVEL
 
 _FITTED_QUERIES = 200
 _FITTED_NODES = 64  # per query: the margin matters among the best
@@ -30,10 +31,10 @@ def calibrate(
     scores, paths = node_scores(module, trial, device)
     fits = _fits(scores, paths, trial)
     numbers: dict[int, dict[str, float]] = {}
-    for level in range(FIRST_LEVEL, config.top_level + 1):
+    for level in range(LEAF_LEVEL, config.top_level + 1):
         scale, offset = fits[min(level, len(fits) + 1)]
         above = fits.get(level + 1)
-        path = paths[min(level, len(paths) + 1) - FIRST_LEVEL]
+        path = paths[min(level, len(paths) + 1) - LEAF_LEVEL]
         path = path * scale / above[0] if above else path
         numbers[level] = {
             "scale": scale,
@@ -50,7 +51,7 @@ def calibrated_walk(
     scores: Sequence[Matrix], numbers: dict[int, dict[str, float]], trial: Trial, width: int
 ) -> Walks:
     """A walk with calibrated scores and margins, as a memory does it."""
-    levels = [numbers[min(level, max(numbers))] for level in range(FIRST_LEVEL, FIRST_LEVEL + len(scores))]
+    levels = [numbers[min(level, max(numbers))] for level in range(LEAF_LEVEL, LEAF_LEVEL + len(scores))]
     shown = [one * row["scale"] + row["offset"] for one, row in zip(scores, levels, strict=True)]
     slacks = [row["slack"] if np.isfinite(row["slack"]) else None for row in levels]
     return trial.walk(shown, width=width, slacks=slacks, paths=[row["path"] for row in levels])
@@ -66,7 +67,7 @@ def _fits(scores: Sequence[Matrix], paths: Sequence[float], trial: Trial) -> dic
         total = scores[place][places]
         if above is not None:
             total = total + np.float32(paths[place]) * above[:, trial.grouping.parents[place + 1]]
-        fits[place + FIRST_LEVEL] = _line(total, best[place])
+        fits[place + LEAF_LEVEL] = _line(total, best[place])
         above = total
     return fits
 

@@ -6,7 +6,7 @@ size are folded at once. Shapes: n children, g groups, h seeds, f hidden units, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_plugin.hierarchy.learned import SPREAD_SCALE
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.tree.editor import LEAF_LEVEL
 
 _START_SCALE = 20.0  # of the softmax over nodes; trained
 
@@ -104,3 +106,38 @@ class RankerModule(nn.Module):
         """
         numbers = {name: np.array([value], dtype=np.float32) for name, value in calibration.items()}
         return {"map": self.map.detach().float().cpu().numpy(), **numbers}
+
+
+class HierarchyModule(nn.Module):
+    """Trainable encoders and rankers of levels 2 to `top_level`."""
+
+    def __init__(self, dim: int, config: TrainingConfig) -> None:
+        super().__init__()
+        levels = range(LEAF_LEVEL, config.top_level + 1)
+        self.encoders = nn.ModuleDict(
+            {
+                str(level): LevelEncoderModule(
+                    dim, layers=config.layers(level), seeds=config.seeds, hidden=config.hidden
+                )
+                for level in levels
+            }
+        )
+        self.rankers = nn.ModuleDict({str(level): RankerModule(dim) for level in levels})
+        self.top_level = config.top_level
+
+    def encoder(self, level: int) -> LevelEncoderModule:
+        """The encoder of a level; above the top level, the top level's."""
+        return self.encoders[str(min(level, self.top_level))]  # type: ignore[return-value]
+
+    def ranker(self, level: int) -> RankerModule:
+        """The ranker of a level; above the top level, the top level's."""
+        return self.rankers[str(min(level, self.top_level))]  # type: ignore[return-value]
+
+    def fold(self, leaves: Tensor, parents: Sequence[Tensor], trained: Sequence[int] = ()) -> list[Tensor]:
+        """Nodes of every level from 2 up; gradients flow through the encoders of `trained` levels."""
+        nodes, children = [], leaves
+        for level, parent in enumerate(parents, LEAF_LEVEL):
+            with torch.set_grad_enabled(level in trained or children.requires_grad):
+                children = self.encoder(level)(children, parent, int(parent.max()) + 1)
+            nodes.append(children)
+        return nodes

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mllm_plugin.training.reader.fit import Reader, TensorStep
+from mllm_plugin.training.reader.modules import Reader
 from mllm_plugin.training.reader.prompts import Ids, Prompts
+from mllm_plugin.training.reader.rows import Memory, Row, Sizes, prompt_row
 from mllm_plugin.training.reader.stack import Weights
-from mllm_plugin.training.reader.tasks import Memory, Row, Sizes, assemble, prompt_row
+from mllm_plugin.training.reader.steps import TensorStep, assemble
 from mllm_plugin.training.reader.texts import LONGEST, ReaderTexts
 
 _REPEATED = 64  # tokens
@@ -115,7 +116,7 @@ class Held:
     @torch.no_grad()
     def answers(self, numbers: NDArray[np.int64], ratio: int, way: str, most: int = 16) -> list[list[int]]:
         """Greedy answers as token ids."""
-        writes = self.reader.writer.added(self.reader.stack) if self.reader.config.writes else None
+        writes = self.reader.writer.added(self.reader.stack)
         weights = self.reader.reader.added(self.reader.stack)
         found: list[list[int]] = []
         for batch, read in self._batches(numbers, way):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,22 +18,17 @@ from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.model_files import choose_device
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training import distributed
-from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.fit import Fitted, curves, fit
-from mllm_plugin.training.hierarchy import Loss
+from mllm_plugin.training.curves import write_curves
 from mllm_plugin.training.leaf import LeafEvidence, collect_evidence, train_leaf
-from mllm_plugin.training.losses import listwise_loss
-from mllm_plugin.training.plot import plot_curves
-from mllm_plugin.training.samples import Samples, collect_samples, draw_spans
+from mllm_plugin.training.losses import Loss, listwise_loss
+from mllm_plugin.training.questions import HELD_OUT_SHARE, Qrels, held_out_queries, relevant
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.fit import Fitted, curves, fit, panels
+from mllm_plugin.training.routing.samples import Samples, collect_samples, draw_spans
 from mllm_plugin.types import Namespace
 
-CURVES_NAME = "curves.json"
-PLOT_NAME = "curves.png"
-_HELD_OUT = 0.1
 _LEAST_QUERIES = 20
 _LEAF_QUERIES = 2000
-
-Qrels = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,7 @@ def train_memory(
     if kept and distributed.is_first():
         fingerprint = _save(folder, memory, namespace, fitted, leaf, kept, config)
     if distributed.is_first():
-        _write_curves(folder, fitted)
+        write_curves(curves(fitted), panels(fitted), folder)
     return TrainingReport(
         folder=folder if kept else None,
         fingerprint=fingerprint,
@@ -173,26 +167,6 @@ def _routing(fitted: Fitted) -> str:
     return f"{fitted.comparison.summary()}; nodes are {nodes}"
 
 
-def held_out_queries(
-    queries: Mapping[str, str], qrels: Qrels, groups: Mapping[str, str] | None = None
-) -> dict[str, bool]:
-    """Which queries are for measuring only: a tenth, so that no group of documents is in both.
-
-    Args:
-        queries: Texts by id.
-        qrels: Grades of documents by query id.
-        groups: Group of a document by its id (a contract, an article); by itself where it is not named.
-    """
-    groups = groups or {}
-
-    def share(query: str) -> float:
-        relevant = (document for document, grade in qrels.get(query, {}).items() if grade > 0)
-        name = min((groups.get(document, document) for document in relevant), default=query)
-        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
-
-    return {query: share(query) < _HELD_OUT for query in queries}
-
-
 def _questions(
     memory: MemoryIndex,
     queries: Mapping[str, str],
@@ -203,7 +177,7 @@ def _questions(
 ) -> tuple[list[str], list[bool]]:
     texts, held_out = list(queries.values()), [marks[query] for query in queries]
     if spans:
-        drawn, measured = draw_spans(memory, spans, namespace=namespace, held_out=_HELD_OUT, seed=seed)
+        drawn, measured = draw_spans(memory, spans, namespace=namespace, held_out=HELD_OUT_SHARE, seed=seed)
         texts += drawn
         held_out += measured if not queries else [False] * len(drawn)  # labelled ones measure better
     if len(texts) < _LEAST_QUERIES or not any(held_out) or all(held_out):
@@ -241,9 +215,7 @@ def _fit_leaf(
     namespace: Namespace | str,
     seed: int,
 ) -> LeafFit | None:
-    labelled = {
-        query: text for query, text in queries.items() if any(g > 0 for g in qrels.get(query, {}).values())
-    }
+    labelled = {query: text for query, text in queries.items() if relevant(qrels, query)}
     parts = []
     for measured in (False, True):
         names = [query for query in labelled if held_out_marks[query] == measured]
@@ -295,13 +267,6 @@ def _save(
         "leaf": leaf.summary() if leaf is not None else "",
     }
     return chosen.save(folder, encoder=memory.encoder.fingerprint, about=about, documents=sorted(seen))
-
-
-def _write_curves(folder: Path, fitted: Fitted) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    found = curves(fitted)
-    (folder / CURVES_NAME).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    plot_curves(found, folder / PLOT_NAME)
 
 
 def _run_name(samples: Samples, config: TrainingConfig) -> str:

@@ -13,19 +13,15 @@ import torch
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.hierarchy import AttentionLevelEncoder, Hierarchy, LeafRanker, MappedRanker
-from mllm_plugin.training.calibration import calibrate, calibrated_walk
-from mllm_plugin.training.config import TrainingConfig
-from mllm_plugin.training.evaluate import Matrix, Trial, members_of
-from mllm_plugin.training.grouping import node_means
-from mllm_plugin.training.hierarchy import (
-    HierarchyModule,
-    History,
-    Loss,
-    node_scores,
-    train_hierarchy,
-)
-from mllm_plugin.training.losses import listwise_loss
-from mllm_plugin.training.samples import Samples
+from mllm_plugin.training.curves import History, Panel
+from mllm_plugin.training.losses import Loss, listwise_loss
+from mllm_plugin.training.routing.calibration import calibrate, calibrated_walk
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.evaluate import Matrix, Trial, members_of, node_scores
+from mllm_plugin.training.routing.grouping import node_means
+from mllm_plugin.training.routing.loop import train_hierarchy
+from mllm_plugin.training.routing.modules import HierarchyModule
+from mllm_plugin.training.routing.samples import Samples
 
 WIDTHS = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -188,3 +184,25 @@ def curves(fitted: Fitted) -> dict[str, Any]:
         "summary": fitted.comparison.summary(),
         "seconds": round(fitted.seconds, 1),
     }
+
+
+def panels(fitted: Fitted) -> list[Panel]:
+    """Loss and held-out recall by measurement, and recall by embeddings scored."""
+    rows = fitted.history.rows
+    recall = {
+        f"beam {width}, no margin": [(place, row[f"recall@{width}"]) for place, row in enumerate(rows)]
+        for width in (16, 32, 64)
+    }
+    scored = {
+        name: [(100 * share, value) for share, value in sorted(curve.values())]
+        for name, curve in (
+            ("identity", fitted.comparison.identity),
+            ("trained", fitted.comparison.trained),
+        )
+    }
+    losses = [(place, row["loss"]) for place, row in enumerate(rows)]
+    return [
+        Panel("loss", "measurement", {"training": losses}),
+        Panel("held-out recall", "measurement", recall),
+        Panel("held-out recall", "% of chunks scored", scored, most=15),
+    ]

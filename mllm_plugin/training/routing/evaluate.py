@@ -1,4 +1,4 @@
-"""Held-out recall of a walk against the embeddings it scores, simulated on arrays as `search.walk` walks.
+"""Held-out recall of a walk against the embeddings it scores, by the rules of `search.beam`.
 
 Shapes: n chunks, g nodes of a level, m queries, k targets, d dimensions.
 """
@@ -9,12 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from mllm_plugin.search.walk import BEST_LEAST, FIRST_LEAST, FIRST_SHARE, beam_at
-from mllm_plugin.training.grouping import Grouping
+from mllm_plugin.config import TreeConfig
+from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
+from mllm_plugin.training.routing.config import TrainingConfig
+from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
+from mllm_plugin.training.routing.modules import HierarchyModule
+from mllm_plugin.training.routing.samples import Samples
 from mllm_plugin.tree.editor import LEAF_LEVEL
 
+_MOST_MEASURED = 500
+_TRIAL_CHUNKS = 65_536
 Matrix = NDArray[np.float32]
 
 
@@ -94,35 +101,20 @@ class Trial:
         for level in range(top, -1, -1):
             cost += len(nodes)
             total = scores[level][nodes] + np.float32(paths[level]) * path
-            order = np.argsort(-total, kind="stable")[: beam_at(level + LEAF_LEVEL, width)]
-            if level > 0 and (slack := slacks[level]) is not None:
-                order = order[total[order] >= total[order[0]] - slack]
+            order = np.argsort(-total, kind="stable")
             nodes, total = nodes[order], total[order]
+            kept = min(beam_at(level + LEAF_LEVEL, width), likely(total, level + LEAF_LEVEL, slacks[level]))
+            nodes, total = nodes[:kept], total[:kept]
             if level > 0:
                 below = [members[level][node] for node in nodes]
                 path = np.repeat(total, [len(part) for part in below])
                 nodes = np.concatenate(below)
-        nodes = self._promising(place, nodes, total, members[0], width, slacks[0])
-        rows = np.concatenate([members[0][node] for node in nodes])
+        if (slack := slacks[0]) is not None and len(nodes) > (first := looked_into(width)):
+            rows = np.concatenate([members[0][node] for node in nodes[:first].tolist()])
+            found = self.leaves[rows] @ self.queries[place]
+            nodes = nodes[: promising(total, found, first, BEST_LEAST, slack)]
+        rows = np.concatenate([members[0][node] for node in nodes.tolist()])
         return rows, cost + len(rows)
-
-    def _promising(
-        self,
-        place: int,
-        nodes: NDArray[np.int64],
-        total: Matrix,
-        members: Sequence[NDArray[np.int64]],
-        width: int,
-        slack: float | None,
-    ) -> NDArray[np.int64]:
-        first = max(FIRST_LEAST, width // FIRST_SHARE)
-        if slack is None or len(nodes) <= first:
-            return nodes
-        seen = self.leaves[np.concatenate([members[node] for node in nodes[:first]])] @ self.queries[place]
-        if len(seen) < BEST_LEAST:
-            return nodes
-        least = np.partition(seen, len(seen) - BEST_LEAST)[len(seen) - BEST_LEAST] - slack
-        return nodes[: max(first, int((total >= least).sum()))]
 
 
 def best_below(trial: Trial, places: NDArray[np.int64]) -> list[Matrix]:
@@ -141,3 +133,38 @@ def members_of(parent: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """The rows below each node, from the node above each row."""
     order = np.argsort(parent, kind="stable")
     return np.split(order, np.searchsorted(parent[order], np.arange(1, int(parent.max()) + 1)))
+
+
+def make_trial(
+    samples: Samples, tree: TreeConfig, config: TrainingConfig, most: int = _MOST_MEASURED
+) -> Trial:
+    """A grouping of its own over (at most 65,536 of) the chunks, with the held-out queries."""
+    rng = np.random.default_rng((config.seed, 2**20))
+    grouping = draw_grouping(samples.leaves, tree, most=_TRIAL_CHUNKS, rng=rng)
+    rows = np.flatnonzero(samples.held_out)
+    rows = rng.permutation(rows)[:most]
+    return Trial(
+        grouping,
+        samples.leaves[grouping.rows],
+        samples.queries[rows],
+        places_in(grouping.rows, samples.targets[rows]),
+    )
+
+
+@torch.no_grad()
+def node_scores(
+    module: HierarchyModule, trial: Trial, device: torch.device
+) -> tuple[list[NDArray[np.float32]], list[float]]:
+    """Scores [m, g] of a trial's nodes per level from 2 up, and each level's path weight."""
+    parents = [torch.from_numpy(parent).to(device) for parent in trial.grouping.parents]
+    nodes = module.fold(torch.from_numpy(trial.leaves).to(device), parents)
+    queries = torch.from_numpy(trial.queries).to(device)
+    levels = list(enumerate(nodes, LEAF_LEVEL))
+    scores = [module.ranker(level)(queries, found).float().cpu().numpy() for level, found in levels]
+    return scores, [float(module.ranker(level).path) for level, _ in levels]
+
+
+def places_in(rows: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of targets in the sorted `rows`; -1 where they are not in them."""
+    place = np.searchsorted(rows, targets).clip(max=len(rows) - 1)
+    return np.where((targets >= 0) & (rows[place] == targets), place, -1)

@@ -13,17 +13,16 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import document_mark
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.training.questions import HELD_OUT_SHARE, Qrels, Queries, relevant
 from mllm_plugin.training.reader.prompts import Prompts
 from mllm_plugin.training.reader.tasks import Sampler
 from mllm_plugin.training.reader.texts import HELD_OUT, Asked, Cut, Ragged, ReaderTexts, prepare
 from mllm_plugin.types import Namespace
 
-Queries = Mapping[str, Mapping[str, Any]]
-Qrels = Mapping[str, Mapping[str, int]]
 Section = tuple[str, str]
 
 _SECTION = 8  # chunks; a long document is held out in part
-_HELD_OUT, _LEAST, _LEAST_HELD_OUT = 0.1, 8, 2
+_LEAST, _LEAST_HELD_OUT = 8, 2
 _BLANKS_ASKED = 2  # per chunk
 
 
@@ -123,7 +122,7 @@ def _parted(
     for wanted in (True, False):
         pool = [place for place in order if has[place] == wanted]
         least = max(0, _LEAST_HELD_OUT - len(chosen))
-        chosen |= set(pool[: max(least, round(_HELD_OUT * len(pool)))])
+        chosen |= set(pool[: max(least, round(HELD_OUT_SHARE * len(pool)))])
     return (
         [one for place, one in enumerate(sections) if place not in chosen],
         [one for place, one in enumerate(sections) if place in chosen],
@@ -139,7 +138,7 @@ def _asked(
 ) -> list[Asked]:
     """Questions with an answer that stands in a document."""
     rows = {query: (str(row["text"]), _answers(row)) for query, row in queries.items() if _answers(row)}
-    graded = {query: [name for name, grade in qrels.get(query, {}).items() if grade > 0] for query in rows}
+    graded = {query: relevant(qrels, query) for query in rows}
     open_ones = [query for query in rows if not graded[query]]
     found = memory.search_batch([rows[query][0] for query in open_ones], namespace=namespace)
     for query, hits in zip(open_ones, found, strict=True):

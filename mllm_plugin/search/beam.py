@@ -1,0 +1,58 @@
+"""How much of a level a walk goes into: pure rules, for the walk and for what simulates it.
+
+Shapes: n embeddings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.tree.editor import LEAF_LEVEL
+
+BEST_LEAST = 10  # the margin is measured from this result, or from the last one wanted
+_FIRST_SHARE = 8  # one node in so many of the beam is looked into before the others are judged by it
+_FIRST_LEAST = 4
+_UPPER_SHARE = 4  # above the lowest nodes the beam is so many times narrower: each leads to many of them
+_UPPER_LEAST = 4
+
+Scores = NDArray[np.floating]
+
+
+def beam_at(level: int, width: int) -> int:
+    """Nodes kept on a level when `width` are kept on the lowest."""
+    return width if level <= LEAF_LEVEL else max(_UPPER_LEAST, width // _UPPER_SHARE)
+
+
+def likely(scores: Scores, level: int, slack: float | None) -> int:
+    """How many nodes may still hold a result.
+
+    Args:
+        scores: Best first [n].
+        level: Theirs; the lowest are judged by `promising`.
+        slack: Margin below the best; None keeps all.
+    """
+    if slack is None or level <= LEAF_LEVEL or not len(scores):
+        return len(scores)
+    return int(np.searchsorted(-scores, slack - scores[0], side="right"))
+
+
+def looked_into(width: int) -> int:
+    """Lowest nodes that are looked into first; what is found there tells which others are worth it."""
+    return max(_FIRST_LEAST, width // _FIRST_SHARE)
+
+
+def promising(scores: Scores, found: Scores, first: int, want: int, slack: float) -> int:
+    """How many of the lowest nodes are gone into.
+
+    Args:
+        scores: Of the nodes, best first [n].
+        found: Cosines of the chunks below the `first` of them.
+        first: Nodes that were looked into.
+        want: Which of the best results the margin is measured from; all nodes stay where there are fewer.
+        slack: The margin.
+    """
+    if len(found) < want:
+        return len(scores)
+    least = np.partition(found, len(found) - want)[len(found) - want] - slack
+    return max(first, int((scores >= least).sum()))

@@ -1,0 +1,1 @@
+"""Trains level encoders and rankers: how a walk finds its way down."""
