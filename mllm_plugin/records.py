@@ -73,8 +73,8 @@ def export_records(
     snapshot: Snapshot, row: NamespaceRow, encoder: str, *, vectors: bool
 ) -> Iterator[dict[str, Any]]:
     """Yields the records of one namespace."""
-    for rowid in snapshot.select(row).rowids:
-        (document,) = snapshot.documents(row, [rowid])
+    rowids = snapshot.select(row).rowids
+    for rowid, document in zip(rowids, snapshot.documents(row, rowids), strict=True):
         record = record_of(document)
         if vectors:
             record |= {"encoder": encoder, "chunks": list(map(_chunk, snapshot.chunks_of(rowid)))}

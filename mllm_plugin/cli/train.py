@@ -60,8 +60,7 @@ def train(
 
     Run it again after an interruption and it goes on. Under torchrun several processes share the work.
     """
-    from mllm_plugin.training import distributed
-    from mllm_plugin.training.routing.run import train_memory
+    from mllm_plugin.training import distributed, train_memory
 
     if qrels and not queries:
         raise InvalidInputError("--qrels grades documents for the questions of --queries; give both")

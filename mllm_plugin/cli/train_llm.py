@@ -65,7 +65,7 @@ def train_llm(
     `mllm ask --adapter FOLDER`.
     """
     from mllm_plugin.llm import DEFAULT_LLM
-    from mllm_plugin.training.reader.run import train_reader
+    from mllm_plugin.training import train_reader
 
     if qrels and not queries:
         raise InvalidInputError("--qrels says where the answers to the questions of --queries are; give both")

@@ -4,7 +4,7 @@ A filter is a dictionary as in LangGraph, Chroma or MongoDB: `{"year": {"$gte": 
 Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains, and $and $or $not. Several entries mean
 "and". A list in the metadata matches when any of its elements does; keys of nested objects are joined by
 dots. $ne, $nin and $not match documents without the key too. `None` equals a null and a missing key. Numbers
-compare exactly, integers of any size too. Dictionaries may be nested 64 deep.
+compare exactly, integers of any size too. Dictionaries and lists may be nested 64 deep.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class _Copy:
 
     def of(self, condition: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         if depth > _DEEPEST:
-            raise FilterError(f"the filter is nested more than {_DEEPEST} deep; $and and $or take long lists")
+            raise FilterError(
+                f"the filter is nested too deeply, dictionaries and lists more than {_DEEPEST} deep; "
+                f"$and and $or take long lists"
+            )
         copied: dict[str, Any] = {}
         for key, value in condition.items():
             self._entries += 1
@@ -90,7 +93,7 @@ class _Copy:
         if isinstance(value, Mapping):
             return self.of(value, depth + 1)
         if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
-            return [self.of(one, depth + 1) if isinstance(one, Mapping) else exact(one) for one in value]
+            return [self.of(one, depth + 2) if isinstance(one, Mapping) else exact(one) for one in value]
         return exact(value)
 
 

@@ -304,40 +304,41 @@ def test_namespaces_are_told_by_their_letters(memory):
         assert [hit.document_id for hit in memory.search("the code", namespace=(Sly(name),))] == [name]
 
 
-def nested(depth: int, wrap) -> dict:
+def nested(turns: int, wrap) -> dict:
     condition = {"year": 2024}
-    for _ in range(depth - 1):
+    for _ in range(turns):
         condition = wrap(condition)
     return condition
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("most", "wrap"),
     [
-        lambda inner: {"$not": inner},
-        lambda inner: {"$and": [inner]},
-        lambda inner: {"$or": [{"lang": "xx"}, inner]},
-        lambda inner: {"$and": [{"tags": "a"}, {"lang": "en"}, inner]},
+        (63, lambda inner: {"$not": inner}),
+        (31, lambda inner: {"$and": [inner]}),
+        (31, lambda inner: {"$or": [{"lang": "xx"}, inner]}),
+        (31, lambda inner: {"$and": [{"tags": "a"}, {"lang": "en"}, inner]}),
     ],
     ids=["not", "and", "or", "several"],
 )
-def test_filters_may_be_nested_64_deep_and_no_deeper(library, wrap):
-    inside = nested(64, wrap)
+def test_filters_may_be_nested_64_deep_and_no_deeper(library, most, wrap):
+    """Lists count, as they do in metadata."""
+    inside = nested(most, wrap)
     expected = [str(n) for n, one in enumerate(_DOCUMENTS) if matches(one, inside)]
     assert [one.id for one in library.documents(filter=inside)] == expected
     assert {hit.document_id for hit in library.search("text", k=9, filter=inside)} == set(expected)
-    for depth in (65, 990, 100_000):
-        with pytest.raises(FilterError, match="nested more than 64 deep"):
-            library.search("text", filter=nested(depth, wrap))
+    for turns in (most + 1, 990, 100_000):
+        with pytest.raises(FilterError, match="more than 64 deep"):
+            library.search("text", filter=nested(turns, wrap))
 
 
 def test_a_filter_that_holds_itself_or_explodes_is_refused(library):
     endless: dict = {"lang": "en"}
     endless["$and"] = [endless, endless]
-    with pytest.raises(FilterError, match="nested more than 64 deep"):
+    with pytest.raises(FilterError, match="more than 64 deep"):
         library.search("text", filter=endless)
     shared: dict = {"lang": "en"}
-    for _ in range(40):
+    for _ in range(30):
         shared = {"$or": [shared, shared]}
     with pytest.raises(FilterError, match="more than 10000 conditions"):
         library.search("text", filter=shared)
