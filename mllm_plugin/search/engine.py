@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from mllm_plugin.store.blocks import BlockCache
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.image import Image, build_image
 from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.types import Hit, Mode, Namespace, PathStep
 
 MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
@@ -263,7 +263,7 @@ def _read_hits(
             end=place.end,
             score=ranked.score,
             relevance=view.hierarchy.leaf_ranker.relevance(ranked.score),
-            metadata=json.loads(metadata),
+            metadata=parsed_metadata(metadata),
             path=(*paths[place.node_id], PathStep(1, ranked.chunk_id, ranked.score)),
             namespace=namespace,
         )

@@ -11,15 +11,6 @@ from numpy.typing import NDArray
 _SCALE_BYTES = 4
 
 
-def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scales rows of [..., d] to unit length; zero rows stay zero."""
-    vectors = np.asarray(vectors, dtype=np.float64)
-    peaks = np.abs(vectors).max(axis=-1, keepdims=True, initial=0.0)
-    vectors = vectors / np.where(peaks > 0, peaks, 1.0)  # so that squares stay within range
-    norms = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
-    return (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-
-
 def pack_windows(windows: NDArray[np.float32]) -> bytes:
     """Windows [w, d] as int8 with a float32 scale each: (4 + d) bytes a window."""
     peaks = np.abs(windows).max(axis=1, initial=0.0)

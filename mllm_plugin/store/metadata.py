@@ -19,7 +19,17 @@ from typing import Any, NamedTuple
 import apsw
 
 from mllm_plugin.errors import FilterError
-from mllm_plugin.store.values import LONG, flatten, may_be_rounded, scalar, scalar_flaw, text_flaw
+from mllm_plugin.store.values import (
+    LONG,
+    MOST_NESTED,
+    flatten,
+    may_be_rounded,
+    nested_too_deeply,
+    parsed_metadata,
+    scalar,
+    scalar_flaw,
+)
+from mllm_plugin.unicode import text_flaw
 
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _COMPARE = {
@@ -51,10 +61,9 @@ def compile_filter(condition: Mapping[str, Any] | None, namespace_id: int) -> Cl
     """
     if condition is None:
         return Clause("1", ())
-    try:
-        return _filter(condition, namespace_id)
-    except RecursionError:
-        raise FilterError("the filter is nested too deeply") from None
+    if nested_too_deeply(condition):
+        raise FilterError(f"the filter is nested too deeply: more than {MOST_NESTED} deep")
+    return _filter(condition, namespace_id)
 
 
 def _filter(condition: Any, namespace_id: int) -> Clause:
@@ -165,7 +174,7 @@ def register_functions(connection: apsw.Connection) -> None:
 def _values_match(metadata: str, key: str, name: str, operand: str) -> bool:
     """Whether a long string, or a number, of the metadata compares as wanted; integers exactly."""
     wanted, compare = _parsed(operand), _COMPARE[name]
-    values = [value for found, value in flatten("", json.loads(metadata)) if found == key]
+    values = [value for found, value in flatten("", parsed_metadata(metadata)) if found == key]
     if isinstance(wanted, str):
         fit = [value for value in values if isinstance(value, str) and len(value) >= LONG]
     else:

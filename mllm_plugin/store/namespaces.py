@@ -8,6 +8,7 @@ import apsw
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.types import Namespace
+from mllm_plugin.unicode import text_flaw
 
 _SEPARATOR = "\x1f"
 _COLUMNS = """
@@ -45,7 +46,7 @@ def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
     if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
         raise InvalidTypeError(f"a namespace is a string or a tuple of strings, got {namespace!r}")
     for part in parts:
-        if not part or _SEPARATOR in part or any(0xD800 <= ord(letter) < 0xE000 for letter in part):
+        if not part or _SEPARATOR in part or text_flaw(part):
             raise InvalidInputError(
                 f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates"
             )

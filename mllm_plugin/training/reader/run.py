@@ -17,7 +17,6 @@ import torch
 from mllm_plugin.errors import AdapterMismatchError
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, load_llm, shipped_reader
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.store.hierarchies import note_adapter
 from mllm_plugin.training.hierarchy import choose_device
 from mllm_plugin.training.reader.answers import score_answers
 from mllm_plugin.training.reader.config import ReaderTrainingConfig
@@ -127,9 +126,8 @@ def train_reader(
     )
     first = _first(start, loaded, material, config)
     marks = sorted({*material.marks, *first.config.documents})
-    if not memory._database.read_only:  # now, since what is removed from here on is in the texts
-        with memory._database.write() as tx:
-            note_adapter(tx, str(folder.resolve()), marks)
+    if not memory.read_only:  # now, since what is removed from here on is in the texts
+        memory.note_reader(folder.resolve(), marks)
     reader = _trainable(loaded, first, material, prompts, config)
     held = Held(reader, material.texts, prompts)
     numbers = held.questions(config.evaluate_questions).tolist()
