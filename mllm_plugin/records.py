@@ -11,12 +11,12 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import apsw
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
 
 from mllm_plugin.chunking import Span
 from mllm_plugin.documents import check_documents
@@ -40,6 +40,12 @@ _BATCH = 256
 _BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
 
 
+def _some(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
 class ChunkRecord(BaseModel):
     """A chunk of a record: character offsets, embedding [dim], packed windows, who made the embedding.
 
@@ -50,7 +56,7 @@ class ChunkRecord(BaseModel):
 
     start: int
     end: int
-    embedding: list[float]
+    embedding: list[Annotated[float, Strict()]]
     windows: str | None = None
     given: bool = False
 
@@ -60,8 +66,8 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    text: str
+    id: Annotated[str, AfterValidator(_some)]
+    text: Annotated[str, AfterValidator(_some)]
     metadata: dict[str, Any] = {}
     labels: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
@@ -103,7 +109,7 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
 def import_records(
     ingest: Ingest,
     encoder: TextEncoder,
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any] | Record],
     touched: set[Namespace],
 ) -> AddReport:
     """Adds records, a transaction for each run of up to 256 neighbours or 64 K characters that go one way.
@@ -131,7 +137,7 @@ def import_records(
         return namespace, record.split, usable
 
     reports = []
-    for (namespace, split, usable), run in groupby(map(_record, records), key):
+    for (namespace, split, usable), run in groupby(map(validated, records), key):
         touched.add(namespace)
         for batch in _batches(run):
             reports.append(_import_batch(ingest, batch, namespace, split, dim if usable else None))
@@ -169,13 +175,24 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _record(data: Any) -> Record:
+def validated(data: Any, where: str = "") -> Record:
+    """A record as others may give it.
+
+    Args:
+        data: A dictionary, or a record that was validated already.
+        where: Place to name in errors.
+
+    Raises:
+        InvalidDocumentError: It is malformed.
+    """
     try:
-        return Record.model_validate(data, strict=False)
+        return Record.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "record"
-        raise InvalidInputError(f"malformed record {shown(data)}: {place}: {first['msg']}") from None
+        what = where or f"malformed record {shown(data)}"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidDocumentError(f"{what}: {place!r}: {reason}") from None
 
 
 def _chunks(tx: apsw.Connection, rowid: int, dim: int) -> Iterator[dict[str, Any]]:

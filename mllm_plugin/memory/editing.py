@@ -10,7 +10,7 @@ from typing import Any
 from mllm_plugin.errors import InvalidInputError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.handle import Handle
-from mllm_plugin.records import import_records
+from mllm_plugin.records import Record, import_records
 from mllm_plugin.store.documents import Which
 from mllm_plugin.types import AddReport, Document, InstallReport, Namespace, RemoveReport
 
@@ -22,7 +22,7 @@ def add(memory: Handle, documents: Iterable[Document], namespace: Namespace, **o
     return _erased(memory, memory.ingest.add(documents, namespace, **options))
 
 
-def add_records(memory: Handle, records: Iterable[Mapping[str, Any]]) -> AddReport:
+def add_records(memory: Handle, records: Iterable[Mapping[str, Any] | Record]) -> AddReport:
     """Adds records of an export; what came before a bad one is kept."""
     memory.database.check_writable()
     touched: set[Namespace] = set()

@@ -49,6 +49,7 @@ from mllm_plugin.types import (
 )
 
 if TYPE_CHECKING:
+    from mllm_plugin.records import Record
     from mllm_plugin.store.cache import EmbeddingCache
 
 
@@ -537,7 +538,7 @@ class MemoryIndex:
 
     aexport = iterator_twin(export)
 
-    def import_records(self, records: Iterable[Mapping[str, Any]]) -> AddReport:
+    def import_records(self, records: Iterable[Mapping[str, Any] | Record]) -> AddReport:
         """Adds records of `export`; encodes only those without vectors of this encoder."""
         return editing.add_records(self._handle, records)
 

@@ -44,7 +44,7 @@ def request_of(
 
 
 def search(
-    memory: Handle, scope: Scope, request: Request, queries: Sequence[Any], embeddings: Sequence[Any] | None
+    memory: Handle, scope: Scope, request: Request, queries: Sequence[Any], embeddings: Any
 ) -> list[list[Hit]]:
     """The hits of each query."""
     prepared = _prepared(memory, "search_batch", queries, embeddings)
@@ -61,7 +61,7 @@ def recall_all(
     request: Request,
     nodes: int,
     queries: Sequence[Any],
-    embeddings: Sequence[Any] | None,
+    embeddings: Any,
 ) -> list[Recall]:
     """What each query recalls."""
     prepared = _prepared(memory, "recall_batch", queries, embeddings)
