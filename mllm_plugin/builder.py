@@ -5,19 +5,24 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from tqdm import tqdm
 
 from mllm_plugin.documents import check_iterable, skips
-from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError, MLLMError
+from mllm_plugin.errors import (
+    InvalidDocumentError,
+    InvalidInputError,
+    InvalidTypeError,
+    MLLMError,
+    StoreError,
+)
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.memory.care import REGROUP_SHARE
+from mllm_plugin.memory.editing import REGROUP_SHARE, still_provisional
 from mllm_plugin.options import explain_calls
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import AddReport, BuildReport, Document, Namespace, OnInvalid
-
-_COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
 
 
 @explain_calls
@@ -77,12 +82,19 @@ class IndexBuilder:
             if sys.version_info >= (3, 11):
                 error.add_note(words)
             raise
-        self._memory.regroup(self._namespace, min_share=REGROUP_SHARE)
-        return BuildReport(
-            **{name: sum(getattr(report, name) for report in reports) for name in _COUNTS},
-            seconds=time.perf_counter() - started,
-            skipped=tuple(one for report in reports for one in report.skipped),
-        )
+        reason = self._regroup(bool(reports))
+        built = BuildReport.of(reports, time.perf_counter() - started)
+        return replace(built, reason="; ".join(filter(None, (built.reason, reason))))
+
+    def _regroup(self, written: bool) -> str:
+        """Groups the tree; once all is written, what fails is reported."""
+        try:
+            self._memory.regroup(self._namespace, min_share=REGROUP_SHARE)
+        except StoreError as error:
+            if not written:
+                raise
+            return still_provisional(error)
+        return ""
 
     def _batches(self, documents: Iterable[Document], on_invalid: OnInvalid) -> Iterator[AddReport]:
         total = len(documents) if hasattr(documents, "__len__") else None  # type: ignore[arg-type]

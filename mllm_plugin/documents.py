@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
-from mllm_plugin.store.values import metadata_json, text_flaw
+from mllm_plugin.store.values import metadata_json
 from mllm_plugin.types import Document, OnInvalid, SkippedDocument, StoredDocument
+from mllm_plugin.unicode import text_flaw
 
 _IDS = ("node_id", "id_", "doc_id")  # of a LlamaIndex node
 _INSTEAD = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,16 +15,16 @@ from mllm_plugin.documents import Given, check_documents, describe, skips
 from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.search.query import as_vectors, listed
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import pack_windows
 from mllm_plugin.store.database import Database
-from mllm_plugin.store.documents import DocumentState, document_state
+from mllm_plugin.store.documents import DocumentState, document_hash, document_state, same_fields, same_text
+from mllm_plugin.store.edit import StaleError, editing
 from mllm_plugin.store.hierarchies import HierarchyInUse
-from mllm_plugin.store.namespaces import create_namespace, find_namespace
-from mllm_plugin.store.values import metadata_json
-from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
+from mllm_plugin.store.namespaces import find_namespace
+from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
+from mllm_plugin.vectors import as_vectors, as_windows, listed
 
 _MOST_ATTEMPTS = 10
 Embedding = tuple[NDArray[np.float16], bytes]  # pooled [d], packed windows
@@ -37,10 +36,6 @@ class Piece:
 
     text: str
     text_hash: bytes
-
-
-class _StaleError(Exception):
-    """Another writer changed a document between the look and the write."""
 
 
 class Ingest:
@@ -85,7 +80,7 @@ class Ingest:
         def attempt() -> AddReport:
             states = self.states(documents, namespace)
             changed = [doc for doc in documents if not same_text(states.get(doc.id), doc, split)]
-            if not changed and all(_same_fields(states[doc.id], doc) for doc in documents):
+            if not changed and all(same_fields(states[doc.id], doc) for doc in documents):
                 return AddReport(tuple(doc.id for doc in documents), 0, 0, len(documents), 0, 0)
             prepared, encoded = self.prepare(changed, namespace, split)
             return self.write(
@@ -99,7 +94,7 @@ class Ingest:
         for _ in range(_MOST_ATTEMPTS):
             try:
                 return attempt()
-            except _StaleError:
+            except StaleError:
                 continue
         raise StoreBusyError("other writers kept changing these documents; nothing was written, try again")
 
@@ -116,39 +111,12 @@ class Ingest:
         """Writes prepared documents, and new metadata of the others, in one transaction."""
         if not documents:
             return AddReport((), 0, 0, 0, 0, 0)
-        fresh = {item.document.id: item for item in prepared}
-        added = updated = unchanged = chunks = 0
-        with self._database.write() as tx:
-            row = create_namespace(tx, namespace)
-            writer = NamespaceWriter(
-                tx, row, config=self._config, fold=self._hierarchies.of(tx).fold, dim=self._encoder.dim
-            )
-            replaced: list[int] = []
-            inserts: list[PreparedDocument] = []
-            for document in documents:
-                state = document_state(tx, row.namespace_id, document.id)
-                item = fresh.get(document.id)
-                if item is not None:
-                    if state is not None:
-                        replaced.append(state.rowid)
-                        item = item.with_masks(state.masks)
-                    inserts.append(item)
-                    added, updated = added + (state is None), updated + (state is not None)
-                elif not same_text(state, document, split):
-                    raise _StaleError
-                elif state is None or _same_fields(state, document):
-                    unchanged += 1
-                else:
-                    writer.set_metadata(state.rowid, document)
-                    updated += 1
-            if unchanged < len(documents):
-                writer.remove(replaced)
-                chunks = writer.add(inserts, provisional=provisional)
-                writer.finish()
+        with editing(self._database, self._config, self._hierarchies, self._encoder.dim) as edit:
+            put = edit.put(namespace, documents, prepared, split=split, provisional=provisional)
         if self._cache is not None and prepared:
             self._cache.drop(name for item in prepared for name in item.chunk_hashes)
         ids = tuple(document.id for document in documents)
-        return AddReport(ids, added, updated, unchanged, chunks, encoded)
+        return AddReport(ids, *put, encoded=encoded)
 
     # -- what changed
     # --------------------------------------------------------------------------------------------
@@ -260,33 +228,8 @@ class Ingest:
                 raise InvalidInputError(
                     f"the encoder returned windows of {len(windows)} for {len(missing)} texts"
                 )
-            packed = [pack_windows(self._checked_windows(found)) for found in windows]
+            packed = [pack_windows(as_windows(found, self._encoder.dim)) for found in windows]
         hashes = [text_hash for text_hash, _ in missing]
         if self._cache is not None:
             self._cache.put(zip(hashes, vectors, packed, strict=True))
         return dict(zip(hashes, zip(vectors, packed, strict=True), strict=True))
-
-    def _checked_windows(self, windows: Any) -> NDArray[np.float32]:
-        array = np.asarray(windows, dtype=np.float32)
-        if array.ndim != 2 or array.shape[1] != self._encoder.dim or not np.isfinite(array).all():
-            raise InvalidInputError(
-                f"the encoder returned windows {array.shape}, expected finite ones [w, {self._encoder.dim}]"
-            )
-        return array
-
-
-def document_hash(text: str, split: bool) -> bytes:
-    """Identifies a text and whether it may be cut."""
-    return hashlib.blake2b(
-        text.encode("utf-8"), digest_size=16, salt=b"split" if split else b"whole"
-    ).digest()
-
-
-def same_text(state: DocumentState | None, document: Document, split: bool) -> bool:
-    """Whether the stored chunks are those of the document."""
-    return state is not None and state.text_hash == document_hash(document.text, split)
-
-
-def _same_fields(state: DocumentState, document: Document) -> bool:
-    labels = tuple(sorted(set(document.labels)))
-    return state.metadata == metadata_json(document.metadata) and state.labels == labels

@@ -11,31 +11,38 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
 
 from mllm_plugin.chunking import Span
 from mllm_plugin.documents import check_documents
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
-from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.ingest import Ingest, document_hash, same_text
+from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
+from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.search.query import as_vectors
+from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import unpack_windows
-from mllm_plugin.store.documents import DocumentState
+from mllm_plugin.store.documents import DocumentState, document_hash, same_text
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.snapshot import Snapshot, StoredChunk
+from mllm_plugin.store.values import shown
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
+from mllm_plugin.vectors import as_vectors
 
 _PROBED = 3  # chunks by which a model is told
 _BATCH = 256
 _BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
-_COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
+
+
+def _some(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
 
 
 class ChunkRecord(BaseModel):
@@ -48,7 +55,7 @@ class ChunkRecord(BaseModel):
 
     start: int
     end: int
-    embedding: list[float]
+    embedding: list[Annotated[float, Strict()]]
     windows: str | None = None
     given: bool = False
 
@@ -58,8 +65,8 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    text: str
+    id: Annotated[str, AfterValidator(_some)]
+    text: Annotated[str, AfterValidator(_some)]
     metadata: dict[str, Any] = {}
     labels: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
@@ -97,7 +104,7 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
 def import_records(
     ingest: Ingest,
     encoder: TextEncoder,
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any] | Record],
     touched: set[Namespace],
 ) -> AddReport:
     """Adds records, a transaction for each run of up to 256 neighbours or 64 K characters that go one way.
@@ -107,25 +114,29 @@ def import_records(
 
     Raises:
         InvalidTypeError: `records` is no iterable of dictionaries.
-        InvalidInputError: A record is malformed; those of earlier transactions are kept.
+        InvalidInputError: A record is malformed, or its id came before; those of earlier transactions are
+            kept.
     """
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
         raise InvalidTypeError(f"expected a list of records, got {type(records).__name__}")
 
-    trusted, dim = _trust(encoder), encoder.dim
+    trusted, dim, seen = _trust(encoder), encoder.dim, Seen()
 
     def key(record: Record) -> tuple[Namespace, bool, bool]:
+        namespace = check_namespace(record.namespace)
+        if seen.again(*namespace, record.id):
+            raise InvalidDocumentError(
+                f"id {record.id!r} comes twice in namespace {namespace!r}; ids of one import must differ"
+            )
         usable = bool(record.chunks) and record.encoder == encoder.fingerprint and trusted(record)
-        return check_namespace(record.namespace), record.split, usable
+        return namespace, record.split, usable
 
     reports = []
-    for (namespace, split, usable), run in groupby(map(_record, records), key):
+    for (namespace, split, usable), run in groupby(map(validated, records), key):
         touched.add(namespace)
         for batch in _batches(run):
             reports.append(_import_batch(ingest, batch, namespace, split, dim if usable else None))
-    totals: dict[str, Any] = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
-    ids = tuple(name for report in reports for name in report.ids)
-    return AddReport(ids=ids, **totals)
+    return AddReport.of(reports)
 
 
 def _trust(encoder: TextEncoder) -> Callable[[Record], bool]:
@@ -159,13 +170,24 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _record(data: Any) -> Record:
+def validated(data: Any, where: str = "") -> Record:
+    """A record as others may give it.
+
+    Args:
+        data: A dictionary, or a record that was validated already.
+        where: Place to name in errors.
+
+    Raises:
+        InvalidDocumentError: It is malformed.
+    """
     try:
-        return Record.model_validate(data, strict=False)
+        return Record.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "record"
-        raise InvalidInputError(f"malformed record {str(data)[:60]!r}: {place}: {first['msg']}") from None
+        what = where or f"malformed record {shown(data)}"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidDocumentError(f"{what}: {place!r}: {reason}") from None
 
 
 def _chunk(chunk: StoredChunk) -> dict[str, Any]:

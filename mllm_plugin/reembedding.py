@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mllm_plugin.encoders import as_encoder
-from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
+from mllm_plugin.encoders import EncoderLike, as_encoder
+from mllm_plugin.errors import EncoderMismatchError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.memory.choice import DEFAULT
+from mllm_plugin.memory.copies import check_target, mark_as_copy, masks_of
+from mllm_plugin.memory.hierarchies import DEFAULT
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.records import record_of
-from mllm_plugin.store.database import FILE_NAME, Database
-from mllm_plugin.store.settings import mark_as_copy
-from mllm_plugin.types import AddReport, BuildReport, Namespace, StoredDocument
+from mllm_plugin.types import AddReport, BuildReport, StoredDocument
 
 _TOGETHER = 64  # documents read in one moment
 
@@ -27,7 +27,7 @@ _TOGETHER = 64  # documents read in one moment
 def reembed(
     memory: MemoryIndex,
     path: str | Path,
-    encoder: Any,
+    encoder: EncoderLike,
     *,
     hierarchy: str | Path | Hierarchy = DEFAULT,
     progress: bool = True,
@@ -55,41 +55,16 @@ def reembed(
     """
     started, folder, source = time.perf_counter(), Path(path), str(memory.path.resolve())
     given = as_encoder(encoder)
-    _check_target(folder, source)
+    check_target(folder, source)
     with _opened(folder, given, config=memory.config, hierarchy=hierarchy) as copy:
-        with copy._database.write() as tx:
-            mark_as_copy(tx, source)
+        mark_as_copy(copy, source)
         reports, changed = [], True
         while changed:
             reports.append(_pass(memory, copy, progress))
             changed = _drop_what_went(memory, copy) or bool(reports[-1].added or reports[-1].updated)
-        with copy._database.write() as tx:
-            mark_as_copy(tx, None)
-    totals: dict[str, Any] = {
-        name: sum(getattr(one, name) for one in reports) for name in ("added", "updated", "chunks", "encoded")
-    }
-    return BuildReport(**totals, unchanged=reports[0].unchanged, seconds=time.perf_counter() - started)
-
-
-def _check_target(folder: Path, source: str) -> None:
-    """Refuses a folder that holds anything but an unfinished copy of the source."""
-    if str(folder.resolve()) == source:
-        raise InvalidInputError(f"{folder} is the memory itself; copy it into another folder")
-    if not (folder / FILE_NAME).exists():
-        return
-    database = Database(folder, create=False)
-    try:
-        with database.snapshot() as snapshot:
-            known, filled = snapshot.copied_from, snapshot.namespaces()
-    finally:
-        database.close()
-    if known is None and filled:
-        raise InvalidInputError(f"{folder} holds a memory of its own; choose another folder for the copy")
-    if known not in (None, source):
-        raise InvalidInputError(
-            f"{folder} holds an unfinished copy of {known}, and only that memory can go on with it; choose "
-            f"another folder for the copy"
-        )
+        mark_as_copy(copy, None)
+    took = time.perf_counter() - started
+    return replace(BuildReport.of(reports, took), unchanged=reports[0].unchanged)
 
 
 def _opened(folder: Path, encoder: TextEncoder, **options: Any) -> MemoryIndex:
@@ -112,7 +87,7 @@ def _pass(memory: MemoryIndex, copy: MemoryIndex, progress: bool) -> AddReport:
 def _documents(memory: MemoryIndex) -> Iterator[StoredDocument]:
     """All documents, some at a time: a pass takes hours, and a moment that is held keeps what is removed."""
     for namespace in memory.namespaces():
-        ids = list(_masks(memory, namespace))
+        ids = list(masks_of(memory, namespace))
         for start in range(0, len(ids), _TOGETHER):
             yield from memory.get(ids[start : start + _TOGETHER], namespace=namespace)
 
@@ -125,7 +100,7 @@ def _drop_what_went(memory: MemoryIndex, copy: MemoryIndex) -> bool:
     """
     changed = False
     for namespace in copy.namespaces():
-        old, new = _masks(memory, namespace), _masks(copy, namespace)
+        old, new = masks_of(memory, namespace), masks_of(copy, namespace)
         if gone := new.keys() - old.keys():
             copy.remove(gone, namespace=namespace)
             changed = True
@@ -137,10 +112,3 @@ def _drop_what_went(memory: MemoryIndex, copy: MemoryIndex) -> bool:
             copy.unmask(names, label=label, namespace=namespace)
             changed = True
     return changed
-
-
-def _masks(memory: MemoryIndex, namespace: Namespace) -> dict[str, set[str]]:
-    """The masks of every document of a namespace, of one moment."""
-    with memory.snapshot() as snapshot:
-        row = snapshot.namespace(namespace)
-        return {} if row is None else snapshot.masks(row)

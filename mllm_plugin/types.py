@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,9 @@ from mllm_plugin.options import explain_calls
 Namespace = tuple[str, ...]
 Mode = Literal["auto", "beam", "flat", "exact"]
 OnInvalid = Literal["raise", "skip"]
+VectorLike = Sequence[float] | NDArray[Any]
+VectorsLike = VectorLike | Sequence[VectorLike]
+QueryLike = str | VectorsLike
 
 
 class _Report:
@@ -189,12 +192,17 @@ class SkippedDocument(NamedTuple):
     reason: str
 
 
+_COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
+
+
 @dataclass(frozen=True, slots=True)
 class AddReport(_Report):
     """What `add` did: documents by fate, ids in the order given, chunks written, texts encoded.
 
     Attributes:
         skipped: What `on_invalid="skip"` left out.
+        erased: False when a file still holds a text that was replaced.
+        reason: What could not be done after all was written, and what to do; empty otherwise.
     """
 
     ids: tuple[str, ...]
@@ -204,6 +212,20 @@ class AddReport(_Report):
     chunks: int
     encoded: int
     skipped: tuple[SkippedDocument, ...] = ()
+    erased: bool = True
+    reason: str = ""
+
+    @classmethod
+    def of(cls, reports: Iterable[AddReport]) -> AddReport:
+        """Several reports as one."""
+        parts = list(reports)
+        return cls(
+            ids=tuple(name for one in parts for name in one.ids),
+            **{name: sum(getattr(one, name) for one in parts) for name in _COUNTS},
+            skipped=tuple(left for one in parts for left in one.skipped),
+            erased=not parts or parts[-1].erased,  # whoever erases completes what was left before
+            reason=parts[-1].reason if parts else "",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,12 +325,19 @@ class CompactReport(_Report):
 
 @dataclass(frozen=True, slots=True)
 class InstallReport(_Report):
-    """What `install` did: the hierarchy in place and the one before, nodes folded anew, seconds."""
+    """What `install` did: the hierarchy in place and the one before, nodes folded anew, seconds.
+
+    Attributes:
+        erased: False when a file still holds the weights before.
+        reason: Why `erased` is False, and what to do; empty otherwise.
+    """
 
     fingerprint: str
     replaced: str
     nodes: int
     seconds: float
+    erased: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +346,8 @@ class BuildReport(_Report):
 
     Attributes:
         skipped: What `on_invalid="skip"` left out.
+        erased: False when a file still holds a text that was replaced.
+        reason: What could not be done after all was written, and what to do; empty otherwise.
     """
 
     added: int
@@ -326,3 +357,12 @@ class BuildReport(_Report):
     encoded: int
     seconds: float
     skipped: tuple[SkippedDocument, ...] = ()
+    erased: bool = True
+    reason: str = ""
+
+    @classmethod
+    def of(cls, reports: Iterable[AddReport], seconds: float) -> BuildReport:
+        """Reports of all batches as one."""
+        total = AddReport.of(reports)
+        counts = {name: getattr(total, name) for name in _COUNTS}
+        return cls(**counts, seconds=seconds, skipped=total.skipped, erased=total.erased, reason=total.reason)

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from langchain_core.caches import BaseCache
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 import mllm_plugin.memory_llm
 from langchain_mllm.documents import plain
-from langchain_mllm.searching import check_options
+from langchain_mllm.searching import Scoped, check_options
 from mllm_plugin import MemoryIndex
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory_llm.config import ReadingMode
-from mllm_plugin.types import Namespace
 
-_WHERE = ("namespace", "prefix", "filter", "exclude_labels")
 _HOW = ("mode", "k", "expand", "temperature", "max_tokens", "stop")
 _OF_REMOTE_MODELS = ("timeout", "max_retries", "api_key")
 
@@ -26,16 +24,12 @@ class NoToolsError(InvalidInputError, NotImplementedError):
     """A model that reads a memory was asked to call tools, or to answer by a schema."""
 
 
-class Answering(BaseModel):
+class Answering(Scoped):
     """Options of a model that answers from a memory."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     llm: mllm_plugin.memory_llm.MemoryLLM
-    namespace: Namespace | str = ()
-    prefix: bool = False
-    filter: dict[str, Any] | None = None
-    exclude_labels: tuple[str, ...] = ()
     mode: ReadingMode | None = None
     k: int | None = Field(default=None, ge=1)
     expand: int | None = Field(default=None, ge=0)
@@ -87,7 +81,7 @@ class Answering(BaseModel):
     def _identifying_params(self) -> dict[str, Any]:
         """What makes two of these different, for traces and caches."""
         adapter = self.llm.adapter
-        own = {name: getattr(self, name) for name in (*_WHERE, *_HOW)}
+        own = self._scope() | {name: getattr(self, name) for name in _HOW}
         return {
             "model_name": self.model_name,
             "model": self.llm.llm.fingerprint,
@@ -100,7 +94,7 @@ class Answering(BaseModel):
     def _call(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of `MemoryLLM.answer`: those of one call, else those of this object."""
         own = {name: getattr(self, name) for name in _HOW}
-        call = {name: getattr(self, name) for name in _WHERE}
+        call = self._scope()
         call.update({name: value for name, value in own.items() if value is not None})
         call.update({name: value for name, value in given.items() if name not in ("stream", "query")})
         call["filter"] = plain(call["filter"])

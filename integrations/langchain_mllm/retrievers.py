@@ -12,25 +12,16 @@ from typing_extensions import Self
 
 from langchain_mllm.copies import opener
 from langchain_mllm.documents import found_document
-from langchain_mllm.searching import asearch, search, unknown_option
+from langchain_mllm.searching import Scoped, asearch, search, unknown_option
 from mllm_plugin import Hit, MemoryIndex
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.types import Namespace
+from mllm_plugin.memory.scope import SCOPE
 
-_SEARCH = (
-    "k",
-    "filter",
-    "namespace",
-    "prefix",
-    "beam_width",
-    "exact",
-    "exclude_labels",
-    "unique_documents",
-)
+_SEARCH = ("k", *SCOPE, "beam_width", "exact", "unique_documents")
 _OPTIONS = (*_SEARCH, "include_path", "min_relevance")
 
 
-class HierarchicalMemoryRetriever(BaseRetriever):
+class HierarchicalMemoryRetriever(Scoped, BaseRetriever):
     """Finds the chunks of a memory that answer a question.
 
     Every option but `memory` can be given for one call too: `retriever.invoke("question", k=3)`.
@@ -64,12 +55,8 @@ class HierarchicalMemoryRetriever(BaseRetriever):
 
     memory: MemoryIndex
     k: int = Field(default=5, ge=1)
-    filter: dict[str, Any] | None = None
-    namespace: Namespace | str = ()
-    prefix: bool = False
     beam_width: int | None = Field(default=None, ge=1)
     exact: bool = False
-    exclude_labels: tuple[str, ...] = ()
     unique_documents: bool = False
     include_path: bool = False
     min_relevance: float = Field(default=0.0, ge=0.0, le=1.0)

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from langchain_mllm.documents import plain
 from mllm_plugin import Hit, MemoryIndex
 from mllm_plugin.errors import InvalidTypeError
+from mllm_plugin.memory.scope import SCOPE
+from mllm_plugin.types import Namespace
 
 _ELSEWHERE = {
     "collection_name": "namespace",
@@ -33,6 +36,18 @@ _SEARCH_TYPES = {
     "score_threshold": "similarity_score_threshold",
 }
 """Options of a store's retriever for one way of searching."""
+
+
+class Scoped(BaseModel):
+    """Where to look, and at what: what retriever and models that answer have in common."""
+
+    namespace: Namespace | str = ()
+    prefix: bool = False
+    filter: dict[str, Any] | None = None
+    exclude_labels: tuple[str, ...] = ()
+
+    def _scope(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in SCOPE}
 
 
 def search(memory: MemoryIndex, query: Any, **options: Any) -> list[Hit]:

@@ -34,9 +34,9 @@ from llama_index_mllm.messages import (
 )
 from mllm_plugin import MemoryIndex
 from mllm_plugin.errors import InvalidTypeError
+from mllm_plugin.memory.scope import SCOPE
 from mllm_plugin.memory_llm.config import ReadingMode
 
-_WHERE = ("namespace", "prefix", "filter", "exclude_labels")
 _HOW = ("mode", "k", "expand", "temperature", "max_tokens", "stop")
 
 
@@ -222,7 +222,7 @@ class MemoryLLM(CustomLLM):
         """Arguments of `MemoryLLM.answer`: those of one call, else those of this object."""
         own = {name: getattr(self, name) for name in _HOW}
         call: dict[str, Any] = {"expand": 0} if has_context(messages) else {}
-        call.update({name: getattr(self, name) for name in _WHERE})
+        call.update({name: getattr(self, name) for name in SCOPE})
         call.update({name: value for name, value in own.items() if value is not None})
         call.update({name: value for name, value in given.items() if name != "query"})
         call["filter"] = memory_filter(call["filter"])

@@ -18,6 +18,9 @@ from llama_index_mllm.filters import Filter, memory_filter
 from llama_index_mllm.nodes import scored_node
 from llama_index_mllm.queries import matches
 from mllm_plugin import MemoryIndex
+from mllm_plugin.memory.scope import SCOPE
+
+_SEARCH = ("k", *SCOPE, "beam_width", "exact", "unique_documents")
 
 
 class HierarchicalMemoryRetriever(BaseRetriever):
@@ -114,13 +117,4 @@ class HierarchicalMemoryRetriever(BaseRetriever):
         return self.memory.encoder.encode_queries(texts)
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "k": self.k,
-            "filter": memory_filter(self.filter),
-            "namespace": self.namespace,
-            "prefix": self.prefix,
-            "beam_width": self.beam_width,
-            "exact": self.exact,
-            "exclude_labels": self.exclude_labels,
-            "unique_documents": self.unique_documents,
-        }
+        return {name: getattr(self, name) for name in _SEARCH} | {"filter": memory_filter(self.filter)}

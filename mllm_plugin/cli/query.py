@@ -61,12 +61,13 @@ def search(
     condition: dict[str, Any] | None,
 ) -> None:
     """Find the chunks that best answer QUERY."""
-    if query is None and vector is None:
-        raise click.UsageError("say what to search for: a QUERY, or --vector FILE")
     embedding = _read_vector(vector) if vector else None
+    asked = embedding if query is None else query
+    if asked is None:
+        raise click.UsageError("say what to search for: a QUERY, or --vector FILE")
     with settings.reading(encode=vector is None) as memory, settings.stage("search"):
         hits = memory.search(
-            embedding if query is None else query,
+            asked,
             k=k,
             embedding=None if query is None else embedding,
             beam_width=beam_width,

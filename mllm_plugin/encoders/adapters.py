@@ -8,8 +8,9 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from pathlib import PurePath
-from typing import Any
+from os import PathLike
+from pathlib import Path, PurePath
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,33 @@ _EMBEDDING_FIELDS = (
     "query_instruction",
     "text_instruction",
 )
+
+
+class LangChainModel(Protocol):
+    """What is used of a LangChain `Embeddings`."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Returns embeddings [n, d]."""
+        ...
+
+    def embed_query(self, text: str) -> list[float]:
+        """Returns a query's embedding [d]."""
+        ...
+
+
+class LlamaIndexModel(Protocol):
+    """What is used of a LlamaIndex `BaseEmbedding`."""
+
+    def get_text_embedding_batch(self, texts: list[str]) -> list[list[float]]:
+        """Returns embeddings [n, d]."""
+        ...
+
+    def get_query_embedding(self, query: str) -> list[float]:
+        """Returns a query's embedding [d]."""
+        ...
+
+
+EncoderLike = str | PathLike[str] | TextEncoder | LangChainModel | LlamaIndexModel
 
 
 class FrameworkEncoder:
@@ -140,16 +168,16 @@ class VectorsOnly:
         raise InvalidInputError("this memory has no encoder: search with a vector")
 
 
-def as_encoder(encoder: Any) -> TextEncoder:
+def as_encoder(encoder: EncoderLike) -> TextEncoder:
     """Returns a `TextEncoder` for a model name, a path, a framework's embedding model, or itself.
 
     Raises:
         InvalidTypeError: It is none of these.
     """
-    if isinstance(encoder, str) or hasattr(encoder, "__fspath__"):
+    if isinstance(encoder, str | PathLike):
         from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
-        return HuggingFaceEncoder(encoder)
+        return HuggingFaceEncoder(encoder if isinstance(encoder, str) else Path(encoder))
     if isinstance(encoder, TextEncoder):
         return encoder
     return FrameworkEncoder(encoder)

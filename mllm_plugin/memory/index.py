@@ -2,40 +2,92 @@
 
 from __future__ import annotations
 
-import os
-import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.encoders import DEFAULT_ENCODER, VectorsOnly, as_encoder
-from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
+from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike, as_encoder
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.memory.arguments import path_of, seconds
-from mllm_plugin.memory.care import Care
-from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy, reopening
-from mllm_plugin.memory.recognition import recognised
-from mllm_plugin.memory.twins import AsyncTwins
-from mllm_plugin.store.database import FILE_NAME, Database
-from mllm_plugin.store.hierarchies import HierarchyInUse
-from mllm_plugin.store.settings import Settings, load_settings, save_settings
+from mllm_plugin.memory import editing, searching, upkeep
+from mllm_plugin.memory.checks import (
+    at_least,
+    check_opening,
+    label_of,
+    new_file,
+    path_of,
+    scope_of,
+    seconds,
+    which_of,
+)
+from mllm_plugin.memory.handle import Handle
+from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
+from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
+from mllm_plugin.options import explain_calls
+from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.twins import class_twin, iterator_twin, twin
+from mllm_plugin.types import (
+    AddReport,
+    CompactReport,
+    Document,
+    Hits,
+    InstallReport,
+    MaskReport,
+    Mode,
+    Namespace,
+    OnInvalid,
+    QueryLike,
+    Recall,
+    RemoveReport,
+    Stats,
+    StoredDocument,
+    VectorsLike,
+    VerifyReport,
+)
+
+if TYPE_CHECKING:
+    from mllm_plugin.records import Record
+    from mllm_plugin.store.cache import EmbeddingCache
+    from mllm_plugin.store.snapshot import Snapshot
 
 
-class MemoryIndex(AsyncTwins, Care):
+@explain_calls
+class MemoryIndex:
     """A searchable, editable memory in one folder; open it with `MemoryIndex.open`.
 
     Threads may share one; processes may each open the same folder. Every call that writes is one transaction.
-    Pickled or copied it becomes a handle of its own, opened again from the same folder.
+    Pickled or copied it becomes a handle of its own, opened again from the same folder. Each call that may
+    take a while has an async twin, `asearch` for `search`, that does not block the event loop.
+
+    Attributes:
+        path: The folder.
+        dim: Width of the embeddings.
+        encoder: Encoder 1.
+        config: Settings.
+        read_only: Whether it was opened so.
     """
 
-    _given: Any = None  # the encoder as `open` got it
+    def __init_subclass__(cls) -> None:
+        explain_calls(cls)
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._database, self._searcher = handle.database, handle.searcher
+        self.path, self.dim, self.read_only = handle.path, handle.dim, handle.database.read_only
+        self.encoder, self.config = handle.encoder, handle.config
+
+    # -- opening and closing
 
     @classmethod
     def open(
         cls,
         path: str | Path,
         *,
-        encoder: Any = DEFAULT_ENCODER,
+        encoder: EncoderLike | None = DEFAULT_ENCODER,
         config: MemoryConfig | None = None,
         hierarchy: str | Path | Hierarchy = DEFAULT,
         timeout: float = 30.0,
@@ -63,65 +115,457 @@ class MemoryIndex(AsyncTwins, Care):
             InvalidInputError: `config` contradicts the stored one, or a new memory has no encoder.
             StoreError: The files cannot be used; see `mllm_plugin.errors`.
         """
-        folder = path_of(path)
-        timeout = seconds("timeout", timeout)
-        if config is not None and not isinstance(config, MemoryConfig):
-            raise InvalidTypeError(f"config must be a MemoryConfig, got {type(config).__name__}")
-        if encoder is None and not (folder / FILE_NAME).exists():
-            raise (InvalidInputError if create else NotFoundError)(
-                f"no memory at {folder}; a new one needs an encoder"
-            )
+        folder, timeout = path_of(path), seconds("timeout", timeout)
+        check_opening(folder, encoder, config, create)
         given = None if encoder is None else as_encoder(encoder)
-        database = Database(folder, create=create, read_only=read_only, timeout=timeout)
-        try:
-            settings, is_new = load_settings(database), False
-            if settings is None:
-                leaf = (config or MemoryConfig()).leaf
-                first = None
-                if given is not None:
-                    first = choose_hierarchy(hierarchy, given.fingerprint, leaf, dim=given.dim)
-                settings, is_new = save_settings(database, config or MemoryConfig(), given, first)
-            if given is not None and not is_new:
-                given = recognised(given, settings, database)
-            chosen = settings.resolve(config)
-            used = _hierarchies(hierarchy, settings, chosen, folder)
-            memory = cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
-            memory._given = _absolute(encoder)
-            return memory
-        except BaseException:
-            database.close()
-            raise
+        files = {"timeout": timeout, "create": create, "read_only": read_only}
+        handle = open_memory(folder, given, config, hierarchy, **files)
+        handle.given = absolute(encoder)
+        return cls(handle)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        options = self._options() | {"encoder": self._given}
-        self._check_pickles(options["encoder"], options["hierarchy"])
-        return _reopened, (type(self), self._database.place.parent, options)
+    aopen = class_twin(open)
 
-    def _check_pickles(self, *parts: Any) -> None:
-        try:
-            pickle.dumps(parts)
-        except Exception as error:
-            raise InvalidTypeError(
-                f"the memory at {self.path} cannot be pickled, its encoder or hierarchy cannot: {error}. "
-                f"Pickle its path, and open it where it is needed with MemoryIndex.open(path, encoder=…); or "
-                f"open it here with a model's name"
-            ) from error
+    def close(self) -> None:
+        """Closes the files; further calls raise `ClosedError`."""
+        self._handle.close()
 
-    def __copy__(self) -> MemoryIndex:
-        return _reopened(type(self), self._database.place.parent, self._options())
+    aclose = twin(close)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryIndex:
-        return self.__copy__()
+    # -- writing
 
-    def _options(self) -> dict[str, Any]:
-        """What opens the memory again as it is."""
-        return {
-            "encoder": None if self._given is None else self.encoder,
-            "config": self.config,
-            "hierarchy": reopening(self.hierarchy),
-            "timeout": self._database.timeout,
-            "read_only": self._database.read_only,
-        }
+    def add(
+        self,
+        documents: Iterable[Document],
+        *,
+        namespace: Namespace | str = (),
+        embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
+        split: bool = True,
+        on_invalid: OnInvalid = "raise",
+    ) -> AddReport:
+        """Adds documents, or replaces those whose id is there; unchanged text is not encoded again.
+
+        Args:
+            documents: Their ids must differ from each other; those of LangChain and LlamaIndex are taken too.
+            namespace: Where they go; a plain string is a one-part namespace.
+            embeddings: One vector [dim] per document, which is then one chunk; saves the encoder call. A
+                document whose vector is zero is found by its words alone.
+            split: False keeps each document as one chunk that is never cut.
+            on_invalid: "skip" leaves out documents that cannot be stored and names them in the report.
+
+        Raises:
+            InvalidDocumentError: A document cannot be stored; nothing was added.
+            DimensionMismatchError: An embedding has another width than the memory.
+        """
+        how = {"embeddings": embeddings, "split": split, "on_invalid": on_invalid}
+        return editing.add(self._handle, documents, check_namespace(namespace), **how)
+
+    aadd = twin(add)
+
+    def add_provisionally(
+        self,
+        documents: Iterable[Document],
+        *,
+        namespace: Namespace | str = (),
+        split: bool = True,
+        on_invalid: OnInvalid = "raise",
+        first: int = 0,
+    ) -> AddReport:
+        """`add` for bulk builds: places whole groups quickly; `regroup` should follow.
+
+        Args:
+            documents, namespace, split, on_invalid: As for `add`.
+            first: Place of the first document in all that is built, for messages.
+        """
+        how = {"split": split, "on_invalid": on_invalid, "first": first, "provisional": True}
+        return editing.add(self._handle, documents, check_namespace(namespace), **how)
+
+    aadd_provisionally = twin(add_provisionally)
+
+    def regroup(self, namespace: Namespace | str = (), *, min_share: float = 0.0) -> bool:
+        """Groups a namespace's tree anew and lists rare words again; True when it was regrouped.
+
+        Args:
+            namespace: Whose tree.
+            min_share: Only where bulk builds have placed at least this share of the chunks since then.
+        """
+        where = check_namespace(namespace)
+        with self._handle.edit() as edit:
+            return edit.regroup(where, min_share)
+
+    aregroup = twin(regroup)
+
+    def remove(
+        self,
+        ids: Iterable[str] | str | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        label: str | None = None,
+        namespace: Namespace | str = (),
+        wait: float = 5.0,
+    ) -> RemoveReport:
+        """Removes documents for good: no row, vector, word, cache entry or ancestor keeps anything of them.
+
+        Args:
+            ids: Documents by id; unknown ones are reported as missing.
+            filter: Documents by metadata.
+            label: Documents that carry a label.
+            namespace: Where they are.
+            wait: Seconds to wait for readers that still hold old pages, before `erased` is reported as False.
+        """
+        where, which = check_namespace(namespace), which_of(ids, filter, label)
+        return editing.remove(self._handle, where, which, seconds("wait", wait))
+
+    aremove = twin(remove)
+
+    def mask(
+        self,
+        ids: Iterable[str] | str | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        label: str = "",
+        namespace: Namespace | str = (),
+    ) -> MaskReport:
+        """Takes documents out of every result and every ancestor until they are unmasked.
+
+        Args:
+            ids: Documents by id.
+            filter: Documents by metadata.
+            label: Name of this mask, for `unmask(label=…)`; with neither ids nor filter, the documents that
+                carry the label are masked.
+            namespace: Where they are.
+
+        Raises:
+            NotFoundError: An id is not there; nothing was masked.
+        """
+        where, label = check_namespace(namespace), label_of(label)
+        which = which_of(ids, filter, label if ids is None and filter is None else None)
+        with self._handle.edit() as edit:
+            return edit.mask(where, which, label)
+
+    amask = twin(mask)
+
+    def unmask(
+        self,
+        ids: Iterable[str] | str | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        label: str | None = None,
+        namespace: Namespace | str = (),
+    ) -> MaskReport:
+        """Lifts masks; a document is live again when none is left on it.
+
+        Args:
+            ids: Documents by id.
+            filter: Documents by metadata.
+            label: Only this mask; all masks when left out.
+            namespace: Where they are.
+
+        Raises:
+            NotFoundError: An id is not there; nothing was unmasked.
+        """
+        where, label = check_namespace(namespace), None if label is None else label_of(label)
+        which = None if ids is None and filter is None else which_of(ids, filter)
+        with self._handle.edit() as edit:
+            return edit.unmask(where, which, label)
+
+    aunmask = twin(unmask)
+
+    def install(self, hierarchy: str | Path | Hierarchy) -> InstallReport:
+        """Puts another hierarchy in place: copies its weights into the memory and folds every node anew.
+
+        All of it is one transaction; searches see the old hierarchy until it is done.
+
+        Args:
+            hierarchy: A folder with trained weights, "default" for the ones that come with the package,
+                "identity" for none, or a `Hierarchy`.
+
+        Raises:
+            EncoderMismatchError: The weights were trained for another encoder.
+            NotFoundError: The folder holds no weights.
+        """
+        self._handle.database.check_writable()
+        chosen = choose_hierarchy(hierarchy, self.encoder.fingerprint, self.config.leaf, dim=self.dim)
+        return editing.install(self._handle, chosen)
+
+    ainstall = twin(install)
+
+    def note_reader(self, folder: str | Path, marks: Iterable[str]) -> None:
+        """Records a reader of a language model that was trained on documents, for `remove` to name it.
+
+        Args:
+            folder: Where the reader is; what was noted for it before stays.
+            marks: Of the documents, see `mllm_plugin.hierarchy.document_mark`.
+        """
+        with self._handle.edit() as edit:
+            edit.note_reader(str(folder), marks)
+
+    anote_reader = twin(note_reader)
+
+    # -- searching
+
+    def search(
+        self,
+        query: QueryLike,
+        *,
+        k: int = 5,
+        embedding: VectorsLike | None = None,
+        beam_width: int | None = None,
+        exact: bool = False,
+        mode: Mode = "auto",
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
+    ) -> Hits:
+        """Finds the chunks that best answer a query.
+
+        Args:
+            query: Text, or a vector [dim] (or several [m, dim]). A vector of zeros has no direction: it finds
+                whatever the filter lets through.
+            k: Results wanted; fewer come only when fewer live chunks match.
+            embedding: Vector to use for a text query instead of encoding it.
+            beam_width: Lowest nodes kept on the walk; wider is slower and nearer to exact.
+            exact: Score every live chunk; the same as mode "exact".
+            mode: "beam" walks the tree, "flat" compares every chunk's embedding and words, "exact" every
+                chunk's windows too; "auto" is flat in a small namespace and beam in a large one.
+            namespace: Where to look.
+            prefix: Look in every namespace below `namespace` too.
+            filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
+            exclude_labels: Documents with one of these labels are left out.
+            unique_documents: At most one hit per document, its best chunk.
+
+        Returns:
+            Hits, best first; ties in order of document id and offset. A list, which also has the
+            `statistics` of the search.
+
+        Raises:
+            InvalidInputError: k or beam_width below 1, empty query, unknown mode, or another one than "exact"
+                beside `exact=True`.
+            DimensionMismatchError: A vector has another width than the memory.
+            FilterError: The filter is malformed.
+        """
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        given = None if embedding is None else [embedding]
+        return searching.search(self._handle, scope, how, [query], given)[0]
+
+    asearch = twin(search)
+
+    def search_batch(
+        self,
+        queries: Sequence[QueryLike],
+        *,
+        k: int = 5,
+        embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
+        beam_width: int | None = None,
+        exact: bool = False,
+        mode: Mode = "auto",
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
+    ) -> list[Hits]:
+        """Several searches at once: encoded in one batch, walked together, same results as one by one."""
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        return searching.search(self._handle, scope, how, queries, embeddings)
+
+    asearch_batch = twin(search_batch)
+
+    def recall(
+        self,
+        query: QueryLike,
+        *,
+        k: int = 5,
+        nodes: int = 4,
+        embedding: VectorsLike | None = None,
+        beam_width: int | None = None,
+        exact: bool = False,
+        mode: Mode = "auto",
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
+    ) -> Recall:
+        """Finds the chunks that best answer a query, and the best embeddings of every level beside them.
+
+        No embedding tells of what a search with the same arguments could not return: masked documents are
+        out of every node, namespaces never mix in one, and under `filter` or `exclude_labels` a node with a
+        descendant that does not match is folded anew from its matching children that the walk visited.
+
+        Args:
+            query: Text, or a vector [dim] (or several [m, dim]).
+            k: Chunks wanted.
+            nodes: Most nodes of each level from 2 up; 0 for none.
+            embedding: Vector to use for a text query instead of encoding it.
+            beam_width: Lowest nodes visited; a quarter as many on the levels above, but at least `nodes`.
+            exact: Score every live chunk and visit every node; the same as mode "exact".
+            mode: As for `search`.
+            namespace: Where to look.
+            prefix: Look in every namespace below `namespace` too; nodes are merged by score.
+            filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
+            exclude_labels: Documents with one of these labels are left out.
+            unique_documents: At most one hit per document, its best chunk.
+
+        Returns:
+            The hits as `search` returns them, and per level its embeddings, best first.
+
+        Raises:
+            InvalidInputError: k or beam_width below 1, nodes below 0, empty query, unknown mode, or another
+                one than "exact" beside `exact=True`.
+            DimensionMismatchError: A vector has another width than the memory.
+            FilterError: The filter is malformed.
+        """
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        given = None if embedding is None else [embedding]
+        return searching.recall_all(self._handle, scope, how, at_least("nodes", nodes, 0), [query], given)[0]
+
+    arecall = twin(recall)
+
+    def recall_batch(
+        self,
+        queries: Sequence[QueryLike],
+        *,
+        k: int = 5,
+        nodes: int = 4,
+        embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
+        beam_width: int | None = None,
+        exact: bool = False,
+        mode: Mode = "auto",
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+        unique_documents: bool = False,
+    ) -> list[Recall]:
+        """Several recalls at once: encoded in one batch, walked together, same results as one by one."""
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        return searching.recall_all(
+            self._handle, scope, how, at_least("nodes", nodes, 0), queries, embeddings
+        )
+
+    arecall_batch = twin(recall_batch)
+
+    # -- reading
+
+    def get(self, ids: Iterable[str] | str, *, namespace: Namespace | str = ()) -> list[StoredDocument]:
+        """Documents by id, in the order asked; unknown ids are left out."""
+        which = which_of(ids, None)
+        return searching.get(self._handle, check_namespace(namespace), which)
+
+    aget = twin(get)
+
+    def documents(
+        self,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Iterator[StoredDocument]:
+        """All documents of a namespace, or of every one below it, in the order they were added.
+
+        All of one moment: what is written while they are read changes none of them. Some megabytes of text
+        are read at once. What goes beyond holds its moment until the iterator is exhausted or closed:
+        `remove` waits for it and then reports `erased=False`, and the log grows with what is written. To edit
+        while you read, read first: `list(memory.documents())`.
+        """
+        return searching.documents(self._handle, scope_of(namespace, prefix, filter))
+
+    adocuments = iterator_twin(documents)
+
+    def namespaces(self, prefix: Namespace | str = ()) -> list[Namespace]:
+        """All namespaces that begin with `prefix`."""
+        return searching.namespaces(self._handle, check_namespace(prefix))
+
+    anamespaces = twin(namespaces)
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """One moment of everything that is stored, for whoever reads more than the other calls give.
+
+        Use it as `with memory.snapshot() as snapshot:`; it ends with the block. While it is open, removals
+        are not reported erased, as with `documents`.
+        """
+        self._database.check_open()
+        return self._database.snapshot()
+
+    # -- upkeep
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The level encoders and rankers in use."""
+        return self._handle.hierarchy
+
+    def stats(self) -> Stats:
+        """Counts, sizes and the shape of every tree."""
+        return upkeep.stats(self._handle)
+
+    astats = twin(stats)
+
+    def verify(self) -> VerifyReport:
+        """Checks every invariant; reads the whole file.
+
+        Raises:
+            DamagedStoreError: A page checksum does not hold, so the file cannot even be read.
+        """
+        return upkeep.verify(self._handle)
+
+    averify = twin(verify)
+
+    def compact(self, *, regroup: bool = False, wait: float = 5.0) -> CompactReport:
+        """Gives free space back and lists rare words again.
+
+        Args:
+            regroup: Also group every tree anew; trees that a bulk build left provisional are regrouped
+                anyway.
+            wait: Seconds to wait for readers that still hold old pages.
+        """
+        return upkeep.compact(self._handle, regroup=regroup, wait=seconds("wait", wait))
+
+    acompact = twin(compact)
+
+    def backup(self, path: str | Path) -> None:
+        """Writes a consistent copy into a new file while others read and write.
+
+        Raises:
+            InvalidInputError: The file exists.
+        """
+        self._handle.database.backup(new_file(path))
+
+    abackup = twin(backup)
+
+    def export(
+        self, *, namespace: Namespace | str = (), prefix: bool = True, vectors: bool = True
+    ) -> Iterator[dict]:
+        """Documents as JSON-ready records; with vectors, `import_records` needs no encoder."""
+        return upkeep.export(self._handle, scope_of(namespace, prefix), vectors=vectors)
+
+    aexport = iterator_twin(export)
+
+    def import_records(self, records: Iterable[Mapping[str, Any] | Record]) -> AddReport:
+        """Adds records of `export`; encodes only those without vectors of this encoder."""
+        return editing.add_records(self._handle, records)
+
+    aimport_records = twin(import_records)
+
+    def vector_cache(self, fingerprint: str, dim: int) -> EmbeddingCache | None:
+        """A place for what can be made again of stored texts, by what made it; every removal empties it.
+
+        None where nothing may be kept: a memory opened for reading only, or without `embedding_cache`.
+        """
+        return self._handle.vector_cache(fingerprint, dim)
+
+    def keep_vectors(
+        self, cache: EmbeddingCache, entries: Mapping[int, tuple[bytes, NDArray[np.float32], bytes]]
+    ) -> None:
+        """Puts into a `vector_cache` what was made of chunks, by id, unless one was removed meanwhile."""
+        self._handle.keep_vectors(cache, entries)
+
+    # -- as Python sees it
 
     def __enter__(self) -> MemoryIndex:
         return self
@@ -129,32 +573,25 @@ class MemoryIndex(AsyncTwins, Care):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> MemoryIndex:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
     def __repr__(self) -> str:
         return f"MemoryIndex({str(self.path)!r}, encoder={self.encoder.fingerprint!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (type(self), self._handle.database.place.parent, pickled_options(self._handle))
 
-def _absolute(encoder: Any) -> Any:
-    """A folder's full path, for a process that works in another one; anything else as it is."""
-    is_folder = isinstance(encoder, str | Path) and os.path.isdir(encoder)
-    return os.path.abspath(encoder) if is_folder else encoder
+    def __copy__(self) -> MemoryIndex:
+        options = options_of(self._handle, self.encoder)
+        return _reopened(type(self), self._handle.database.place.parent, options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryIndex:
+        return self.__copy__()
 
 
 def _reopened(cls: type[MemoryIndex], path: Path, options: dict[str, Any]) -> MemoryIndex:
     return cls.open(path, create=False, **options)
-
-
-def _hierarchies(
-    given: str | Path | Hierarchy, settings: Settings, config: MemoryConfig, folder: Path
-) -> HierarchyInUse:
-    """Follows the stored hierarchy; one that the caller names must be the same."""
-    followed = HierarchyInUse(config.leaf)
-    if given == DEFAULT:
-        return followed
-    chosen = choose_hierarchy(given, settings.fingerprint, config.leaf, dim=settings.dim)
-    if chosen.fingerprint != settings.hierarchy:
-        raise InvalidInputError(
-            f"the nodes of {folder} were folded by hierarchy {settings.hierarchy!r}, got "
-            f"{chosen.fingerprint!r}; open the memory without `hierarchy` and call install(…) to change it"
-        )
-    followed.announce(chosen)
-    return followed

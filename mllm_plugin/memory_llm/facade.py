@@ -13,6 +13,8 @@ from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.checks import scope_of
+from mllm_plugin.memory.scope import SCOPE, Scope
 from mllm_plugin.memory_llm.answer import Answer, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
 from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns_of
@@ -20,9 +22,8 @@ from mllm_plugin.memory_llm.pairing import DEFAULT, choose_reader
 from mllm_plugin.memory_llm.plan import Plan, Planner
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
+from mllm_plugin.twins import like
 from mllm_plugin.types import Namespace, Recall
-
-_WHERE = ("namespace", "prefix", "filter", "exclude_labels")
 
 
 class MemoryLLM:
@@ -133,8 +134,8 @@ class MemoryLLM:
             InvalidInputError: The question is empty or does not fit the model; a setting is not acceptable.
             FilterError: The filter is malformed.
         """
-        where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
-        return self.answer_batch([question], **where, **settings)[0]
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        return self._answers([question], scope, settings, Event())[0]
 
     def answer_batch(
         self,
@@ -147,8 +148,8 @@ class MemoryLLM:
         **settings: Any,
     ) -> list[Answer]:
         """Several answers at once: searched and generated in batches, the same as one by one."""
-        where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
-        return self._answers(questions, where, settings, Event())
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        return self._answers(questions, scope, settings, Event())
 
     def stream(
         self,
@@ -161,9 +162,9 @@ class MemoryLLM:
         **settings: Any,
     ) -> AnswerStream:
         """Answers a question piece by piece; the stream has the sources at once, the answer at its end."""
-        where = {"namespace": namespace, "prefix": prefix, "filter": filter, "exclude_labels": exclude_labels}
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
         config = self._settings(settings)
-        [plan] = self._plans([turns_of(question)], where, config)
+        [plan] = self._plans([turns_of(question)], scope, config)
         closed = Event()
         pieces = stream(
             self.llm,
@@ -176,19 +177,22 @@ class MemoryLLM:
         )
         return AnswerStream(plan, pieces, partial(self._answer, config.decline_above), closed)
 
+    @like(answer)
     async def aanswer(self, question: Question, **options: Any) -> Answer:
         """`answer` without blocking the event loop; cancelling it stops the model."""
         return (await self.aanswer_batch([question], **options))[0]
 
+    @like(answer_batch)
     async def aanswer_batch(self, questions: Sequence[Question], **options: Any) -> list[Answer]:
         """`answer_batch` without blocking the event loop; cancelling it stops the model."""
-        where = {name: options.pop(name) for name in _WHERE if name in options}
+        scope = scope_of(**{name: options.pop(name, default) for name, default in SCOPE.items()})
         cancelled = Event()
         try:
-            return await asyncio.to_thread(self._answers, questions, where, options, cancelled)
+            return await asyncio.to_thread(self._answers, questions, scope, options, cancelled)
         finally:
             cancelled.set()
 
+    @like(stream)
     def astream(self, question: Question, **options: Any) -> AsyncAnswerStream:
         """`stream` without blocking the event loop."""
         return AsyncAnswerStream(lambda: self.stream(question, **options))
@@ -198,12 +202,12 @@ class MemoryLLM:
     def _answers(
         self,
         questions: Sequence[Question],
-        where: Mapping[str, Any],
+        scope: Scope,
         settings: Mapping[str, Any],
         cancelled: Event,
     ) -> list[Answer]:
         config = self._settings(settings)
-        plans = self._plans(questions_of(questions), where, config)
+        plans = self._plans(questions_of(questions), scope, config)
         texts = generate(
             self.llm,
             [plan.prompt for plan in plans],
@@ -243,23 +247,21 @@ class MemoryLLM:
             update={name: value for name, value in meant.items() if name == "mode" or name not in chosen}
         )
 
-    def _plans(self, turns: Sequence[Turns], where: Mapping[str, Any], config: MemoryLLMConfig) -> list[Plan]:
+    def _plans(self, turns: Sequence[Turns], scope: Scope, config: MemoryLLMConfig) -> list[Plan]:
         planner = Planner(PromptLayout(self.llm.tokenizer, config.system), self.llm.context)
-        recalls = self._recall([one.query for one in turns], where, config)
+        recalls = self._recall([one.query for one in turns], scope, config)
         written: Sequence[Recall | None] = [None] * len(recalls)
         if self._writer is not None and config.mode in ("memory", "both"):
             written = self._writer.read(recalls, config)
         given = zip(turns, recalls, written, strict=True)
         return [planner.plan(one, recall, config, read) for one, recall, read in given]
 
-    def _recall(
-        self, queries: Sequence[str], where: Mapping[str, Any], config: MemoryLLMConfig
-    ) -> list[Recall]:
+    def _recall(self, queries: Sequence[str], scope: Scope, config: MemoryLLMConfig) -> list[Recall]:
         """What the memory has for each query; windows serve to cut text, too."""
         if config.mode == "none":
             return [Recall(query, (), {}) for query in queries]
         return self.memory.recall_batch(
-            queries, k=config.k, nodes=0, mode=config.search, beam_width=config.beam_width, **where
+            queries, k=config.k, nodes=0, mode=config.search, beam_width=config.beam_width, **vars(scope)
         )
 
     def _answer(self, decline_above: float, plan: Plan, generated: Generated) -> Answer:

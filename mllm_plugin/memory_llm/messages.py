@@ -8,6 +8,7 @@ from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.llm.prompt import merged
+from mllm_plugin.unicode import text_flaw
 
 Question = str | Sequence[Mapping[str, str]]
 _ROLES = ("system", "user", "assistant")
@@ -92,8 +93,6 @@ def _text(text: Any, what: str, may_be_empty: bool = False) -> str:
         raise InvalidTypeError(f"{what} must be text, got {type(text).__name__}")
     if not text.strip() and not may_be_empty:
         raise InvalidInputError(f"{what} is empty; expected some words")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidInputError(f"{what} holds a lone surrogate; it is no valid Unicode") from None
+    if reason := text_flaw(text):
+        raise InvalidInputError(f"{what} {reason}")
     return text

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Ranked
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.store.snapshot import NodeRow, Place
+from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.types import Hit, PathStep
 
 _SPARE = 3  # chunks beyond k whose places are read with the first, for ties
@@ -35,7 +35,7 @@ def read_hits(
                 end=place.end,
                 score=found.score,
                 relevance=view.hierarchy.leaf_ranker.relevance(found.score),
-                metadata=json.loads(metadata),
+                metadata=parsed_metadata(metadata),
                 path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
                 namespace=view.row.namespace,
             )

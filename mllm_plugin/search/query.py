@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from mllm_plugin.chunking import split_text
 from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
-from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError
+from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.store.codec import unit
+from mllm_plugin.unicode import text_flaw
+from mllm_plugin.vectors import as_vectors
 
 _MOST_WINDOWS = 8  # of a query: each is compared with every window of the finalists
 
@@ -111,53 +112,11 @@ def _some(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
     return windows.astype(np.float32) if len(windows) else None
 
 
-def listed(name: str, values: Any) -> list[Any]:
-    """Any iterable but a string as a list.
-
-    Raises:
-        InvalidTypeError: It is none.
-    """
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InvalidTypeError(f"{name} takes a list, got {type(values).__name__}")
-    return list(values)
-
-
-def as_vectors(values: Any, dim: int) -> NDArray[np.float32]:
-    """One vector [d] or several [m, d] as unit float32 [m, d].
-
-    Raises:
-        InvalidTypeError: They are no numbers.
-        DimensionMismatchError: They have another width than `dim`.
-        InvalidInputError: They hold NaN or infinity.
-    """
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidTypeError(
-            f"expected text or a vector of {dim} numbers, got {type(values).__name__}"
-        ) from error
-    if array.ndim == 0:
-        raise InvalidTypeError(f"expected text or a vector of {dim} numbers, got {type(values).__name__}")
-    if array.ndim == 2 and not len(array):
-        raise InvalidInputError(f"expected at least one vector of {dim} numbers, got none")
-    if array.ndim > 2 or array.shape[-1] != dim:
-        raise DimensionMismatchError(
-            f"expected vectors of {dim} dimensions, got shape {array.shape}; the memory's encoder made {dim}"
-        )
-    if not np.isfinite(array).all():
-        raise InvalidInputError("a vector holds NaN or infinity")
-    return unit(array.reshape(-1, dim))
-
-
 def _text(query: Any) -> str:
     if not isinstance(query, str):
         return ""
     if not query.strip():
         raise InvalidInputError("the query is empty; pass text or a vector")
-    try:
-        query.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"the query holds a lone surrogate at {error.start}; it is not valid Unicode"
-        ) from None
+    if reason := text_flaw(query):
+        raise InvalidInputError(f"the query {reason}")
     return query

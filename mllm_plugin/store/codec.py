@@ -11,15 +11,6 @@ from numpy.typing import NDArray
 _SCALE_BYTES = 4
 
 
-def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scales rows of [..., d] to unit length; zero rows stay zero."""
-    vectors = np.asarray(vectors, dtype=np.float64)
-    peaks = np.abs(vectors).max(axis=-1, keepdims=True, initial=0.0)
-    vectors = vectors / np.where(peaks > 0, peaks, 1.0)  # so that squares stay within range
-    norms = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
-    return (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-
-
 def vector_of(ids: NDArray[np.int64], vectors: NDArray[Any], child_id: int) -> NDArray[Any]:
     """The embedding [r, d] of one child among `vectors` [c, r, d] of an embedding chunk; `ids` [c] ascend."""
     return vectors[int(np.searchsorted(ids, child_id))]

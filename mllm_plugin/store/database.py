@@ -31,6 +31,7 @@ from mllm_plugin.store.snapshot import Snapshot
 
 FILE_NAME = "memory.db"
 _CHECKSUM_VFS = "cksmvfs"
+_LONG_LOG = 1000  # pages
 _vfs_lock = threading.Lock()
 _T = TypeVar("_T")
 
@@ -272,6 +273,7 @@ class Database:
             connection.pragma("synchronous", "full")
             connection.pragma("secure_delete", True)
             connection.pragma("foreign_keys", True)
+            connection.set_wal_hook(_fold_long_log)
             self._writer = connection
         return self._writer
 
@@ -388,11 +390,19 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _fold_long_log(connection: apsw.Connection, name: str, pages: int) -> int:
+    """Moves a long log into the file after a commit, which stands where that fails."""
+    if pages >= _LONG_LOG:
+        with suppress(apsw.Error):
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    return apsw.SQLITE_OK
+
+
 def _close(connection: apsw.Connection) -> None:
-    """Closes a connection, though the file's lock for tidying up be refused, as it is of a read-only file."""
+    """Closes a connection, though tidying up fail (a read-only file, a full disk): the log has all of it."""
     try:
         connection.close()
-    except apsw.IOError:
+    except apsw.Error:
         connection.close(True)
 
 

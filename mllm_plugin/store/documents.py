@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ import apsw
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.store.filters import compile_filter
+from mllm_plugin.store.values import metadata_json
+from mllm_plugin.types import Document
+from mllm_plugin.unicode import text_flaw
 
 
 class DocumentState(NamedTuple):
@@ -19,6 +23,14 @@ class DocumentState(NamedTuple):
     metadata: str
     labels: tuple[str, ...]
     masks: tuple[str, ...]
+
+
+class Which(NamedTuple):
+    """Which documents a call means; what is given must all hold."""
+
+    ids: list[str] | None = None
+    condition: Mapping[str, Any] | None = None
+    label: str | None = None
 
 
 class Selection(NamedTuple):
@@ -38,6 +50,24 @@ def document_state(tx: apsw.Connection, namespace_id: int, document_id: str) -> 
         return None
     rowid, text_hash, metadata = row
     return DocumentState(rowid, text_hash, metadata, _names(tx, "labels", rowid), _names(tx, "masks", rowid))
+
+
+def document_hash(text: str, split: bool) -> bytes:
+    """Identifies a text and whether it may be cut."""
+    return hashlib.blake2b(
+        text.encode("utf-8"), digest_size=16, salt=b"split" if split else b"whole"
+    ).digest()
+
+
+def same_text(state: DocumentState | None, document: Document, split: bool) -> bool:
+    """Whether the stored chunks are those of the document."""
+    return state is not None and state.text_hash == document_hash(document.text, split)
+
+
+def same_fields(state: DocumentState, document: Document) -> bool:
+    """Whether metadata and labels are stored as the document has them."""
+    labels = tuple(sorted(set(document.labels)))
+    return state.metadata == metadata_json(document.metadata) and state.labels == labels
 
 
 def check_selection(*, ids: Any, condition: Any, label: Any) -> None:
@@ -76,8 +106,8 @@ def select_documents(
     wanted = list(dict.fromkeys(ids))
     found = {}
     for document_id in wanted:
-        if any(0xD800 <= ord(letter) < 0xE000 for letter in document_id):
-            continue  # no stored id holds a lone surrogate
+        if text_flaw(document_id):
+            continue  # no stored id is no Unicode
         if row := tx.execute(f"{sql} AND d.id = ?", (*parameters, document_id)).get:
             found[document_id] = row[0]
     return Selection(list(found.values()), tuple(name for name in wanted if name not in found))

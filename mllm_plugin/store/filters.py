@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 import apsw
 
 from mllm_plugin.errors import FilterError
-from mllm_plugin.store.values import LONG, exact, flatten, may_be_rounded, scalar, scalar_flaw, text_flaw
+from mllm_plugin.store.values import (
+    LONG,
+    exact,
+    flatten,
+    may_be_rounded,
+    parsed_metadata,
+    scalar,
+    scalar_flaw,
+)
+from mllm_plugin.unicode import text_flaw
 
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _COMPARE = {
@@ -203,7 +212,7 @@ def register_functions(connection: apsw.Connection) -> None:
 def _values_match(metadata: str, key: str, name: str, operand: str) -> bool:
     """Whether a long string, or a number, of the metadata compares as wanted; integers exactly."""
     wanted, compare = _parsed(operand), _COMPARE[name]
-    values = [value for found, value in flatten("", json.loads(metadata)) if found == key]
+    values = [value for found, value in flatten("", parsed_metadata(metadata)) if found == key]
     if isinstance(wanted, str):
         fit = [value for value in values if isinstance(value, str) and len(value) >= LONG]
     else:

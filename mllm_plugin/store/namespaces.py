@@ -9,6 +9,7 @@ import apsw
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.store.values import exact
 from mllm_plugin.types import Namespace
+from mllm_plugin.unicode import text_flaw
 
 _SEPARATOR = "\x1f"
 _COLUMNS = """
@@ -47,7 +48,7 @@ def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
         raise InvalidTypeError(f"a namespace is a string or a tuple of strings, got {namespace!r}")
     parts = tuple(map(exact, parts))
     for part in parts:
-        if not part or _SEPARATOR in part or any(0xD800 <= ord(letter) < 0xE000 for letter in part):
+        if not part or _SEPARATOR in part or text_flaw(part):
             raise InvalidInputError(
                 f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates"
             )

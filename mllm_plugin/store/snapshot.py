@@ -24,6 +24,7 @@ from mllm_plugin.store.codec import Windows, unpack_all, vector_of
 from mllm_plugin.store.documents import Selection, select_documents
 from mllm_plugin.store.filters import Clause
 from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
+from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import Namespace, StoredDocument
@@ -272,7 +273,7 @@ class Snapshot:
                 yield StoredDocument(
                     id=document_id,
                     text=text.decode("utf-8"),
-                    metadata=json.loads(metadata),
+                    metadata=parsed_metadata(metadata),
                     namespace=row.namespace,
                     labels=tuple(labels.get(rowid, ())),
                     masks=tuple(masks.get(rowid, ())),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -14,10 +15,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from mllm_plugin.errors import InvalidDocumentError
+from mllm_plugin.unicode import text_flaw
 
 LONG = 200  # characters from which a string is posted as its hash
+MOST_NESTED = 64  # objects and lists within each other
 _INT64 = 1 << 63
 _SHOWN = 60  # characters of a value in an error
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^\s\[\]{}:,"]+')
 
 _INSTEAD: tuple[tuple[Any, str], ...] = (
     (float, "leave the key out, or use None"),
@@ -46,15 +50,56 @@ def metadata_json(metadata: Mapping[str, Any]) -> str:
     """Metadata as JSON.
 
     Raises:
-        InvalidDocumentError: It is not made of JSON values with string keys, or holds a lone surrogate; the
-            message says where, and what to use in its place.
+        InvalidDocumentError: It is not made of JSON values with string keys, holds a lone surrogate, or is
+            nested too deeply; the message says where, and what to use in its place.
     """
+    if found := _flaw(metadata):
+        raise InvalidDocumentError(f"metadata{found[0]} {found[1]}")
+    return json.dumps(metadata, ensure_ascii=False, allow_nan=False, default=dict)
+
+
+def parsed_metadata(text: str) -> dict[str, Any]:
+    """Stored metadata; what an earlier release let in may be nested deeper than Python's parser can go."""
     try:
-        if found := _flaw(metadata):
-            raise InvalidDocumentError(f"metadata{found[0]} {found[1]}")
-        return json.dumps(metadata, ensure_ascii=False, allow_nan=False, default=dict)
+        return json.loads(text)
     except RecursionError:
-        raise InvalidDocumentError("its metadata is nested too deeply, or holds itself") from None
+        return _parsed_iteratively(text)
+
+
+def _parsed_iteratively(text: str) -> Any:
+    """JSON that `metadata_json` wrote, without recursion."""
+    whole: list[Any] = []
+    opened: list[Any] = [whole]
+    keys: list[str | None] = [None]
+    for token in _TOKEN.findall(text):
+        inside, key = opened[-1], keys[-1]
+        if token in "]}":
+            opened.pop()
+            keys.pop()
+        elif isinstance(inside, dict) and key is None:
+            keys[-1] = json.loads(token)
+        else:
+            value = [] if token == "[" else {} if token == "{" else json.loads(token)
+            if isinstance(inside, dict):
+                inside[key], keys[-1] = value, None
+            else:
+                inside.append(value)
+            if token in "[{":
+                opened.append(value)
+                keys.append(None)
+    return whole[0]
+
+
+def nested_too_deeply(value: Any) -> bool:
+    """Whether objects and lists lie in each other more than `MOST_NESTED` deep."""
+    waiting = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if isinstance(item, Mapping | list | tuple):
+            if depth > MOST_NESTED:
+                return True
+            waiting += ((one, depth + 1) for one in (item.values() if isinstance(item, Mapping) else item))
+    return False
 
 
 def postings(metadata: Mapping[str, Any]) -> set[Posting]:
@@ -64,14 +109,15 @@ def postings(metadata: Mapping[str, Any]) -> set[Posting]:
 
 def flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The scalars with their keys; those of nested objects are joined by dots."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from flatten(f"{prefix}.{key}" if prefix else key, item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from flatten(prefix, item)
-    else:
-        yield prefix, value
+    waiting = [(prefix, value)]
+    while waiting:
+        name, item = waiting.pop()
+        if isinstance(item, Mapping):
+            waiting += ((f"{name}.{key}" if name else key, one) for key, one in item.items())
+        elif isinstance(item, list | tuple):
+            waiting += ((name, one) for one in item)
+        else:
+            yield name, item
 
 
 def scalar(value: str | float | None) -> tuple[str, str | float]:
@@ -110,7 +156,7 @@ def scalar_flaw(value: Any) -> str:
         return "" if math.isfinite(value) else f"is {value!r}, which JSON does not have: {_instead(value)}"
     if isinstance(value, int):
         return _size_flaw(value)
-    return "" if value is None else f"is {_shown(value)} of type {_kind(value)}: {_instead(value)}"
+    return "" if value is None else f"is {shown(value)} of type {_kind(value)}: {_instead(value)}"
 
 
 def _size_flaw(value: int) -> str:
@@ -121,34 +167,45 @@ def _size_flaw(value: int) -> str:
     return ""
 
 
-def text_flaw(text: str) -> str:
-    """Why a text cannot be stored; empty when it can."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return (
-            f"holds a lone surrogate at {error.start}, which is no valid Unicode; decode the source with "
-            f"errors='replace'"
-        )
-    return ""
+class _Place(NamedTuple):
+    """A value within metadata: its key or index, and what holds it."""
+
+    value: Any
+    key: Any = None
+    holder: _Place | None = None
+    depth: int = 1
+
+    def path(self) -> str:
+        """As Python would index it."""
+        keys, place = [], self
+        while place.holder is not None:
+            keys.append(f"[{shown(place.key)}]")
+            place = place.holder
+        return "".join(reversed(keys))
 
 
-def _flaw(value: Any) -> tuple[str, str] | None:
+def _flaw(metadata: Any) -> tuple[str, str] | None:
     """Where something is no JSON, as Python would index it, and why."""
-    if not isinstance(value, Mapping | list | tuple):
-        reason = scalar_flaw(value)
-        return ("", reason) if reason else None
-    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-        if isinstance(value, Mapping) and (reason := _key_flaw(key)):
-            return "", reason
-        if found := _flaw(item):
-            return f"[{_shown(key)}]{found[0]}", found[1]
+    waiting = [_Place(metadata)]
+    while waiting:
+        place = waiting.pop()
+        value = place.value
+        if not isinstance(value, Mapping | list | tuple):
+            if reason := scalar_flaw(value):
+                return place.path(), reason
+            continue
+        if place.depth > MOST_NESTED:
+            return "", f"is nested more than {MOST_NESTED} deep, or holds itself; store it as text"
+        if isinstance(value, Mapping) and (reason := next(filter(None, map(_key_flaw, value)), "")):
+            return place.path(), reason
+        inside = value.items() if isinstance(value, Mapping) else enumerate(value)
+        waiting += reversed([_Place(item, key, place, place.depth + 1) for key, item in inside])
     return None
 
 
 def _key_flaw(key: Any) -> str:
     if not isinstance(key, str):
-        return f"has the key {_shown(key)} of type {_kind(key)}, which is no string: use str(key)"
+        return f"has the key {shown(key)} of type {_kind(key)}, which is no string: use str(key)"
     reason = text_flaw(key)
     return f"has a key that {reason}" if reason else ""
 
@@ -169,9 +226,13 @@ def _kind(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+def shown(value: Any) -> str:
+    """A value for an error, cut short."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of more digits than Python prints, or an object that cannot show itself
+        text = f"<{_kind(value)}>"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _digest(value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,7 +13,7 @@ from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow, namespaces_below
 from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.terms import word_rule
-from mllm_plugin.store.values import postings
+from mllm_plugin.store.values import parsed_metadata, postings
 from mllm_plugin.tree.editor import LEAF_LEVEL, Fold
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import VerifyReport
@@ -197,7 +196,7 @@ class _NamespaceCheck:
         for rowid, document_id, text, metadata, masked in rows:
             self.checked["documents"] += 1
             length = len(text.decode("utf-8"))
-            expected |= {(*posting, rowid) for posting in postings(json.loads(metadata))}
+            expected |= {(*posting, rowid) for posting in postings(parsed_metadata(metadata))}
             masks = self._tx.execute("SELECT count(*) FROM masks WHERE document_rowid = ?", (rowid,)).get
             if bool(masked) != bool(masks):
                 yield f"document {document_id!r}: masked flag and masks differ"

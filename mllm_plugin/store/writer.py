@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
 from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms, word_rule
-from mllm_plugin.store.values import Posting, metadata_json, postings
+from mllm_plugin.store.values import Posting, metadata_json, parsed_metadata, postings
 from mllm_plugin.tree.editor import Fold, TreeEditor
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import Document
@@ -222,7 +221,7 @@ class NamespaceWriter:
 
     def _delete_postings(self, rowid: int) -> None:
         stored = self._tx.execute("SELECT metadata FROM documents WHERE document_rowid = ?", (rowid,)).get
-        rows = ((self._id, *posting, rowid) for posting in postings(json.loads(stored)))
+        rows = ((self._id, *posting, rowid) for posting in postings(parsed_metadata(stored)))
         self._tx.executemany(
             "DELETE FROM metadata WHERE namespace_id = ? AND key = ? AND kind = ? AND value = ? "
             "AND document_rowid = ?",

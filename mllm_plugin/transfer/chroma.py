@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import MissingDependencyError
-from mllm_plugin.transfer.records import Record, to_record, with_vector
+from mllm_plugin.transfer.records import Record, to_record
 from mllm_plugin.transfer.source import Columns, Source, choose
 
 _BATCH = 500
@@ -40,10 +40,8 @@ def _rows(collection: Any, skipped: list[str]) -> Iterator[Record]:
         rows = zip(page["ids"], page["documents"], page["metadatas"], page["embeddings"], strict=True)
         for identifier, text, metadata, embedding in rows:
             if text and text.strip():
-                record = to_record(
-                    {"id": identifier, "text": text, "metadata": metadata}, f"Chroma row {identifier!r}"
-                )
-                yield with_vector(record, embedding.tolist())
+                item = {"id": identifier, "text": text, "metadata": metadata}
+                yield to_record(item, f"Chroma row {identifier!r}", embedding.tolist())
             else:
                 skipped.append(identifier)
 

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         raise InvalidInputError(f"{path} is no complete gzip file (after line {number}): {error}") from error
 
 
-def write_jsonl(path: Path, records: Iterable[Record]) -> int:
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     """Writes records, one a line; a regular file appears under its name only when it is complete.
 
     Returns:
@@ -51,7 +51,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
     return count
 
 
-def _write(stream: IO[bytes], records: Iterable[Record]) -> int:
+def _write(stream: IO[bytes], records: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     for record in records:
         stream.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")

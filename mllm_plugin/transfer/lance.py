@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from mllm_plugin.transfer.records import Record, to_record, with_vector
+from mllm_plugin.transfer.records import Record, to_record
 from mllm_plugin.transfer.source import Columns, Source, choose
 
 _BATCH = 500
@@ -57,8 +57,7 @@ def _rows(table: Any, columns: tuple[str, str, str], skipped: list[str]) -> Iter
             if metadata is not None and not isinstance(metadata, dict):
                 others["metadata"] = _plain(metadata)
             item = {"id": identifier, "text": text, "metadata": others | nested}
-            record = to_record(item, f"LanceDB row {identifier!r}")
-            yield record if vector is None else with_vector(record, list(vector))
+            yield to_record(item, f"LanceDB row {identifier!r}", None if vector is None else list(vector))
 
 
 def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], role: str) -> str:

@@ -48,7 +48,7 @@ class Source:
         """Looks at the first record for its vectors; returns itself."""
         first = next(self.records, None)
         if first is not None:
-            self.dim, self.encoder = vector_width(first), first.get("encoder")
+            self.dim, self.encoder = vector_width(first), first.encoder
             self.records = chain([first], self.records)
         return self
 

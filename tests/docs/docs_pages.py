@@ -142,7 +142,9 @@ def entries_of(thing: Any, package: str) -> Iterator[str]:
     if not own_start:
         yield from known.values()
     for name, member in _members(thing, package):
-        if inspect.isfunction(member):
+        if hasattr(member, "twin_of"):  # told in words, since its signature is that of the other
+            yield f"`{name}`"
+        elif inspect.isfunction(member):
             yield f"{name}(" if _hides_signature(member) else signature(name, member)
         elif name not in known:
             yield f"`{name}`"

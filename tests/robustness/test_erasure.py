@@ -277,7 +277,7 @@ def test_another_process_that_only_waits_does_not_delay_erasure(memory):
 def interrupted(memory: MemoryIndex, document: Document, **options) -> None:
     """Leaves embeddings of the document in the cache, as a build does that is killed before its write."""
     with memory.snapshot():
-        memory._ingest.prepare([document], (), options.get("split", True))
+        memory._handle.ingest.prepare([document], (), options.get("split", True))
 
 
 def cached(memory: MemoryIndex) -> int:
@@ -309,7 +309,7 @@ def test_remove_purges_the_cache_even_if_add_did_not(memory):
         text_hash
         for (text_hash,) in rows(memory, "SELECT text_hash FROM chunks ORDER BY chunk_id DESC LIMIT 2")
     ]
-    memory._cache.put(
+    memory._handle.cache.put(
         [(text_hash, np.frombuffer(v, "<f2"), b"") for text_hash, v in zip(hashes, vectors, strict=False)]
     )
     assert cached(memory) == 2

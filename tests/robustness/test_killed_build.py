@@ -48,7 +48,7 @@ elif moment == "between-cache-and-write":
 elif moment == "before-commit":
     kill_at(NamespaceWriter, "finish", after=True)
 elif moment == "after-commit":
-    kill_at(type(memory._cache), "drop", after=False)
+    kill_at(type(memory._handle.cache), "drop", after=False)
 elif moment == "while-regrouping":
     kill_at(NamespaceWriter, "regroup", after=True)
 def stream():
@@ -158,7 +158,7 @@ from mllm_plugin import Document, MemoryIndex
 from toy import ToyEncoder
 memory = MemoryIndex.open(sys.argv[1], encoder=ToyEncoder())
 memory.add([Document("a canarybird in a cage", id="bird"), Document("another animal", id="other")])
-memory._erase = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+memory._handle.erase = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 memory.remove(["bird"])
 """
     folder = tmp_path / "memory"

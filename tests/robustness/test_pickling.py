@@ -157,13 +157,13 @@ def test_a_relative_path_is_meant_from_where_it_was_opened(tmp_path, encoder, mo
 
 def test_a_folder_that_goes_while_a_batch_is_written(tmp_path, encoder, monkeypatch):
     memory = MemoryIndex.open(tmp_path / "memory", encoder=encoder)
-    write = memory._ingest.write
+    write = memory._handle.ingest.write
 
     def deleting(*arguments, **options):
         shutil.rmtree(tmp_path / "memory")
         return write(*arguments, **options)
 
-    monkeypatch.setattr(memory._ingest, "write", deleting)
+    monkeypatch.setattr(memory._handle.ingest, "write", deleting)
     with pytest.raises(StoreError, match="deleted or replaced"):
         memory.add([Document("lost", id="lost")])
     memory.close()

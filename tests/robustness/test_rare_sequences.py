@@ -35,7 +35,7 @@ def test_tiny_groups_are_settled_in_the_end(tmp_path, fan_out, seed):
 def test_a_cache_that_is_not_used_is_erased_too(tmp_path):
     folder, text = tmp_path / "memory", "canary in a cage"
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
-        memory._ingest.prepare([Document(text, id="a")], (), True)  # and killed before the write
+        memory._handle.ingest.prepare([Document(text, id="a")], (), True)  # and killed before the write
     with MemoryIndex.open(folder, encoder=ToyEncoder(), config=MemoryConfig(embedding_cache=False)) as memory:
         memory.add([Document(text, id="a")])
         assert memory.remove(["a"]).erased
@@ -48,10 +48,10 @@ def test_a_removal_that_is_committed_is_reported_whoever_writes_next(tmp_path):
     with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(), timeout=0.3) as memory:
         memory.add([Document("one", id="a"), Document("two", id="b")])
         holding, done = threading.Event(), threading.Event()
-        original = memory._database.truncate_log
+        original = memory._handle.database.truncate_log
 
         def hold() -> None:
-            with memory._database.write():
+            with memory._handle.database.write():
                 holding.set()
                 done.wait(5)
 
@@ -61,11 +61,11 @@ def test_a_removal_that_is_committed_is_reported_whoever_writes_next(tmp_path):
             return original(wait)
 
         thread = threading.Thread(target=hold)
-        memory._database.truncate_log = truncate
+        memory._handle.database.truncate_log = truncate
         report = memory.remove(["a"], wait=0.05)
         done.set()
         thread.join()
-        memory._database.truncate_log = original
+        memory._handle.database.truncate_log = original
         assert (report.documents, report.erased) == (1, False)
         assert memory.remove(["b"]).erased
 
@@ -77,7 +77,7 @@ def test_an_import_that_another_writer_overtakes_is_repeated(tmp_path):
     ):
         memory.add([Document("the text", id="a")])
         records = list(memory.export())
-        states = memory._ingest.states
+        states = memory._handle.ingest.states
         calls = []
 
         def overtaken(documents, namespace):
@@ -87,7 +87,7 @@ def test_an_import_that_another_writer_overtakes_is_repeated(tmp_path):
             calls.append(1)
             return found
 
-        memory._ingest.states = overtaken
+        memory._handle.ingest.states = overtaken
         memory.import_records(records)
         assert len(calls) == 2
         assert memory.get(["a"])[0].text == "the text"

@@ -18,7 +18,6 @@ from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, load_llm, ship
 from mllm_plugin.llm.lora import FIRST
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.model_files import choose_device
-from mllm_plugin.store.hierarchies import note_adapter
 from mllm_plugin.training.curves import Panel, write_curves
 from mllm_plugin.training.questions import Qrels, Queries
 from mllm_plugin.training.reader.answers import score_answers
@@ -128,9 +127,8 @@ def train_reader(
     )
     first = _first(start, loaded, material, config)
     marks = sorted({*material.marks, *first.config.documents})
-    if not memory._database.read_only:  # now, since what is removed from here on is in the texts
-        with memory._database.write() as tx:
-            note_adapter(tx, str(folder.resolve()), marks)
+    if not memory.read_only:  # now, since what is removed from here on is in the texts
+        memory.note_reader(folder.resolve(), marks)
     reader = _trainable(loaded, first, material, prompts, config.chunks)
     learned = float(first.tensors["space.map.weight"].abs().max()) > 0
     rate = config.rate or (_LATER_RATE if learned else _RATE)

@@ -1,0 +1,78 @@
+"""Adding, removing, installing: a transaction each, and what follows its commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mllm_plugin.errors import InvalidInputError, StoreError
+from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.memory.handle import Handle
+from mllm_plugin.records import Record, import_records
+from mllm_plugin.store.documents import Which
+from mllm_plugin.types import AddReport, Document, InstallReport, Namespace, RemoveReport
+
+REGROUP_SHARE = 0.1  # of the chunks: a small addition to a large memory is not worth grouping all of it
+
+
+def add(memory: Handle, documents: Iterable[Document], namespace: Namespace, **options: Any) -> AddReport:
+    """Adds documents; the texts that they replace are erased."""
+    return _erased(memory, memory.ingest.add(documents, namespace, **options))
+
+
+def add_records(memory: Handle, records: Iterable[Mapping[str, Any] | Record]) -> AddReport:
+    """Adds records of an export; what came before a bad one is kept."""
+    memory.database.check_writable()
+    touched: set[Namespace] = set()
+    try:
+        report = import_records(memory.ingest, memory.encoder, records, touched)
+    except InvalidInputError:
+        regroup_written(memory, touched)
+        raise
+    reason = regroup_written(memory, touched)
+    return _erased(memory, replace(report, reason=reason))
+
+
+def _erased(memory: Handle, report: AddReport) -> AddReport:
+    """The report, with whether the texts that were replaced are gone: what a reader holds goes later."""
+    if not report.updated:
+        return report
+    erased, reason = memory.erase(wait=0.0)
+    return replace(report, erased=erased, reason="; ".join(filter(None, (report.reason, reason))))
+
+
+def regroup_written(memory: Handle, namespaces: Iterable[Namespace]) -> str:
+    """Groups trees anew that bulk writes left provisional; why it could not be done, else empty."""
+    try:
+        for namespace in sorted(namespaces):
+            with memory.edit() as edit:
+                edit.regroup(namespace, REGROUP_SHARE)
+    except StoreError as error:
+        return still_provisional(error)
+    return ""
+
+
+def still_provisional(error: StoreError) -> str:
+    """What to report of trees that could not be grouped after everything was written."""
+    cause = error.__cause__ or error
+    return f"everything is written, but trees are still provisional ({cause}); call compact() later"
+
+
+def remove(memory: Handle, namespace: Namespace, which: Which, wait: float) -> RemoveReport:
+    """Removes documents and everything that holds something of them."""
+    with memory.edit() as edit:
+        removed = edit.remove(namespace, which)
+    erased, reason = memory.erase(wait)
+    return RemoveReport(removed.documents, removed.chunks, erased, removed.missing, reason, removed.weights)
+
+
+def install(memory: Handle, hierarchy: Hierarchy) -> InstallReport:
+    """Puts a hierarchy in place; the weights before, which may have seen what was removed, are erased."""
+    started = time.perf_counter()
+    with memory.edit() as edit:
+        before, nodes = edit.install(hierarchy)
+    erased, reason = (True, "") if before == hierarchy.fingerprint else memory.erase(wait=0.0)
+    took = time.perf_counter() - started
+    return InstallReport(hierarchy.fingerprint, before, nodes, took, erased, reason)

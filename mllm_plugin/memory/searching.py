@@ -1,0 +1,119 @@
+"""Searching, recalling and reading; each call sees one consistent snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from mllm_plugin.encoders.text import window_spans
+from mllm_plugin.memory.checks import mode_of, positive
+from mllm_plugin.memory.handle import Handle
+from mllm_plugin.memory.scope import Scope
+from mllm_plugin.search.engine import Clock, Request
+from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.recall import recall
+from mllm_plugin.store.documents import Which
+from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredDocument
+from mllm_plugin.vectors import listed
+
+_READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
+
+
+def request_of(
+    memory: Handle,
+    scope: Scope,
+    k: int,
+    beam_width: int | None,
+    exact: bool,
+    mode: Mode,
+    unique_documents: bool,
+) -> Request:
+    """How to search, checked."""
+    memory.database.check_open()
+    width = memory.config.search.beam_width if beam_width is None else beam_width
+    return Request(
+        k=positive("k", k),
+        beam_width=positive("beam_width", width),
+        mode=mode_of(mode, exact),
+        condition=scope.filter,
+        exclude_labels=scope.exclude_labels,
+        unique_documents=unique_documents,
+    )
+
+
+def search(
+    memory: Handle, scope: Scope, request: Request, queries: Sequence[Any], embeddings: Any
+) -> list[Hits]:
+    """The hits of each query."""
+    clock = Clock()
+    prepared = _prepared(memory, "search_batch", queries, embeddings, clock)
+    if not prepared:
+        return []
+    with memory.database.snapshot() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        views = memory.searcher.views(snapshot, rows, request, clock)
+        return memory.searcher.search(views, prepared, request, clock)
+
+
+def recall_all(
+    memory: Handle,
+    scope: Scope,
+    request: Request,
+    nodes: int,
+    queries: Sequence[Any],
+    embeddings: Any,
+) -> list[Recall]:
+    """What each query recalls."""
+    clock = Clock()
+    prepared = _prepared(memory, "recall_batch", queries, embeddings, clock)
+    if not prepared:
+        return []
+    spans = partial(window_spans, memory.encoder)
+    with memory.database.snapshot() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        views = memory.searcher.views(snapshot, rows, request, clock)
+        return recall(memory.searcher, views, prepared, request, clock, nodes=nodes, spans=spans)
+
+
+def _prepared(memory: Handle, call: str, queries: Any, embeddings: Any, clock: Clock) -> list[Query]:
+    """Queries as rankers take them."""
+    queries = listed(call, queries)
+    embeddings = None if embeddings is None else listed("embeddings", embeddings)
+    with clock.stage("encode"):
+        return make_queries(queries, embeddings, memory.encoder, memory.config.chunking.chunk_tokens)
+
+
+def get(memory: Handle, namespace: Namespace, which: Which) -> list[StoredDocument]:
+    """The documents that a call means; those that are not there are left out."""
+    with memory.database.snapshot() as snapshot:
+        row = snapshot.namespace(namespace)
+        if row is None:
+            return []
+        return list(snapshot.documents(row, snapshot.select(row, **which._asdict()).rowids))
+
+
+def documents(memory: Handle, scope: Scope) -> Iterator[StoredDocument]:
+    """All documents of a scope, of one moment, in the order they were added."""
+    condition = scope.filter or {}
+    with memory.database.snapshot() as snapshot:
+        listing = (
+            document
+            for row in snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+            for document in snapshot.documents(row, snapshot.select(row, condition=condition).rowids)
+        )
+        first, characters = [], 0
+        for document in listing:
+            first.append(document)
+            characters += len(document.text)
+            if characters > _READ_AHEAD:
+                yield from first
+                yield from listing
+                return
+    yield from first
+
+
+def namespaces(memory: Handle, prefix: Namespace) -> list[Namespace]:
+    """All namespaces that begin with `prefix`."""
+    with memory.database.snapshot() as snapshot:
+        return [row.namespace for row in snapshot.namespaces(prefix)]

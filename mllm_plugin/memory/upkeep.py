@@ -1,0 +1,64 @@
+"""Statistics, verification, compaction, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mllm_plugin.memory.handle import Handle
+from mllm_plugin.memory.scope import Scope
+from mllm_plugin.records import export_records
+from mllm_plugin.store.edit import give_back_pages
+from mllm_plugin.store.namespaces import namespaces_below
+from mllm_plugin.store.statistics import namespace_stats, text_bytes
+from mllm_plugin.store.verify import verify_store
+from mllm_plugin.types import CompactReport, Stats, VerifyReport
+
+
+def stats(memory: Handle) -> Stats:
+    """Counts, sizes and the shape of every tree."""
+    with memory.database.read() as tx:
+        namespaces = tuple(namespace_stats(tx, row) for row in namespaces_below(tx, ()))
+        texts = text_bytes(tx)
+    chunks = sum(one.chunks for one in namespaces)
+    size = memory.file_bytes()
+    return Stats(
+        documents=sum(one.documents for one in namespaces),
+        chunks=chunks,
+        live_chunks=sum(one.live_chunks for one in namespaces),
+        masked_documents=sum(one.masked_documents for one in namespaces),
+        encoder=memory.encoder.fingerprint,
+        dim=memory.dim,
+        file_bytes=size,
+        cache_bytes=memory.cache.nbytes() if memory.cache else 0,
+        bytes_per_chunk_beyond_text=max(0.0, (size - texts) / chunks) if chunks else 0.0,
+        namespaces=namespaces,
+    )
+
+
+def verify(memory: Handle) -> VerifyReport:
+    """Checks every invariant."""
+    with memory.database.read() as tx:
+        hierarchy = memory.hierarchies.of(tx)
+        return verify_store(
+            tx, config=memory.config, fold=hierarchy.fold, dim=memory.dim, tolerance=hierarchy.tolerance
+        )
+
+
+def compact(memory: Handle, *, regroup: bool, wait: float) -> CompactReport:
+    """Regroups trees, lists rare words, gives free pages back, erases what is left of removals."""
+    before, rebuilt = memory.file_bytes(), 0
+    with memory.database.read() as tx:
+        rows = namespaces_below(tx, ())
+    for row in rows:
+        with memory.edit() as edit:
+            rebuilt += edit.regroup(row.namespace, 0.0 if regroup else 1e-9)
+    give_back_pages(memory.database)
+    erased, reason = memory.erase(wait)
+    return CompactReport(before, memory.file_bytes(), rebuilt, erased, reason)
+
+
+def export(memory: Handle, scope: Scope, *, vectors: bool) -> Iterator[dict]:
+    """Documents as records."""
+    with memory.database.snapshot() as snapshot:
+        for row in snapshot.namespaces(scope.namespace, prefix=scope.prefix):
+            yield from export_records(snapshot, row, memory.encoder.fingerprint, vectors=vectors)
