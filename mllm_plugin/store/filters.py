@@ -102,7 +102,7 @@ class _Copy:
         if isinstance(value, Mapping):
             return self.of(value, depth + 1)
         if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
-            return [self.of(one, depth + 2) if isinstance(one, Mapping) else exact(one) for one in value]
+            return [self.of(item, depth + 2) if isinstance(item, Mapping) else exact(item) for item in value]
         return exact(value)
 
 

@@ -341,7 +341,7 @@ class Snapshot:
 
     def routed_chunks(self, row: NamespaceRow, known: Mapping[int, Frequency]) -> list[tuple[int, int]]:
         """Chunks (chunk id, node id) that the rarest of the terms lead to."""
-        rare = sorted((one.total, term) for term, one in known.items() if one.posted)
+        rare = sorted((term.total, name) for name, term in known.items() if term.posted)
         rows = self._tx.execute(
             f"SELECT p.term, p.chunk_id, c.node_id FROM {_WANTED} postings p ON p.term = wanted.value "
             "AND p.namespace_id = ? JOIN chunks c USING (chunk_id)",
