@@ -14,10 +14,9 @@ from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidT
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.care import REGROUP_SHARE
 from mllm_plugin.options import explain_calls
+from mllm_plugin.reports import totals
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import AddReport, BuildReport, Document, Namespace, OnInvalid
-
-_COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
 
 
 @explain_calls
@@ -79,7 +78,7 @@ class IndexBuilder:
             raise
         self._memory.regroup(self._namespace, min_share=REGROUP_SHARE)
         return BuildReport(
-            **{name: sum(getattr(report, name) for report in reports) for name in _COUNTS},
+            **totals(reports),
             seconds=time.perf_counter() - started,
             skipped=tuple(one for report in reports for one in report.skipped),
         )

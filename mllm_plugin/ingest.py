@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.documents import Given, check_documents, describe, skips
-from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
+from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors, listed
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
-from mllm_plugin.store.codec import pack_windows
+from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.documents import DocumentState, document_state
 from mllm_plugin.store.hierarchies import HierarchyInUse
@@ -239,7 +239,7 @@ class Ingest:
         found: dict[bytes, Embedding] = {}
         with self._database.read() as tx:
             for text_hash in wanted:
-                stored = self._stored(tx, text_hash) or (self._cache.get(text_hash) if self._cache else None)
+                stored = self._stored(tx, text_hash) or self._cached(text_hash)
                 if stored is not None:
                     found[text_hash] = stored
         missing = [(text_hash, text) for text_hash, text in wanted.items() if text_hash not in found]
@@ -247,11 +247,12 @@ class Ingest:
         empty = np.zeros(self._encoder.dim, dtype=np.float16), b""
         found.update((one[0], empty) for one, skip in zip(missing, nothing, strict=True) if skip)
         missing = [one for one, skip in zip(missing, nothing, strict=True) if not skip]
-        if missing:
-            found.update(self._encode(missing))
+        for rows in document_batches(self._encoder, [text for _, text in missing]):
+            found.update(self._encode([missing[row] for row in rows]))
         return found, len(missing)
 
     def _encode(self, missing: Sequence[tuple[bytes, str]]) -> dict[bytes, Embedding]:
+        """Embeds one batch and keeps it in the cache, so that an interruption costs no more than a batch."""
         result = self._encoder.encode_documents([text for _, text in missing])
         pooled, windows = result if isinstance(result, tuple) else (result, None)
         vectors = as_vectors(pooled, self._encoder.dim).astype(np.float16)
@@ -276,6 +277,10 @@ class Ingest:
                 f"the encoder returned windows {array.shape}, expected finite ones [w, {self._encoder.dim}]"
             )
         return array
+
+    def _cached(self, text_hash: bytes) -> Embedding | None:
+        entry = self._cache.get(text_hash) if self._cache is not None else None
+        return entry if entry is not None and are_windows(entry[1], self._encoder.dim) else None
 
     def _stored(self, tx: apsw.Connection, text_hash: bytes) -> Embedding | None:
         row = tx.execute(

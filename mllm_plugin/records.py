@@ -24,9 +24,10 @@ from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anony
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.ingest import Ingest, document_hash, same_text
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.reports import totals
 from mllm_plugin.search.query import as_vectors
 from mllm_plugin.store.cache import hash_text
-from mllm_plugin.store.codec import unpack_windows
+from mllm_plugin.store.codec import are_windows
 from mllm_plugin.store.documents import DocumentState, read_documents
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.nodes import load_children
@@ -36,7 +37,6 @@ from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 _PROBED = 3  # chunks by which a model is told
 _BATCH = 256
 _BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
-_COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
 
 
 class ChunkRecord(BaseModel):
@@ -128,9 +128,7 @@ def import_records(
         touched.add(namespace)
         for batch in _batches(run):
             reports.append(_import_batch(ingest, batch, namespace, split, dim if usable else None))
-    totals: dict[str, Any] = {name: sum(getattr(report, name) for report in reports) for name in _COUNTS}
-    ids = tuple(name for report in reports for name in report.ids)
-    return AddReport(ids=ids, **totals)
+    return AddReport(ids=tuple(name for report in reports for name in report.ids), **totals(reports))
 
 
 def _trust(encoder: TextEncoder) -> Callable[[Record], bool]:
@@ -254,6 +252,6 @@ def _windows(packed: str | None, dim: int, document_id: str) -> bytes:
         data = base64.b64decode(packed or "", validate=True)
     except (binascii.Error, ValueError):
         data = b"?"
-    if len(data) % (4 + dim) or not np.isfinite(unpack_windows(data, dim)).all():
+    if not are_windows(data, dim):
         raise InvalidInputError(f"record {document_id!r}: malformed windows of a chunk")
     return data

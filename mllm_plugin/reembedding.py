@@ -16,6 +16,7 @@ from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.choice import DEFAULT
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.records import record_of
+from mllm_plugin.reports import totals
 from mllm_plugin.store.database import FILE_NAME, Database
 from mllm_plugin.store.documents import masks_of_all
 from mllm_plugin.store.namespaces import find_namespace
@@ -64,10 +65,8 @@ def reembed(
             changed = _drop_what_went(memory, copy) or bool(reports[-1].added or reports[-1].updated)
         with copy._database.write() as tx:
             mark_as_copy(tx, None)
-    totals: dict[str, Any] = {
-        name: sum(getattr(one, name) for one in reports) for name in ("added", "updated", "chunks", "encoded")
-    }
-    return BuildReport(**totals, unchanged=reports[0].unchanged, seconds=time.perf_counter() - started)
+    counts = totals(reports) | {"unchanged": reports[0].unchanged}
+    return BuildReport(**counts, seconds=time.perf_counter() - started)
 
 
 def _check_target(folder: Path, source: str) -> None:

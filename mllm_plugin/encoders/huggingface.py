@@ -137,14 +137,11 @@ class HuggingFaceEncoder(TokenReader):
         if not texts:
             return []
         plain = [plain_letters(text) for text in texts]
-        with self._lock:
-            encoded = self._tokenizer(
-                [self.document_prefix + text for text, _ in plain],
-                truncation=True,
-                max_length=self._length,
-                return_offsets_mapping=True,
-                return_attention_mask=False,
-            )
+        encoded = self._read_tokens(
+            [self.document_prefix + text for text, _ in plain],
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
         first, size = len(self.document_prefix), self.window_tokens
         spans = []
         for text, (_, places), offsets in zip(texts, plain, encoded["offset_mapping"], strict=True):
@@ -159,7 +156,11 @@ class HuggingFaceEncoder(TokenReader):
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         pooled = np.zeros((len(texts), self.dim), dtype=np.float32)
         found: list[NDArray[np.float32]] = [np.zeros((0, self.dim), dtype=np.float32)] * len(texts)
-        for rows, batch in self._batches([prefix + plain_letters(text)[0] for text in texts]):
+        plain = [prefix + plain_letters(text)[0] for text in texts]
+        for rows in self._rows(plain):
+            batch = self._read_tokens(
+                [plain[row] for row in rows], padding=True, return_offsets_mapping=True, return_tensors="pt"
+            )
             short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
             read = partial(on_one_thread, self._read) if short else self._read
             pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
@@ -181,31 +182,27 @@ class HuggingFaceEncoder(TokenReader):
         content = offsets[..., 1] > offsets[..., 0].clip(min=prefix)
         return pooled, _windows(states, content, self.window_tokens)
 
-    def _batches(self, texts: list[str]):  # noqa: ANN202 - iterator of (rows, BatchEncoding)
+    def document_batches(self, texts: Sequence[str]) -> list[list[int]]:
+        """Rows of texts that `encode_documents` takes in one forward pass each, the longest first."""
+        return self._rows([self.document_prefix + plain_letters(text)[0] for text in texts])
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Length-sorted batches of at most `batch_tokens` padded tokens."""
-        if not texts:
-            return
-        with self._lock:
-            lengths = [
-                len(ids)
-                for ids in self._tokenizer(
-                    texts, truncation=True, max_length=self._length, return_attention_mask=False
-                )["input_ids"]
-            ]
+        lengths = [len(ids) for ids in self._read_tokens(texts, return_attention_mask=False)["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
+        batches = []
         while order:
             size = max(1, self.batch_tokens // max(1, lengths[order[0]]))
-            rows, order = order[:size], order[size:]
-            with self._lock:
-                batch = self._tokenizer(
-                    [texts[row] for row in rows],
-                    truncation=True,
-                    max_length=self._length,
-                    padding=True,
-                    return_offsets_mapping=True,
-                    return_tensors="pt",
-                )
-            yield rows, batch
+            batches.append(order[:size])
+            order = order[size:]
+        return batches
+
+    def _read_tokens(self, texts: Sequence[str], **options: Any) -> Any:
+        """A `BatchEncoding` of texts with special tokens, no longer than the model reads."""
+        if not texts:
+            return {"input_ids": []}
+        with self._lock:
+            return self._tokenizer(list(texts), truncation=True, max_length=self._length, **options)
 
     def _check(self, model: str | Path) -> None:
         """Refuses a model that makes the same of everything, or no numbers."""
