@@ -17,6 +17,7 @@ from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
+from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert
 from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
@@ -81,6 +82,7 @@ class HuggingFaceEncoder(TokenReader):
         )
         self._weights = sum(one.numel() for one in self._model.parameters())
         self._weights -= self._model.get_input_embeddings().weight.numel()  # of which a token reads one row
+        self._short = ShortBert(self._model) if ShortBert.reads(self._model) else None
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, LONGEST)
@@ -175,12 +177,19 @@ class HuggingFaceEncoder(TokenReader):
         """One forward pass: pooled [n, d], and windows [w, d] per text where they are asked for."""
         inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
         offsets = inputs.pop("offset_mapping")
-        states = self._model(**inputs).last_hidden_state
+        states = self._states(inputs)
         pooled = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
         if not windows:
             return pooled, []
         content = offsets[..., 1] > offsets[..., 0].clip(min=prefix)
         return pooled, _windows(states, content, self.window_tokens)
+
+    def _states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Token states [b, t, d]."""
+        tokens = inputs["input_ids"]
+        if self._short is not None and len(tokens) == 1 and tokens.shape[1] <= MOST_TOKENS:
+            return self._short.states(tokens[0])[None]
+        return self._model(**inputs).last_hidden_state
 
     def document_batches(self, texts: Sequence[str]) -> list[list[int]]:
         """Rows of texts that `encode_documents` takes in one forward pass each, the longest first."""
@@ -188,6 +197,8 @@ class HuggingFaceEncoder(TokenReader):
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Length-sorted batches of at most `batch_tokens` padded tokens."""
+        if len(texts) < 2:
+            return [[0]][: len(texts)]
         lengths = [len(ids) for ids in self._read_tokens(texts, return_attention_mask=False)["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
         batches = []
