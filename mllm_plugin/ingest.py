@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.documents import Given, check_documents, describe, skips
-from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
+from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
-from mllm_plugin.store.codec import pack_windows
+from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.documents import DocumentState, document_hash, document_state, same_fields, same_text
 from mllm_plugin.store.edit import StaleError, editing
@@ -204,19 +204,19 @@ class Ingest:
         wanted = {piece.text_hash: piece.text for piece in pieces}
         with self._database.snapshot() as snapshot:
             found: dict[bytes, Embedding] = snapshot.embeddings(wanted)
-        if self._cache is not None:
-            kept = ((name, self._cache.get(name)) for name in wanted if name not in found)
-            found.update({name: embedding for name, embedding in kept if embedding is not None})
+        kept = ((name, self._cached(name)) for name in wanted if name not in found)
+        found.update({name: embedding for name, embedding in kept if embedding is not None})
         missing = [(text_hash, text) for text_hash, text in wanted.items() if text_hash not in found]
         nothing = meaningless(self._encoder, [text for _, text in missing])
         empty = np.zeros(self._encoder.dim, dtype=np.float16), b""
         found.update((one[0], empty) for one, skip in zip(missing, nothing, strict=True) if skip)
         missing = [one for one, skip in zip(missing, nothing, strict=True) if not skip]
-        if missing:
-            found.update(self._encode(missing))
+        for rows in document_batches(self._encoder, [text for _, text in missing]):
+            found.update(self._encode([missing[row] for row in rows]))
         return found, len(missing)
 
     def _encode(self, missing: Sequence[tuple[bytes, str]]) -> dict[bytes, Embedding]:
+        """Embeds one batch and keeps it in the cache, so that an interruption costs no more than a batch."""
         result = self._encoder.encode_documents([text for _, text in missing])
         pooled, windows = result if isinstance(result, tuple) else (result, None)
         vectors = as_vectors(pooled, self._encoder.dim).astype(np.float16)
@@ -233,3 +233,7 @@ class Ingest:
         if self._cache is not None:
             self._cache.put(zip(hashes, vectors, packed, strict=True))
         return dict(zip(hashes, zip(vectors, packed, strict=True), strict=True))
+
+    def _cached(self, text_hash: bytes) -> Embedding | None:
+        entry = self._cache.get(text_hash) if self._cache is not None else None
+        return entry if entry is not None and are_windows(entry[1], self._encoder.dim) else None

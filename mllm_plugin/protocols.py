@@ -24,9 +24,11 @@ class TextEncoder(Protocol):
     `encode_query_windows(texts)`, which gives queries as `encode_documents` gives documents; without it the
     leaf ranker compares windows with the whole query only. And `window_spans(texts)`, the character spans
     of each text's windows; without it a recalled window is placed at its whole chunk. And
-    `cannot_read(texts)`, which of them it makes nothing of; their embedding is zero. And `anonymous`, True
-    where the fingerprint may be the same for two models or differ for one: a memory then tells the encoder
-    by the vectors that it makes of a few texts.
+    `document_batches(texts)`, the rows of the texts that are best encoded together; each such batch is kept
+    before the next is begun; without it a batch is 64 texts of about one length. And `cannot_read(texts)`,
+    which of them it makes nothing of; their embedding is zero. And `anonymous`, True where the fingerprint
+    may be the same for two models or differ for one: a memory then tells the encoder by the vectors that it
+    makes of a few texts.
     """
 
     dim: int

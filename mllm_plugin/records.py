@@ -25,7 +25,7 @@ from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import hash_text
-from mllm_plugin.store.codec import unpack_windows
+from mllm_plugin.store.codec import are_windows
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.snapshot import Snapshot, StoredChunk
@@ -267,6 +267,6 @@ def _windows(packed: str | None, dim: int, document_id: str) -> bytes:
         data = base64.b64decode(packed or "", validate=True)
     except (binascii.Error, ValueError):
         data = b"?"
-    if len(data) % (4 + dim) or not np.isfinite(unpack_windows(data, dim)).all():
+    if not are_windows(data, dim):
         raise InvalidInputError(f"record {document_id!r}: malformed windows of a chunk")
     return data

@@ -78,7 +78,8 @@ class NumpyBert:
         return read.swapaxes(0, 1).reshape(states.shape)
 
     def _dense(self, states: Array, name: str) -> Array:
-        return states @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+        read = self._weights[f"{name}.weight"] @ states.T  # in this order the weights are read fastest
+        return read.T + self._weights[f"{name}.bias"]
 
     def _norm(self, states: Array, name: str) -> Array:
         centred = states - states.mean(axis=-1, keepdims=True)

@@ -17,6 +17,7 @@ from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
+from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert
 from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
@@ -81,6 +82,7 @@ class HuggingFaceEncoder(TokenReader):
         )
         self._weights = sum(one.numel() for one in self._model.parameters())
         self._weights -= self._model.get_input_embeddings().weight.numel()  # of which a token reads one row
+        self._short = ShortBert(self._model) if ShortBert.reads(self._model) else None
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, LONGEST)
@@ -137,14 +139,11 @@ class HuggingFaceEncoder(TokenReader):
         if not texts:
             return []
         plain = [plain_letters(text) for text in texts]
-        with self._lock:
-            encoded = self._tokenizer(
-                [self.document_prefix + text for text, _ in plain],
-                truncation=True,
-                max_length=self._length,
-                return_offsets_mapping=True,
-                return_attention_mask=False,
-            )
+        encoded = self._read_tokens(
+            [self.document_prefix + text for text, _ in plain],
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
         first, size = len(self.document_prefix), self.window_tokens
         spans = []
         for text, (_, places), offsets in zip(texts, plain, encoded["offset_mapping"], strict=True):
@@ -159,7 +158,11 @@ class HuggingFaceEncoder(TokenReader):
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         pooled = np.zeros((len(texts), self.dim), dtype=np.float32)
         found: list[NDArray[np.float32]] = [np.zeros((0, self.dim), dtype=np.float32)] * len(texts)
-        for rows, batch in self._batches([prefix + plain_letters(text)[0] for text in texts]):
+        plain = [prefix + plain_letters(text)[0] for text in texts]
+        for rows in self._rows(plain):
+            batch = self._read_tokens(
+                [plain[row] for row in rows], padding=True, return_offsets_mapping=True, return_tensors="pt"
+            )
             short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
             read = partial(on_one_thread, self._read) if short else self._read
             pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
@@ -174,38 +177,43 @@ class HuggingFaceEncoder(TokenReader):
         """One forward pass: pooled [n, d], and windows [w, d] per text where they are asked for."""
         inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
         offsets = inputs.pop("offset_mapping")
-        states = self._model(**inputs).last_hidden_state
+        states = self._states(inputs)
         pooled = _pool(states, inputs["attention_mask"], self.pooling).float().cpu().numpy()
         if not windows:
             return pooled, []
         content = offsets[..., 1] > offsets[..., 0].clip(min=prefix)
         return pooled, _windows(states, content, self.window_tokens)
 
-    def _batches(self, texts: list[str]):  # noqa: ANN202 - iterator of (rows, BatchEncoding)
+    def _states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Token states [b, t, d]."""
+        tokens = inputs["input_ids"]
+        if self._short is not None and len(tokens) == 1 and tokens.shape[1] <= MOST_TOKENS:
+            return self._short.states(tokens[0])[None]
+        return self._model(**inputs).last_hidden_state
+
+    def document_batches(self, texts: Sequence[str]) -> list[list[int]]:
+        """Rows of texts that `encode_documents` takes in one forward pass each, the longest first."""
+        return self._rows([self.document_prefix + plain_letters(text)[0] for text in texts])
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Length-sorted batches of at most `batch_tokens` padded tokens."""
-        if not texts:
-            return
-        with self._lock:
-            lengths = [
-                len(ids)
-                for ids in self._tokenizer(
-                    texts, truncation=True, max_length=self._length, return_attention_mask=False
-                )["input_ids"]
-            ]
+        if len(texts) < 2:
+            return [[0]][: len(texts)]
+        lengths = [len(ids) for ids in self._read_tokens(texts, return_attention_mask=False)["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
+        batches = []
         while order:
             size = max(1, self.batch_tokens // max(1, lengths[order[0]]))
-            rows, order = order[:size], order[size:]
-            with self._lock:
-                batch = self._tokenizer(
-                    [texts[row] for row in rows],
-                    truncation=True,
-                    max_length=self._length,
-                    padding=True,
-                    return_offsets_mapping=True,
-                    return_tensors="pt",
-                )
-            yield rows, batch
+            batches.append(order[:size])
+            order = order[size:]
+        return batches
+
+    def _read_tokens(self, texts: Sequence[str], **options: Any) -> Any:
+        """A `BatchEncoding` of texts with special tokens, no longer than the model reads."""
+        if not texts:
+            return {"input_ids": []}
+        with self._lock:
+            return self._tokenizer(list(texts), truncation=True, max_length=self._length, **options)
 
     def _check(self, model: str | Path) -> None:
         """Refuses a model that makes the same of everything, or no numbers."""

@@ -88,6 +88,10 @@ class QuickEncoder(TokenReader):
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
         return self.loaded.encode_documents(texts)
 
+    def document_batches(self, texts: Sequence[str]) -> list[list[int]]:
+        """Rows of texts that `encode_documents` takes in one forward pass each."""
+        return self.loaded.document_batches(texts)
+
     def window_spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Character spans of the windows that `encode_documents` gives for each text."""
         return self.loaded.window_spans(texts)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mllm_plugin.chunking import TokenOffsets, word_offsets
+from mllm_plugin.errors import InvalidInputError
 
 _RUN = re.compile(r"[0-9A-Za-z+/=]+")
 _HEX = re.compile(r"[0-9a-fA-F]{2,}")
@@ -16,6 +17,7 @@ _NOISE_SHARE = 0.75
 _UNREAD_SHARE = 0.75
 _LONGEST_WORD = 40
 _SHORTEST_CODE = 16
+_BATCH = 64
 _CHANGE_SHARE = 0.3
 
 
@@ -27,6 +29,24 @@ def token_offsets(encoder: Any) -> TokenOffsets:
 def token_limit(encoder: Any, chunk_tokens: int) -> int:
     """Tokens per chunk: as configured, but no more than the encoder reads."""
     return min(chunk_tokens, getattr(encoder, "max_tokens", chunk_tokens))
+
+
+def document_batches(encoder: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Rows of texts that are best encoded together: the encoder's own choice, else 64 of about one length.
+
+    Raises:
+        InvalidInputError: The encoder left texts out or named them twice.
+    """
+    own = getattr(encoder, "document_batches", None)
+    if own is not None:
+        batches = own(texts)
+        if sorted(row for batch in batches for row in batch) != list(range(len(texts))):
+            raise InvalidInputError(
+                f"the encoder's document_batches does not name each of {len(texts)} texts once"
+            )
+        return batches
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    return [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
 
 
 def window_spans(

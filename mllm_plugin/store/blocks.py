@@ -6,14 +6,13 @@ walk that starts at the root of its snapshot finds exactly the blocks of that sn
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.lexical import TermCounts
+from mllm_plugin.lru import LRU
 from mllm_plugin.store.codec import vector_of
 from mllm_plugin.store.snapshot import Snapshot
 
@@ -50,29 +49,16 @@ class BlockCache:
     """Least recently used blocks, at most `capacity` bytes."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._blocks: LRU[tuple[int, int], Block] = LRU(capacity)
 
     def get(self, snapshot: Snapshot, node_id: int, version: int) -> Block:
         """The block of a node as of a write, from memory or from the file."""
-        key = (node_id, version)
-        with self._lock:
-            if block := self._blocks.get(key):
-                self._blocks.move_to_end(key)
-                return block
-        block = load_block(snapshot, node_id)
-        with self._lock:
-            if key not in self._blocks:
-                self._blocks[key] = block
-                self._bytes += block.nbytes
-            while self._bytes > self._capacity and self._blocks:
-                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+        block = self._blocks.get((node_id, version))
+        if block is None:
+            block = load_block(snapshot, node_id)
+            self._blocks.put((node_id, version), block, block.nbytes)
         return block
 
     def clear(self) -> None:
         """Forgets every block."""
-        with self._lock:
-            self._blocks.clear()
-            self._bytes = 0
+        self._blocks.clear()

@@ -1,69 +1,56 @@
 """Embeddings of texts that are not stored yet, on disk, so that an interrupted build need not repeat them.
 
-Bytes in and bytes out: nothing is ever pickled or unpickled (CVE-2025-69872). Entries go when their text is
-stored or removed; deleting the folder costs time and nothing else.
+Bytes in and bytes out: nothing is ever pickled or unpickled (CVE-2025-69872). Every entry carries a hash of
+all that it stands for; one that does not fit is dropped. Entries go when their text is stored or removed;
+deleting the folder costs time and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import diskcache
 import numpy as np
-from diskcache.core import DBNAME, MODE_RAW
+from diskcache.core import DBNAME
 
+from mllm_plugin.store import cache_folder
 from mllm_plugin.types import Namespace
 
 FOLDER_NAME = "cache"
+_SEAL_BYTES = 16
+_REST = 60.0  # seconds without a cache that could not be used
+_NOTHING = object()
 _T = TypeVar("_T")
 
 
-class _BytesDisk(diskcache.Disk):
-    """Stores bytes as they are and refuses to read anything else."""
-
-    def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> tuple:
-        if not isinstance(value, bytes):
-            raise TypeError(f"the embedding cache holds bytes, got {type(value).__name__}")
-        return super().store(value, read, key)
-
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> Any:
-        if mode != MODE_RAW or filename is not None or not isinstance(value, bytes):
-            return None
-        return value
-
-    def get(self, key: Any, raw: bool) -> Any:
-        if not raw:
-            raise ValueError("a pickled key in the embedding cache: delete the cache folder")
-        return super().get(key, raw)
-
-
 def _forgiving(method: Callable[..., _T]) -> Callable[..., _T | None]:
-    """A cache that cannot be read or written is left aside (and made anew if damaged): it only saves time."""
+    """A cache that cannot be used is left aside for a while, a damaged one made anew: it only saves time."""
 
     @wraps(method)
-    def guarded(self: EmbeddingCache, *arguments: Any) -> _T | None:
+    def guarded(self: EmbeddingCache, *arguments: object) -> _T | None:
+        if time.monotonic() < self._resting_until:
+            return None
         try:
             return method(self, *arguments)
-        except (sqlite3.OperationalError, diskcache.Timeout, OSError):
-            return None
-        except (sqlite3.DatabaseError, ValueError):
-            self.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+        except (sqlite3.Error, diskcache.Timeout, OSError, ValueError, TypeError, MemoryError) as error:
+            if cache_folder.passes(error) or not self._discard():
+                self._resting_until = time.monotonic() + _REST
             return None
 
     return guarded
 
 
 class EmbeddingCache:
-    """A pooled vector (fp16) and packed windows by namespace, text and encoder.
+    """A pooled vector (fp16) and further bytes by namespace, text and what made them.
 
     Args:
         folder: The memory's folder.
@@ -72,51 +59,60 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: Path, fingerprint: str, dim: int) -> None:
-        self._folder, self._fingerprint, self._bytes = folder / FOLDER_NAME, fingerprint, 2 * dim
+        self._folder, self._fingerprint, self._dim = folder / FOLDER_NAME, fingerprint, dim
         self._opened: diskcache.Cache | None = None
+        self._resting_until = 0.0
         self._lock = threading.Lock()
 
     @_forgiving
     def get(self, text_hash: bytes) -> tuple[np.ndarray, bytes] | None:
-        """The pooled vector [d] and packed windows of a text, or None."""
-        if not self._folder.exists():
+        """The pooled vector [d] and further bytes of a text, or None."""
+        if not os.path.lexists(self._folder):
             return None
-        data = self._cache().get(self._key(text_hash))
-        if not isinstance(data, bytes) or len(data) < self._bytes:
+        key = self._key(text_hash)
+        data = self._cache().get(key, default=_NOTHING)
+        if data is _NOTHING:
             return None
-        return np.frombuffer(data[: self._bytes], dtype="<f2"), data[self._bytes :]
+        entry = self._entry(key, data)
+        if entry is None:
+            self._cache().delete(key)
+        return entry
 
     @_forgiving
     def put(self, entries: Iterable[tuple[bytes, np.ndarray, bytes]]) -> None:
-        """Keeps embeddings: (text hash, pooled vector [d], packed windows) each."""
+        """Keeps embeddings: (text hash, pooled vector [d], further bytes) each."""
         with self._cache().transact():
-            for text_hash, pooled, windows in entries:
-                self._cache().set(self._key(text_hash), pooled.astype("<f2").tobytes() + windows)
+            for text_hash, pooled, further in entries:
+                key, data = self._key(text_hash), pooled.astype("<f2").tobytes() + further
+                self._cache().set(key, self._seal(key, data) + data)
 
     @_forgiving
     def drop(self, text_hashes: Iterable[bytes | None]) -> None:
         """Forgets texts."""
-        if not self._folder.exists():
+        if not os.path.lexists(self._folder):
             return
         with self._cache().transact():
             for text_hash in text_hashes:
                 if text_hash is not None:
                     self._cache().delete(self._key(text_hash))
 
-    @_forgiving
-    def erase(self, wait: float) -> bool | None:
-        """Forgets everything and rewrites its files; None when another process held them for `wait` s."""
-        if not (self._folder / DBNAME).exists():
+    def erase(self, wait: float) -> bool:
+        """Forgets everything and rewrites its files; False when another process held them for `wait` s."""
+        if not os.path.lexists(self._folder):
             return True
-        with closing(sqlite3.connect(self._folder / DBNAME, wait, isolation_level=None)) as connection:
-            connection.execute("DELETE FROM Cache")
-            connection.execute("VACUUM")
-            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        return None if busy else True
+        try:
+            if not cache_folder.is_ours(self._folder, wait):
+                return self._discard()
+            with closing(sqlite3.connect(self._folder / DBNAME, wait, isolation_level=None)) as connection:
+                connection.execute("DELETE FROM Cache")
+                connection.execute("VACUUM")
+                return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except (sqlite3.Error, OSError, MemoryError) as error:
+            return not cache_folder.passes(error) and self._discard()
 
     def nbytes(self) -> int:
         """Bytes on disk."""
-        return sum(path.stat().st_size for path in self._folder.glob("*") if path.is_file())
+        return cache_folder.nbytes(self._folder)
 
     def close(self) -> None:
         """Closes the cache's files."""
@@ -125,22 +121,36 @@ class EmbeddingCache:
                 self._opened.close()
                 self._opened = None
 
+    def _discard(self) -> bool:
+        """Throws the cache away; False when that is not possible."""
+        try:
+            self.close()
+            cache_folder.discard(self._folder)
+        except (sqlite3.Error, OSError):
+            return False
+        return True
+
     def _cache(self) -> diskcache.Cache:
         with self._lock:
             if self._opened is None:
-                self._opened = diskcache.Cache(
-                    str(self._folder),
-                    disk=_BytesDisk,
-                    eviction_policy="none",
-                    cull_limit=0,
-                    size_limit=1 << 62,
-                    disk_min_file_size=1 << 30,
-                    sqlite_secure_delete=1,
-                )
+                self._opened = cache_folder.open_cache(self._folder)
             return self._opened
 
     def _key(self, text_hash: bytes) -> str:
         return f"{text_hash.hex()}:{self._fingerprint}"
+
+    def _seal(self, key: str, data: bytes) -> bytes:
+        return hashlib.blake2b(f"{key}:{self._dim}\n".encode() + data, digest_size=_SEAL_BYTES).digest()
+
+    def _entry(self, key: str, stored: object) -> tuple[np.ndarray, bytes] | None:
+        """What was put; None where it is something else."""
+        if not isinstance(stored, bytes):
+            return None
+        seal, data, width = stored[:_SEAL_BYTES], stored[_SEAL_BYTES:], 2 * self._dim
+        if len(data) < width or seal != self._seal(key, data):
+            return None
+        pooled = np.frombuffer(data[:width], dtype="<f2")
+        return (pooled, data[width:]) if np.isfinite(pooled).all() else None
 
 
 def hash_text(namespace: Namespace, text: str) -> bytes:

@@ -33,6 +33,12 @@ def unpack_windows(data: bytes, dim: int) -> NDArray[np.float32]:
     return codes.astype(np.float32) * scales[:, None]
 
 
+def are_windows(data: bytes, dim: int) -> bool:
+    """Whether bytes may come from `pack_windows`: whole windows of finite numbers."""
+    with np.errstate(all="ignore"):
+        return len(data) % (_SCALE_BYTES + dim) == 0 and bool(np.isfinite(unpack_windows(data, dim)).all())
+
+
 class Windows(NamedTuple):
     """Windows of n chunks, one chunk after another: vectors [sum of sizes, d] and how many each has [n]."""
 
