@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from mllm_plugin.cli.settings import Settings, UserPath, check_folder, shared_op
 from mllm_plugin.errors import DamagedStoreError, InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.store.database import FILE_NAME
-from mllm_plugin.types import NamespaceStats, Stats
+from mllm_plugin.store.filesystem import draft_folder, swap_folders, sync
+from mllm_plugin.types import NamespaceStats, Stats, VerifyReport
 
 _SHOWN = 10
 
@@ -35,14 +35,23 @@ def stats(settings: Settings) -> None:
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings) -> None:
     """Check every invariant of the memory; exit code 3 when one does not hold."""
-    with settings.reading() as memory, settings.stage("verify"):
-        report = memory.verify()
+    with settings.stage("verify"):
+        report = _verify(settings)
     checked = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
     verdict = "all well" if report.ok else plural(len(report.problems), "problem")
     lines = [*report.problems, f"checked {checked or 'an empty memory'}: {verdict}"]
     emit(settings, report.to_dict(), lines)
     if not report.ok:
         ctx.exit(EXIT_NEEDS_CARE)
+
+
+def _verify(settings: Settings) -> VerifyReport:
+    """Checks a memory; one that cannot even be opened has that as its problem."""
+    try:
+        with settings.reading() as memory:
+            return memory.verify()
+    except DamagedStoreError as error:
+        return VerifyReport(False, (str(error),), {})
 
 
 @click.command()
@@ -100,31 +109,21 @@ def restore(settings: Settings, file: Path, force: bool) -> None:
 def _restore(file: Path, target: Path) -> int:
     """Builds the new memory beside the old, verifies it, and only then swaps; the old one goes last."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-restore-", dir=target.parent))
-    try:
-        fresh, old = work / "new", work / "old"
+    with draft_folder(target) as work:
+        fresh = work / "new"
         fresh.mkdir()
         _copy(file, fresh / FILE_NAME)
         documents = _verified(fresh, file)
-        try:
-            if target.exists():
-                target.rename(old)
-            fresh.rename(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
-        return documents
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        old = target.with_name(f"{target.name}-before-restore-{uuid.uuid4().hex[:8]}")
+        swap_folders(fresh, target, old)
+    shutil.rmtree(old, ignore_errors=True)
+    return documents
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copies a file and waits until the disk has it."""
-    with source.open("rb") as reading, target.open("wb") as writing:
-        shutil.copyfileobj(reading, writing, 1 << 20)
-        writing.flush()
-        os.fsync(writing.fileno())
+    shutil.copyfile(source, target)
+    sync(target)
 
 
 def _verified(folder: Path, file: Path) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.errors import DamagedStoreError, InvalidInputError, NotFoundError
 from mllm_plugin.memory.arguments import path_of, seconds
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.records import export_records, import_records
@@ -47,16 +47,18 @@ class Care(MemoryParts):
         )
 
     def verify(self) -> VerifyReport:
-        """Checks every invariant; reads the whole file.
-
-        Raises:
-            DamagedStoreError: A page checksum does not hold, so the file cannot even be read.
-        """
-        with self._database.read() as tx:
-            hierarchy = self._hierarchies.of(tx)
-            return verify_store(
-                tx, config=self.config, fold=hierarchy.fold, dim=self.dim, tolerance=hierarchy.tolerance
-            )
+        """Checks every invariant; reads the whole file. What cannot be read is a problem in the report."""
+        try:
+            with self._database.read() as tx:
+                return verify_store(
+                    tx,
+                    path=self._database.place,
+                    config=self.config,
+                    hierarchy_of=self._hierarchies.of,
+                    dim=self.dim,
+                )
+        except DamagedStoreError as error:  # no transaction can even begin
+            return VerifyReport(False, (str(error),), {})
 
     def compact(self, *, regroup: bool = False, wait: float = 5.0) -> CompactReport:
         """Gives free space back and lists rare words again.

@@ -20,6 +20,7 @@ import diskcache
 import numpy as np
 from diskcache.core import DBNAME, MODE_RAW
 
+from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.types import Namespace
 
 FOLDER_NAME = "cache"
@@ -75,6 +76,7 @@ class EmbeddingCache:
         self._folder, self._fingerprint, self._bytes = folder / FOLDER_NAME, fingerprint, 2 * dim
         self._opened: diskcache.Cache | None = None
         self._lock = threading.Lock()
+        watch_forks(self)
 
     @_forgiving
     def get(self, text_hash: bytes) -> tuple[np.ndarray, bytes] | None:
@@ -124,6 +126,20 @@ class EmbeddingCache:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+
+    def before_fork(self) -> None:
+        """Closes its files; see `store.forks`."""
+        self._lock.acquire()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def after_fork(self, *, child: bool) -> None:
+        """Goes on."""
+        if child:
+            self._lock = threading.Lock()
+        else:
+            self._lock.release()
 
     def _cache(self) -> diskcache.Cache:
         with self._lock:

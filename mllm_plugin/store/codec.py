@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.errors import DamagedStoreError
+
 _SCALE_BYTES = 4
 
 
@@ -52,6 +54,11 @@ class Windows(NamedTuple):
 def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
     """Windows of many chunks at once; an empty entry has none."""
     width = _SCALE_BYTES + dim
+    if bad := [len(data) for data in packed if len(data) % width]:
+        raise DamagedStoreError(
+            f"the windows of a chunk have {bad[0]} bytes, expected a multiple of {width}; `mllm verify` says "
+            f"which, `mllm repair` makes them anew"
+        )
     sizes = np.array([len(data) // width for data in packed], dtype=np.int64)
     windows = Windows(np.empty((int(sizes.sum()), dim), dtype=np.float32), sizes)
     for size in np.unique(sizes[sizes > 0]).tolist():

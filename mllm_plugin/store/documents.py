@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.metadata import compile_filter
 from mllm_plugin.types import Namespace, StoredDocument
 
@@ -98,16 +99,18 @@ def read_documents(
         ).get
         if row:
             document_id, text, metadata, split, chunks = row
-            yield StoredDocument(
-                id=document_id,
-                text=text.decode("utf-8"),
-                metadata=json.loads(metadata),
-                namespace=namespace,
-                labels=_names(tx, "labels", rowid),
-                masks=_names(tx, "masks", rowid),
-                chunks=chunks,
-                split=bool(split),
-            )
+            with decoding(f"document {document_id!r}"):
+                found = StoredDocument(
+                    id=document_id,
+                    text=text.decode("utf-8"),
+                    metadata=json.loads(metadata),
+                    namespace=namespace,
+                    labels=_names(tx, "labels", rowid),
+                    masks=_names(tx, "masks", rowid),
+                    chunks=chunks,
+                    split=bool(split),
+                )
+            yield found
 
 
 def add_masks(tx: apsw.Connection, rowids: Iterable[int], label: str) -> list[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import apsw
 import numpy as np
 
 from mllm_plugin.lexical import TermCounts
+from mllm_plugin.store.failures import decoding
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children, Node
 
@@ -15,15 +17,25 @@ _BLOCK = "SELECT ids, vectors, live, total, versions, terms FROM blocks WHERE no
 
 
 def load_children(tx: apsw.Connection, node_id: int, dim: int) -> Children:
-    """Reads the embedding chunk of a node."""
-    ids, vectors, live, total, versions, terms = tx.execute(_BLOCK, (node_id,)).get
+    """Reads the embedding chunk of a node.
+
+    Raises:
+        DamagedStoreError: It is not there, or its columns do not fit each other.
+    """
+    with decoding(f"the embedding chunk of node {node_id}"):
+        return children_of(tx.execute(_BLOCK, (node_id,)).get, dim)
+
+
+def children_of(block: Sequence[Any], dim: int) -> Children:
+    """Decodes the columns of an embedding chunk: ids, vectors, live, total, versions, terms."""
+    ids, vectors, live, total, versions, terms = block
     count = len(ids) // 8
     return Children(
         ids=np.frombuffer(ids, dtype="<i8"),
         vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, dim),
-        live=np.frombuffer(live, dtype="<u4").astype(np.int64),
-        total=np.frombuffer(total, dtype="<u4").astype(np.int64),
-        versions=np.frombuffer(versions, dtype="<i8"),
+        live=np.frombuffer(live, dtype="<u4", count=count).astype(np.int64),
+        total=np.frombuffer(total, dtype="<u4", count=count).astype(np.int64),
+        versions=np.frombuffer(versions, dtype="<i8", count=count),
         terms=None if terms is None else TermCounts.from_bytes(terms, count),
     )
 
@@ -43,9 +55,10 @@ class SqlNodeStore:
 
     def load(self, node_id: int) -> Node:
         """Reads a node with its embedding chunk."""
-        level, parent_id = self._tx.execute(
-            "SELECT level, parent_id FROM nodes WHERE node_id = ?", (node_id,)
-        ).get
+        with decoding(f"node {node_id}"):
+            level, parent_id = self._tx.execute(
+                "SELECT level, parent_id FROM nodes WHERE node_id = ?", (node_id,)
+            ).get
         return Node(node_id, level, parent_id, load_children(self._tx, node_id, self._dim))
 
     def save(self, node: Node) -> None:

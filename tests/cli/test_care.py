@@ -35,9 +35,11 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(mllm, indexed: Path, fo
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    result = mllm("verify", code=1)
-    assert "is damaged" in result.stderr
-    assert "restore a backup" in result.stderr
+    result = mllm("verify", code=3)
+    assert "is damaged" in result.stdout
+    assert "restore a backup" in result.stdout
+    path.write_bytes(data[:1000])
+    assert "is damaged" in mllm("verify", code=3).stdout
 
 
 def test_compact_reports_sizes(mllm, mllm_json, indexed: Path) -> None:
