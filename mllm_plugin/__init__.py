@@ -32,6 +32,7 @@ from mllm_plugin.errors import (
 )
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.reembedding import reembed
+from mllm_plugin.repairing import repair
 from mllm_plugin.types import (
     AddReport,
     BuildReport,
@@ -44,6 +45,7 @@ from mllm_plugin.types import (
     PathStep,
     Recall,
     RemoveReport,
+    RepairReport,
     SkippedDocument,
     Stats,
     StoredDocument,
@@ -86,6 +88,7 @@ __all__ = [
     "ReadOnlyStoreError",
     "Recall",
     "RemoveReport",
+    "RepairReport",
     "SearchConfig",
     "SkippedDocument",
     "Stats",
@@ -96,4 +99,5 @@ __all__ = [
     "UnsupportedFilesystemError",
     "VerifyReport",
     "reembed",
+    "repair",
 ]

@@ -20,7 +20,7 @@ _WANTS_JSON = f"{__name__}.json"
 _SECTIONS = {
     "Use": ("demo", "index", "search", "ask", "list", "show"),
     "Edit": ("mask", "unmask", "remove"),
-    "Look after": ("stats", "verify", "compact", "backup", "restore"),
+    "Look after": ("stats", "verify", "compact", "backup", "restore", "repair"),
     "Move": ("import", "export", "reembed"),
     "Train": ("train", "install", "train-llm"),
 }

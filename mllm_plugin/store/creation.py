@@ -34,7 +34,7 @@ def create_file(path: Path, vfs: str, timeout: float) -> None:
             draft = folder / path.name
             connection = connect(draft, CREATE, vfs, timeout)
             try:
-                _prepare(connection)
+                prepare(connection)
                 migrate(connection)
                 connection.pragma("journal_mode", "wal")
             finally:
@@ -59,7 +59,7 @@ def copy_file(source: apsw.Connection, target: Path, vfs: str, timeout: float) -
         draft = folder / target.name
         destination = connect(draft, CREATE, vfs, timeout)
         try:
-            _prepare(destination)
+            prepare(destination)
             # page checksums are computed from the first page on, and a long copy writes others before it
             destination.execute("CREATE TABLE first_page (x)")
             with destination.backup("main", source, "main") as copy:
@@ -72,7 +72,7 @@ def copy_file(source: apsw.Connection, target: Path, vfs: str, timeout: float) -
     sync(target.parent)
 
 
-def _prepare(connection: apsw.Connection) -> None:
+def prepare(connection: apsw.Connection) -> None:
     """What is set before the first table or never."""
     connection.reserve_bytes("main", CHECKSUM_BYTES)
     connection.pragma("page_size", PAGE_SIZE)

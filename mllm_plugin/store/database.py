@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 import apsw
 
@@ -24,6 +25,7 @@ from mllm_plugin.store.scrub import scrub_vfs
 
 FILE_NAME = "memory.db"
 _T = TypeVar("_T")
+_open: WeakSet[Database] = WeakSet()
 _stranded: set[tuple[int, int] | None] = set()  # files with connections that this process inherited
 
 
@@ -71,8 +73,9 @@ class Database:
             self._create(create)
         if _identity(self.place) in _stranded:
             raise forked(self.path)
-        watch_forks(self)
         self._file = _identity(self.place)
+        watch_forks(self)
+        _open.add(self)
         try:
             self._check_format()
         except BaseException:
@@ -320,6 +323,11 @@ class Database:
     def _errors(self) -> Iterator[None]:
         with translated(self.path, self.timeout):
             yield
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether this process has a file open; opening and closing it otherwise would drop its locks."""
+    return any(one._file == _identity(path) and not one._closed for one in _open)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ import apsw
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.types import Namespace
 
-_SEPARATOR = "\x1f"
+NAME_SEPARATOR = "\x1f"
 _COLUMNS = """
     n.namespace_id, n.path, n.root_id, r.version, n.version, n.live_chunks, n.live_terms, n.provisional
     FROM namespaces n LEFT JOIN nodes r ON r.node_id = n.root_id"""
@@ -31,7 +31,7 @@ class NamespaceRow:
     @property
     def namespace(self) -> Namespace:
         """The tuple of names."""
-        return tuple(self.path.split(_SEPARATOR)[:-1])
+        return tuple(self.path.split(NAME_SEPARATOR)[:-1])
 
 
 def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
@@ -45,7 +45,7 @@ def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
     if not isinstance(parts, tuple | list) or not all(isinstance(part, str) for part in parts):
         raise InvalidTypeError(f"a namespace is a string or a tuple of strings, got {namespace!r}")
     for part in parts:
-        if not part or _SEPARATOR in part or any(0xD800 <= ord(letter) < 0xE000 for letter in part):
+        if not part or NAME_SEPARATOR in part or any(0xD800 <= ord(letter) < 0xE000 for letter in part):
             raise InvalidInputError(
                 f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates"
             )
@@ -87,4 +87,4 @@ def create_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow:
 
 
 def _path(namespace: Namespace) -> str:
-    return "".join(part + _SEPARATOR for part in namespace)
+    return "".join(part + NAME_SEPARATOR for part in namespace)

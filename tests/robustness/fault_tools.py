@@ -79,7 +79,7 @@ def hooked(hook: Hook) -> Iterator[None]:
 
 
 def in_child(work: Callable[[], object], seconds: int = 20) -> str:
-    """What `work` returns in a forked process, as text; its error's type when it fails; killed if it hangs."""
+    """What `work` returns in a forked process, as text; or its error; killed if it hangs."""
     found, status = forked(work, seconds)
     assert status == 0, f"the child ended with {status}: it hangs"
     return found

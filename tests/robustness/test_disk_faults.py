@@ -133,7 +133,7 @@ def test_a_power_failure_at_any_time(tmp_path, expected, recorded, part):
 def test_a_memory_made_on_a_nearly_full_disk_is_whole_or_not_there(small_disk):
     """Whatever space is left: an error that says so, and the next attempt works."""
     filler, made = small_disk / "filler", 0
-    for pages in places(80, 16):
+    for pages in places(250, 16):
         filler.write_bytes(bytes((256 - pages) * 4096))
         folder = small_disk / f"memory{pages}"
         try:
@@ -224,7 +224,7 @@ def test_an_undamaged_log_has_no_problem(with_log):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
-@pytest.mark.parametrize("kind", ["flip", "zeros"])
+@pytest.mark.parametrize("kind", ["flip", "sector"])
 def test_verify_tells_of_writes_after_damage_in_the_log(with_log, share, kind):
     log = with_log / f"{FILE_NAME}-wal"
     data = bytearray(log.read_bytes())
@@ -232,7 +232,7 @@ def test_verify_tells_of_writes_after_damage_in_the_log(with_log, share, kind):
     if kind == "flip":
         data[place] ^= 4
     else:
-        data[place : place + 4096] = bytes(4096)
+        data[place : place + 4096] = b"\xff" * 4096
     log.write_bytes(data)
     with MemoryIndex.open(with_log, encoder=ToyEncoder()) as memory:
         problems = memory.verify().problems
@@ -243,17 +243,21 @@ def test_verify_tells_of_writes_after_damage_in_the_log(with_log, share, kind):
         assert memory.verify().ok, "closing emptied the log"
 
 
+def write_much_and_fail(memory: MemoryIndex) -> None:
+    with memory._database.write() as tx:
+        tx.pragma("cache_size", 2)
+        tx.execute(
+            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50) "
+            "INSERT INTO meta SELECT 'x' || x, zeroblob(100000) FROM n"
+        )
+        raise KeyError
+
+
 def test_what_a_rolled_back_write_left_in_the_log_is_no_damage(tmp_path):
     with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
         memory.add(KEPT)
-        with pytest.raises(KeyError), memory._database.write() as tx:
-            tx.pragma("cache_size", 2)
-            tx.pragma("cache_spill", 2)
-            tx.execute(
-                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50) "
-                "INSERT INTO meta SELECT 'x' || x, zeroblob(100000) FROM n"
-            )
-            raise KeyError
+        with pytest.raises(KeyError):
+            write_much_and_fail(memory)
         memory.mask(["fox"])
         assert memory.verify().problems == ()
 
