@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, Invali
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.search.query import as_vectors, listed
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
-from mllm_plugin.store.codec import pack_windows
+from mllm_plugin.store.codec import pack_windows, text_digest
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.documents import DocumentState, document_state
 from mllm_plugin.store.hierarchies import HierarchyInUse
@@ -292,9 +291,7 @@ class Ingest:
 
 def document_hash(text: str, split: bool) -> bytes:
     """Identifies a text and whether it may be cut."""
-    return hashlib.blake2b(
-        text.encode("utf-8"), digest_size=16, salt=b"split" if split else b"whole"
-    ).digest()
+    return text_digest(text.encode("utf-8"), split)
 
 
 def same_text(state: DocumentState | None, document: Document, split: bool) -> bool:

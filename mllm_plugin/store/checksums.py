@@ -46,6 +46,8 @@ def _weights(pairs: int) -> tuple[list[list[int]], NDArray[np.uint32]]:
 
 
 def page_is_sound(page: bytes) -> bool:
-    """Whether a page of the file is the one that was written."""
+    """Whether a page of the file is one that was written; zeros, whose sum is zero too, never are."""
+    if not any(page):
+        return False
     a, b = checksum(page[: PAGE_SIZE - CHECKSUM_BYTES])
     return page[-CHECKSUM_BYTES:] == a.to_bytes(4, "little") + b.to_bytes(4, "little")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 from mllm_plugin.errors import DamagedStoreError
 
 _SCALE_BYTES = 4
+
+
+def text_digest(text: bytes, split: bool) -> bytes:
+    """Identifies a text (UTF-8) and whether it may be cut."""
+    return hashlib.blake2b(text, digest_size=16, salt=b"split" if split else b"whole").digest()
 
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:

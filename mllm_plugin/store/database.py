@@ -16,7 +16,7 @@ from mllm_plugin.errors import ClosedError, DamagedStoreError, NotFoundError, Re
 from mllm_plugin.errors import StoreBusyError as _Busy
 from mllm_plugin.store.connections import READ_WRITE, checksum_vfs, close, connect
 from mllm_plugin.store.creation import check_file, check_size, copy_file, create_file
-from mllm_plugin.store.failures import busy, forked, gone, translated
+from mllm_plugin.store.failures import busy, consistent, forked, gone, translated
 from mllm_plugin.store.filesystem import refuse_network_filesystem, sync
 from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.store.log import log_of
@@ -321,7 +321,7 @@ class Database:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with translated(self.path, self.timeout):
+        with translated(self.path, self.timeout), consistent(self.path):
             yield
 
 

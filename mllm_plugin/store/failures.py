@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,15 @@ from mllm_plugin.errors import (
 )
 
 _LITTLE_SPACE = 1 << 16  # less is not enough for the shared lock file
+_SURPRISES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -101,6 +112,36 @@ def _handles_left() -> bool:
 
 
 @contextmanager
+def consistent(path: Path) -> Iterator[None]:
+    """Says that what is stored does not fit together where our own code fails on it.
+
+    Arguments are checked before a transaction begins, so that in it only the file can surprise; errors of
+    what a caller plugged in, such as a ranker, are passed on.
+
+    Raises:
+        DamagedStoreError: An error of Python arose in this package.
+    """
+    try:
+        yield
+    except MLLMError:
+        raise
+    except _SURPRISES as error:
+        if not _is_ours(error):
+            raise
+        raise damaged(
+            path, f"what is stored does not fit together: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the code that failed, but for the libraries that it called, is this package's."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    names = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in frames]
+    known = [name for name in names if name != "numpy" and name not in sys.stdlib_module_names]
+    return known[-1:] == ["mllm_plugin"]
+
+
+@contextmanager
 def decoding(what: str) -> Iterator[None]:
     """Says what is inconsistent where stored values are not what belongs there, though their page is sound.
 
@@ -114,7 +155,7 @@ def decoding(what: str) -> Iterator[None]:
         yield
     except MLLMError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except _SURPRISES as error:
         raise DamagedStoreError(
             f"{what} is missing or not what belongs there ({error}); `mllm verify` lists what is wrong, "
             f"`mllm repair` keeps every document that can be read"

@@ -1,4 +1,7 @@
-"""The file format, version 1. Page size, checksums, auto_vacuum are set before the first table or never."""
+"""The file format, and the steps that led to it.
+
+Page size, checksums and auto_vacuum are set before the first table or never.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.lexical import TermCounts
-from mllm_plugin.store.codec import unpack_windows
+from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import load_children
@@ -227,9 +227,12 @@ class NamespaceCheck:
             yield f"metadata postings differ from the documents' metadata in {len(stored ^ expected)} rows"
 
     def _document(self, document_id: str, rowid: int, expected: set[tuple]) -> Iterator[str]:
-        text, metadata, masked = self._tx.execute(
-            "SELECT text, metadata, masked FROM documents WHERE document_rowid = ?", (rowid,)
+        text, metadata, masked, split, text_hash = self._tx.execute(
+            "SELECT text, metadata, masked, split, text_hash FROM documents WHERE document_rowid = ?",
+            (rowid,),
         ).get
+        if text_hash != text_digest(text, bool(split)):
+            yield f"document {document_id!r}: its text is not the one that was stored"
         length = len(text.decode("utf-8"))
         expected |= {(*posting, rowid) for posting in postings(json.loads(metadata))}
         masks = self._tx.execute("SELECT count(*) FROM masks WHERE document_rowid = ?", (rowid,)).get
@@ -259,8 +262,12 @@ class NamespaceCheck:
         return self._tx.execute("SELECT count(*) FROM chunks WHERE document_rowid = ?", (rowid,)).get
 
     def _are_windows(self, data: bytes) -> bool:
-        fits = len(data) % (4 + self._dim) == 0 and self._config.level0
-        return fits and bool(np.isfinite(unpack_windows(data, self._dim)).all())
+        """Whether windows are whole and numbers; lost pages hold scales of zero."""
+        count, rest = divmod(len(data), 4 + self._dim)
+        if rest or not self._config.level0:
+            return False
+        scales = np.frombuffer(data, dtype="<f4", count=count)
+        return bool((scales > 0).all() and np.isfinite(scales).all())
 
     # -- what is counted
     # -----------------------------------------------------------------------------------------

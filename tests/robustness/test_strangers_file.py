@@ -131,19 +131,14 @@ READS = {
     "get": lambda memory: memory.get(["fox"]),
     "export": lambda memory: list(memory.export()),
     "regroup": lambda memory: memory.regroup(),
+    "search": lambda memory: memory.search("fox", mode="beam"),
+    "scan": lambda memory: memory.search("d7 fox", mode="exact"),
+    "mask": lambda memory: memory.mask(["fox"]),
+    "remove": lambda memory: memory.remove(["fox"]),
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "text-that-is-no-unicode",
-        "metadata-that-is-no-json",
-        "metadata-nested-deeply",
-        "a-block-cut-short",
-        "a-block-of-text",
-    ],
-)
+@pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_rows_that_do_not_fit_are_typed_errors_elsewhere(folder, name, read):
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
