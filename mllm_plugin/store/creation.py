@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import apsw
 
 from mllm_plugin.errors import DamagedStoreError, FormatVersionError
 from mllm_plugin.store.connections import CREATE, READ_WRITE, close, connect
-from mllm_plugin.store.failures import damaged, making
-from mllm_plugin.store.filesystem import draft_folder, sync
+from mllm_plugin.store.failures import damaged, is_damage, making
+from mllm_plugin.store.filesystem import draft_folder, put, sync
 from mllm_plugin.store.log import log_of, read_log
 from mllm_plugin.store.schema import (
     APPLICATION_ID,
@@ -41,7 +40,7 @@ def create_file(path: Path, vfs: str, timeout: float) -> None:
                 close(connection)
             _check_copy(draft, vfs, timeout)
             with suppress(FileExistsError):  # another process was first
-                os.link(draft, path)
+                put(draft, path)
         sync(path.parent)
         sync(path.parent.parent)
 
@@ -62,14 +61,23 @@ def copy_file(source: apsw.Connection, target: Path, vfs: str, timeout: float) -
             prepare(destination)
             # page checksums are computed from the first page on, and a long copy writes others before it
             destination.execute("CREATE TABLE first_page (x)")
-            with destination.backup("main", source, "main") as copy:
-                copy.step()
+            _copy_pages(source, destination)
             destination.pragma("journal_mode", "delete")
         finally:
             close(destination)
         _check_copy(draft, vfs, timeout)
-        os.link(draft, target)
+        put(draft, target)
     sync(target.parent)
+
+
+def _copy_pages(source: apsw.Connection, destination: apsw.Connection) -> None:
+    try:
+        with destination.backup("main", source, "main") as copy:
+            copy.step()
+    except apsw.Error as error:
+        if is_damage(error):  # of what is read; the copy is being written
+            raise damaged(Path(source.filename), error) from error
+        raise
 
 
 def prepare(connection: apsw.Connection) -> None:

@@ -72,7 +72,7 @@ def _translation(error: apsw.Error, path: Path, timeout: float) -> StoreError:
         return DiskFullError(f"no space left for {path}; nothing of this write was kept")
     if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError):
         return ReadOnlyStoreError(f"{path} cannot be written: {error}. Open it with read_only=True")
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.ConstraintError | apsw.MismatchError):
+    if is_damage(error) or isinstance(error, apsw.ConstraintError | apsw.MismatchError):
         return damaged(path, error)
     if isinstance(error, apsw.CantOpenError | apsw.IOError):
         return _unreachable(error, path)
@@ -81,10 +81,14 @@ def _translation(error: apsw.Error, path: Path, timeout: float) -> StoreError:
     return StoreError(f"reading or writing {path} failed: {error}")
 
 
+def is_damage(error: apsw.Error) -> bool:
+    """Whether what was read does not check out."""
+    checksum = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
+    return checksum or isinstance(error, apsw.CorruptError | apsw.NotADBError)
+
+
 def _unreachable(error: apsw.Error, path: Path) -> StoreError:
     """What kept a file from being opened, read or written: SQLite has one error for many reasons."""
-    if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
-        return damaged(path, error)
     if not _handles_left():
         return _no_handles(path)
     if path.parent.exists() and shutil.disk_usage(path.parent).free < _LITTLE_SPACE:

@@ -95,8 +95,11 @@ def draft_folder(target: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        if sys.platform == "win32":
+            os.close(lock)  # open files cannot be deleted there
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        if sys.platform != "win32":
+            os.close(lock)
 
 
 def swap_folders(fresh: Path, target: Path, old: Path) -> None:
@@ -118,35 +121,57 @@ def swap_folders(fresh: Path, target: Path, old: Path) -> None:
     sync(target.parent)
 
 
+def put(draft: Path, target: Path) -> None:
+    """Gives a file its name, unless the name is taken.
+
+    Raises:
+        FileExistsError: It is.
+    """
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, as on memory sticks
+        if target.exists():
+            raise FileExistsError(f"{target} exists") from None
+        draft.rename(target)
+
+
 def _held_folder(target: Path) -> tuple[Path, int]:
     while True:
         folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_DRAFT}")
         folder.mkdir()
-        lock = _lock(folder)
-        if lock is not None and folder.exists():  # nobody swept it before it was locked
-            return folder, lock
+        with suppress(FileNotFoundError):
+            handle, is_free = _lock(folder)
+            if is_free is not False and folder.exists():  # nobody swept it before it was locked
+                return folder, handle
+            os.close(handle)
 
 
 def _sweep(target: Path) -> None:
     """Deletes drafts that no living process holds."""
     for folder in target.parent.glob(f".{glob.escape(target.name)}.*{_DRAFT}"):
         with suppress(OSError):
-            if (lock := _lock(folder)) is not None:
-                try:
+            handle, is_free = _lock(folder)
+            try:
+                if is_free:
                     shutil.rmtree(folder, ignore_errors=True)
-                finally:
-                    os.close(lock)
+            finally:
+                os.close(handle)
 
 
-def _lock(folder: Path) -> int | None:
-    """A handle that keeps others from the folder as long as it is open; None when another has it."""
-    if sys.platform == "win32":  # open files cannot be deleted there, and no folder can be locked
-        name = folder / ".lock"
-        return None if name.exists() else os.open(name, os.O_CREAT)
+def _lock(folder: Path) -> tuple[int, bool | None]:
+    """A handle that keeps others from a folder while it is open, and whether it is ours now.
+
+    None where folders cannot be locked: then what killed processes left is not told from what is in use.
+    """
+    if sys.platform == "win32":
+        return os.open(folder / ".lock", os.O_CREAT), None
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+        return handle, False
+    except OSError:
+        return handle, None
+    return handle, True

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -16,7 +17,8 @@ from fault_tools import SECRET, SOAK, STEPS, Recorder, forked, hooked, run_steps
 from robustness_tools import KEPT, files_holding, some_documents
 from toy import ToyEncoder
 
-from mllm_plugin import DiskFullError, MemoryIndex, MLLMError
+from mllm_plugin import DamagedStoreError, DiskFullError, MemoryIndex, MLLMError
+from mllm_plugin.store import filesystem
 from mllm_plugin.store.database import FILE_NAME
 
 CHANGES = ("write", "sync", "truncate", "delete", "link")
@@ -180,6 +182,36 @@ def test_a_backup_that_is_killed_leaves_no_file_and_the_next_replaces_it(tmp_pat
     with MemoryIndex.open(tmp_path / "copies", encoder=ToyEncoder()) as copy:
         assert copy.verify().ok
         assert copy.stats().documents == 203
+
+
+def test_a_backup_of_a_damaged_memory_says_which_file_is_damaged(tmp_path):
+    folder = tmp_path / "memory"
+    with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
+        memory.add(some_documents(100))
+    data = bytearray((folder / FILE_NAME).read_bytes())
+    data[len(data) - 5000] ^= 1
+    (folder / FILE_NAME).write_bytes(data)
+    with (
+        MemoryIndex.open(folder, encoder=ToyEncoder()) as memory,
+        pytest.raises(DamagedStoreError, match=rf"^{folder / FILE_NAME} is damaged"),
+    ):
+        memory.backup(tmp_path / "copy.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["memory"]
+
+
+def test_a_backup_to_a_file_system_without_links_and_locks(tmp_path, monkeypatch):
+    """As on a memory stick, or on a network."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        memory.add(KEPT)
+        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(filesystem.fcntl, "flock", refuse)
+        (tmp_path / ".copy.db.used.draft").mkdir()
+        memory.backup(tmp_path / "copy.db")
+    assert {path.name for path in tmp_path.iterdir()} == {"memory", "copy.db", ".copy.db.used.draft"}
 
 
 def test_no_text_leaves_the_folder_through_temporary_files(tmp_path):
