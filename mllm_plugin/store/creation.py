@@ -101,23 +101,29 @@ def _check_copy(path: Path, vfs: str, timeout: float) -> None:
         raise damaged(path, f"what was written is not what is read: {found}")
 
 
-def check_size(connection: apsw.Connection, path: Path) -> None:
+def check_size(connection: apsw.Connection, path: Path, known: int = -1) -> int:
     """Raises when the end of the file is missing: SQLite would read it as zeros, past its page checksum.
 
     Args:
         connection: In a read transaction, so that no checkpoint changes the size meanwhile.
         path: The file.
+        known: A size that was found right before; while the file has it, nothing was cut off.
+
+    Returns:
+        The size, which is right.
 
     Raises:
         DamagedStoreError: Pages are neither in the file nor in the log.
     """
-    pages = connection.pragma("page_count")
-    if path.stat().st_size >= pages * PAGE_SIZE or connection.pragma("page_size") != PAGE_SIZE:
-        return
+    pages, size = connection.execute("PRAGMA page_count").get, path.stat().st_size
+    if size >= pages * PAGE_SIZE or size == known or connection.pragma("page_size") != PAGE_SIZE:
+        return size
     in_log = read_log(log_of(path)).places
-    there = path.stat().st_size // PAGE_SIZE  # what left the log meanwhile is in the file now
+    size = path.stat().st_size  # what left the log meanwhile is in the file now
+    there = size // PAGE_SIZE
     if missing := [page for page in range(there + 1, pages + 1) if page not in in_log]:
         raise damaged(path, f"the file is cut short: {len(missing)} of {pages} pages are missing")
+    return size
 
 
 def check_file(connection: apsw.Connection, path: Path, *, read_only: bool) -> bool:

@@ -65,7 +65,7 @@ class Database:
         self._writer: apsw.Connection | None = None
         self._used: dict[apsw.Connection, int] = {}  # by which thread
         self._lock, self._writing = threading.Lock(), threading.RLock()
-        self._closed = False
+        self._closed, self._size = False, -1
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
         refuse_network_filesystem(folder)
@@ -93,7 +93,7 @@ class Database:
             connection = self._take_reader()
             try:
                 connection.execute("BEGIN")
-                check_size(connection, self.place)
+                self._size = check_size(connection, self.place, self._size)
                 yield connection
             finally:
                 self._return_reader(connection)
@@ -104,7 +104,7 @@ class Database:
         with self._exclusively(self.timeout) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                check_size(connection, self.place)
+                self._size = check_size(connection, self.place, self._size)
                 yield connection
                 if connection not in self._used:
                     raise forked(self.path)

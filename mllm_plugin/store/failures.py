@@ -32,6 +32,7 @@ _SURPRISES = (
     TypeError,
     ValueError,
 )
+_NO_ROOM = (apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP)  # for the shared lock file
 _NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -91,7 +92,8 @@ def _unreachable(error: apsw.Error, path: Path) -> StoreError:
     """What kept a file from being opened, read or written: SQLite has one error for many reasons."""
     if not _handles_left():
         return _no_handles(path)
-    if path.parent.exists() and shutil.disk_usage(path.parent).free < _LITTLE_SPACE:
+    full = getattr(error, "extendedresult", 0) in _NO_ROOM
+    if full or (path.parent.exists() and shutil.disk_usage(path.parent).free < _LITTLE_SPACE):
         return DiskFullError(f"no space left for {path}; nothing of this write was kept")
     if isinstance(error, apsw.CantOpenError):
         return ReadOnlyStoreError(

@@ -77,6 +77,7 @@ def test_a_kill_at_every_change(tmp_path, expected, changes):
         assert forked(live)[1] == 9 << 8, f"no kill at {place}"
         check(folder, expected, int(acknowledged.read_text()))
         shutil.rmtree(folder)
+    print(f"{len(places(changes, 12))} kills")
 
 
 @pytest.mark.parametrize("error", [apsw.FullError, apsw.IOError], ids=["full", "input-output"])
@@ -97,6 +98,7 @@ def test_an_error_at_every_call(tmp_path, expected, error):
             pass
         check(folder, expected, done[-1])
         shutil.rmtree(folder)
+    print(f"{len(places(500, 10))} errors")
 
 
 @pytest.fixture(scope="module")
