@@ -112,11 +112,18 @@ def recorded(tmp_path_factory) -> tuple[dict[str, bytes], Recorder]:
     return start, recorder
 
 
+FORGOTTEN = {"text": SECRET.text.encode(), "word": b"zanzibar"}
+
+
+def erased_at(expected: list[dict[str, tuple]]) -> int:
+    """The step that removes the secret."""
+    return next(number for number, step in enumerate(expected) if number > 1 and "secret" not in step)
+
+
 @pytest.mark.parametrize("part", range(20 if SOAK else 2))
 def test_a_power_failure_at_any_time(tmp_path, expected, recorded, part):
     start, recorder = recorded
-    forgotten = {"text": SECRET.text.encode(), "word": b"zanzibar"}
-    erased = next(number for number, step in enumerate(expected) if number > 1 and "secret" not in step)
+    erased = erased_at(expected)
     for seed in range(500 if SOAK else 20):
         generator = random.Random(seed * 1000 + part)
         files, step = recorder.crash(start, generator.randrange(len(recorder.calls) + 1), generator)
@@ -125,9 +132,31 @@ def test_a_power_failure_at_any_time(tmp_path, expected, recorded, part):
         for name, data in files.items():
             (folder / name).write_bytes(data)
         if step >= erased:
-            assert files_holding(folder, forgotten) == [], f"seed {seed}: erased, but still on the disk"
+            assert files_holding(folder, FORGOTTEN) == [], f"seed {seed}: erased, but still on the disk"
         check(folder, expected, step)
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_reported_as_erased_outlasts_a_power_failure_right_then(tmp_path, seed):
+    """The log is emptied, but is its length on the disk?"""
+    folder, recorder = tmp_path / "memory", Recorder()
+    with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
+        memory.add(KEPT)
+    start = {FILE_NAME: (folder / FILE_NAME).read_bytes()}
+    with hooked(recorder), MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
+        memory.add([SECRET])
+        assert memory.remove([SECRET.id]).erased
+        recorder.note(0)
+    at = recorder.calls.index(("done", "", 0))
+    files, _ = recorder.crash(start, at, random.Random(seed))
+    (tmp_path / "crashed").mkdir()
+    for name, data in files.items():
+        (tmp_path / "crashed" / name).write_bytes(data)
+    assert files_holding(tmp_path / "crashed", FORGOTTEN) == []
+    with MemoryIndex.open(tmp_path / "crashed", encoder=ToyEncoder()) as memory:
+        assert memory.verify().problems == ()
+        assert memory.stats().documents == len(KEPT)
 
 
 # -- making and copying files
