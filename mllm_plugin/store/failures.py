@@ -143,7 +143,8 @@ def _is_ours(error: Exception) -> bool:
     """Whether the code that failed, but for the libraries that it called, is this package's."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     names = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in frames]
-    known = [name for name in names if name != "numpy" and name not in sys.stdlib_module_names]
+    libraries = sys.stdlib_module_names | {"numpy", "apsw", ""}  # frames of apsw's C code have no name
+    known = [name for name in names if name not in libraries]
     return known[-1:] == ["mllm_plugin"]
 
 

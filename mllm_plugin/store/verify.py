@@ -45,7 +45,7 @@ def verify_store(
         ("schema", lambda: schema_problems(tx)),
         ("file", lambda: _orphans(tx)),
         ("weights", lambda: _weights(tx)),
-        ("namespaces", lambda: _namespaces(tx, path, config, hierarchy_of, dim, checked)),
+        ("", lambda: _namespaces(tx, path, config, hierarchy_of, dim, checked)),
     ]
     problems = [text for name, check in parts for text in found_in(name, check, path)]
     return VerifyReport(not problems, tuple(problems), dict(checked))
@@ -53,12 +53,13 @@ def verify_store(
 
 def found_in(name: str, check: Callable[[], Iterable[str]], path: Path) -> Iterator[str]:
     """The problems that a check yields, and the one that ends it early."""
+    where = f"{name}: " if name else ""
     try:
         with translated(path, 0.0), decoding("what is stored"):
             for text in check():
-                yield f"{name}: {text}"
+                yield f"{where}{text}"
     except (DamagedStoreError, InvalidInputError) as error:
-        yield f"{name}: {error}"
+        yield f"{where}{error}"
 
 
 def _file(tx: apsw.Connection) -> Iterator[str]:

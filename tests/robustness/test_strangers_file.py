@@ -112,7 +112,7 @@ ROWS = {
     "no-home": ("UPDATE chunks SET node_id = NULL", "does not hold it"),
     "weights-of-another-name": ("INSERT INTO weights VALUES (7, 'x', '{}', x'00', '[]')", "weights"),
     "a-root-that-is-not-there": ("UPDATE namespaces SET root_id = 4711", "node 4711: missing"),
-    "a-missing-setting": ("DELETE FROM meta WHERE key = 'hierarchy'", "namespaces"),
+    "a-missing-setting": ("DELETE FROM meta WHERE key = 'hierarchy'", "hierarchy None"),
 }
 
 
