@@ -7,13 +7,19 @@ DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 
 demo: $(DEMO)
 	$(BIN)/mllm demo
 
 test: $(READY) lint
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
+
+# Kills, power failures, I/O errors and damage by the thousands; prints what became of each. Takes hours.
+SOAK := test_disk_faults test_damage test_repair test_forks
+soak: $(READY)
+	MLLM_SOAK=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rP \
+		$(SOAK:%=tests/robustness/%.py)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

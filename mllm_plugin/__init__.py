@@ -32,6 +32,7 @@ from mllm_plugin.errors import (
 )
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.reembedding import reembed
+from mllm_plugin.repairing import repair
 from mllm_plugin.types import (
     AddReport,
     BuildReport,
@@ -45,6 +46,7 @@ from mllm_plugin.types import (
     PathStep,
     Recall,
     RemoveReport,
+    RepairReport,
     SearchStatistics,
     SkippedDocument,
     Stats,
@@ -89,6 +91,7 @@ __all__ = [
     "ReadOnlyStoreError",
     "Recall",
     "RemoveReport",
+    "RepairReport",
     "SearchConfig",
     "SearchStatistics",
     "SkippedDocument",
@@ -100,4 +103,5 @@ __all__ = [
     "UnsupportedFilesystemError",
     "VerifyReport",
     "reembed",
+    "repair",
 ]

@@ -324,6 +324,25 @@ class CompactReport(_Report):
 
 
 @dataclass(frozen=True, slots=True)
+class RepairReport(_Report):
+    """What `repair` saved of a damaged memory.
+
+    Attributes:
+        documents: How many are in the new memory.
+        lost: Namespace and id of those that are not.
+        encoded: Texts that were embedded anew, since their vectors are lost.
+        pages: How many pages of the file did not check out.
+        notes: What else is not as it was, in words.
+    """
+
+    documents: int
+    lost: tuple[tuple[Namespace, str], ...]
+    encoded: int
+    pages: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class InstallReport(_Report):
     """What `install` did: the hierarchy in place and the one before, nodes folded anew, seconds.
 

@@ -15,12 +15,14 @@ from mllm_plugin.cli.settings import Settings, encoder_option, memory_option, na
 from mllm_plugin.cli.terminal import colour, hide_bars_of_others, judged
 from mllm_plugin.errors import MLLMError
 
-_INTERRUPTED = "Interrupted. What was written is kept; run the same command again to go on."
+_INTERRUPTED = "Interrupted."
+_KEPT = "What was written is kept; run the same command again to go on."
+_GO_ON = ("demo", "index", "import", "reembed", "train", "train-llm")
 _WANTS_JSON = f"{__name__}.json"
 _SECTIONS = {
     "Use": ("demo", "index", "search", "ask", "list", "show"),
     "Edit": ("mask", "unmask", "remove"),
-    "Look after": ("stats", "verify", "compact", "backup", "restore"),
+    "Look after": ("stats", "verify", "compact", "backup", "restore", "repair"),
     "Move": ("import", "export", "reembed"),
     "Train": ("train", "install", "train-llm"),
 }
@@ -58,7 +60,8 @@ class _Group(click.Group):
                 _print_json(error, error.format_message())
             raise
         except (KeyboardInterrupt, click.Abort):
-            click.echo(f"\n{_INTERRUPTED}", err=True)
+            words = f"{_INTERRUPTED} {_KEPT}" if ctx.invoked_subcommand in _GO_ON else _INTERRUPTED
+            click.echo(f"\n{words}", err=True)
             ctx.exit(130)
         except Exception as error:
             if getattr(error, "errno", None) == errno.EPIPE:

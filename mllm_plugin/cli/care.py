@@ -1,10 +1,9 @@
-"""`mllm stats`, `verify`, `compact`, `backup`, `restore`: looking after a memory."""
+"""`mllm stats`, `verify`, `compact`, `backup`, `restore`, `repair`: looking after a memory."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,13 @@ import click
 
 from mllm_plugin.cli.edit import EXIT_NEEDS_CARE
 from mllm_plugin.cli.output import emit, fields, namespace_name, plural, size, table
-from mllm_plugin.cli.settings import Settings, UserPath, check_folder, shared_options
-from mllm_plugin.errors import DamagedStoreError, InvalidInputError, NotFoundError
+from mllm_plugin.cli.settings import Settings, UserPath, check_folder, encoder_option, shared_options
+from mllm_plugin.errors import DamagedStoreError, EncoderMismatchError, InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.repairing import repair
 from mllm_plugin.store.database import FILE_NAME
-from mllm_plugin.types import NamespaceStats, Stats
+from mllm_plugin.store.filesystem import draft_folder, swap_folders, sync
+from mllm_plugin.types import NamespaceStats, RepairReport, Stats, VerifyReport
 
 _SHOWN = 10
 
@@ -35,14 +36,23 @@ def stats(settings: Settings) -> None:
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings) -> None:
     """Check every invariant of the memory; exit code 3 when one does not hold."""
-    with settings.reading() as memory, settings.stage("verify"):
-        report = memory.verify()
+    with settings.stage("verify"):
+        report = _verify(settings)
     checked = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
     verdict = "all well" if report.ok else plural(len(report.problems), "problem")
     lines = [*report.problems, f"checked {checked or 'an empty memory'}: {verdict}"]
     emit(settings, report.to_dict(), lines)
     if not report.ok:
         ctx.exit(EXIT_NEEDS_CARE)
+
+
+def _verify(settings: Settings) -> VerifyReport:
+    """Checks a memory; one that cannot even be opened has that as its problem."""
+    try:
+        with settings.reading() as memory:
+            return memory.verify()
+    except DamagedStoreError as error:
+        return VerifyReport(False, (str(error),), {})
 
 
 @click.command()
@@ -100,31 +110,21 @@ def restore(settings: Settings, file: Path, force: bool) -> None:
 def _restore(file: Path, target: Path) -> int:
     """Builds the new memory beside the old, verifies it, and only then swaps; the old one goes last."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-restore-", dir=target.parent))
-    try:
-        fresh, old = work / "new", work / "old"
+    with draft_folder(target) as work:
+        fresh = work / "new"
         fresh.mkdir()
         _copy(file, fresh / FILE_NAME)
         documents = _verified(fresh, file)
-        try:
-            if target.exists():
-                target.rename(old)
-            fresh.rename(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
-        return documents
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        old = target.with_name(f"{target.name}-before-restore-{uuid.uuid4().hex[:8]}")
+        swap_folders(fresh, target, old)
+    shutil.rmtree(old, ignore_errors=True)
+    return documents
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copies a file and waits until the disk has it."""
-    with source.open("rb") as reading, target.open("wb") as writing:
-        shutil.copyfileobj(reading, writing, 1 << 20)
-        writing.flush()
-        os.fsync(writing.fileno())
+    shutil.copyfile(source, target)
+    sync(target)
 
 
 def _verified(folder: Path, file: Path) -> int:
@@ -136,6 +136,55 @@ def _verified(folder: Path, file: Path) -> int:
                 f"{file} does not verify ({report.problems[0]}); nothing was changed. Use another backup"
             )
         return memory.stats().documents
+
+
+@click.command("repair", short_help="Save what can be read of a damaged memory.")
+@click.argument("damaged", type=UserPath(file_okay=False), required=False)
+@click.option("--to", "target", type=UserPath(), help="Folder of the new memory (default DAMAGED-repaired).")
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Put the new memory in the old one's place, which becomes DAMAGED-damaged.",
+)
+@encoder_option
+@shared_options
+def repair_(settings: Settings, damaged: Path | None, target: Path | None, in_place: bool) -> None:
+    """Make a new memory of every document that can be read of the memory DAMAGED (default: --memory).
+
+    The damaged one stays as it is. Texts whose vectors are lost are embedded again, by the memory's own
+    encoder. Exit code 3 when documents are lost.
+    """
+    source = (damaged or settings.memory).resolve()
+    if in_place and target is not None:
+        raise click.UsageError("give --to or --in-place, not both")
+    fresh = target or source.with_name(f"{source.name}-repaired")
+    encoder = settings.load_encoder(settings.encoder)
+    with settings.stage("repair"):
+        try:
+            report = repair(source, fresh, encoder=encoder, progress=settings.progress)
+        except EncoderMismatchError:
+            if settings.encoder_named:
+                raise
+            report = repair(source, fresh, progress=settings.progress)
+    if in_place:
+        old = source.with_name(f"{source.name}-damaged")
+        if old.exists():
+            raise InvalidInputError(
+                f"{old} exists; the new memory stays in {fresh}. Swap the folders by hand"
+            )
+        swap_folders(fresh, source, old)
+        fresh = source
+    emit(settings, {"memory": str(fresh), **report.to_dict()}, _repair_lines(report, fresh))
+    if report.lost:
+        click.get_current_context().exit(EXIT_NEEDS_CARE)
+
+
+def _repair_lines(report: RepairReport, folder: Path) -> Iterator[str]:
+    for namespace, name in report.lost:
+        yield f"lost: {name}" + (f" in {namespace_name(namespace)}" if namespace else "")
+    yield from report.notes
+    done = f"{plural(report.documents, 'document')} in {folder}, {plural(report.encoded, 'text')} embedded"
+    yield f"{done}; {plural(report.pages, 'page')} damaged, {plural(len(report.lost), 'document')} lost"
 
 
 def _stats_lines(found: Stats) -> Iterator[str]:
@@ -168,4 +217,4 @@ def _namespace_lines(found: NamespaceStats) -> Iterator[str]:
     yield from table(header, rows)
 
 
-COMMANDS = (stats, verify, compact, backup, restore)
+COMMANDS = (stats, verify, compact, backup, restore, repair_)

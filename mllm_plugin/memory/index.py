@@ -507,11 +507,7 @@ class MemoryIndex:
     astats = twin(stats)
 
     def verify(self) -> VerifyReport:
-        """Checks every invariant; reads the whole file.
-
-        Raises:
-            DamagedStoreError: A page checksum does not hold, so the file cannot even be read.
-        """
+        """Checks every invariant; reads the whole file. What cannot be read is a problem in the report."""
         return upkeep.verify(self._handle)
 
     averify = twin(verify)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.scope import Scope
 from mllm_plugin.records import export_records
@@ -37,11 +38,17 @@ def stats(memory: Handle) -> Stats:
 
 def verify(memory: Handle) -> VerifyReport:
     """Checks every invariant."""
-    with memory.database.read() as tx:
-        hierarchy = memory.hierarchies.of(tx)
-        return verify_store(
-            tx, config=memory.config, fold=hierarchy.fold, dim=memory.dim, tolerance=hierarchy.tolerance
-        )
+    try:
+        with memory.database.read() as tx:
+            return verify_store(
+                tx,
+                path=memory.database.place,
+                config=memory.config,
+                hierarchy_of=memory.hierarchies.of,
+                dim=memory.dim,
+            )
+    except DamagedStoreError as error:  # no transaction can even begin
+        return VerifyReport(False, (str(error),), {})
 
 
 def compact(memory: Handle, *, regroup: bool, wait: float) -> CompactReport:

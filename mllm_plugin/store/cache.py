@@ -23,6 +23,7 @@ import numpy as np
 from diskcache.core import DBNAME
 
 from mllm_plugin.store import cache_folder
+from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.types import Namespace
 
 FOLDER_NAME = "cache"
@@ -63,6 +64,7 @@ class EmbeddingCache:
         self._opened: diskcache.Cache | None = None
         self._resting_until = 0.0
         self._lock = threading.Lock()
+        watch_forks(self)
 
     @_forgiving
     def get(self, text_hash: bytes) -> tuple[np.ndarray, bytes] | None:
@@ -129,6 +131,20 @@ class EmbeddingCache:
         except (sqlite3.Error, OSError):
             return False
         return True
+
+    def before_fork(self) -> None:
+        """Closes its files; see `store.forks`."""
+        self._lock.acquire()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def after_fork(self, *, child: bool) -> None:
+        """Goes on."""
+        if child:
+            self._lock = threading.Lock()
+        else:
+            self._lock.release()
 
     def _cache(self) -> diskcache.Cache:
         with self._lock:

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.errors import DamagedStoreError
+from mllm_plugin.lexical import TermCounts
+from mllm_plugin.tree.node import Children
+
 _SCALE_BYTES = 4
+
+
+def text_digest(text: bytes, split: bool) -> bytes:
+    """Identifies a text (UTF-8) and whether it may be cut."""
+    return hashlib.blake2b(text, digest_size=16, salt=b"split" if split else b"whole").digest()
 
 
 def vector_of(ids: NDArray[np.int64], vectors: NDArray[Any], child_id: int) -> NDArray[Any]:
     """The embedding [r, d] of one child among `vectors` [c, r, d] of an embedding chunk; `ids` [c] ascend."""
     return vectors[int(np.searchsorted(ids, child_id))]
+
+
+def children_of(block: Sequence[Any], dim: int) -> Children:
+    """Decodes the columns of an embedding chunk: ids, vectors, live, total, versions, terms."""
+    ids, vectors, live, total, versions, terms = block
+    count = len(ids) // 8
+    return Children(
+        ids=np.frombuffer(ids, dtype="<i8"),
+        vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, dim),
+        live=np.frombuffer(live, dtype="<u4", count=count).astype(np.int64),
+        total=np.frombuffer(total, dtype="<u4", count=count).astype(np.int64),
+        versions=np.frombuffer(versions, dtype="<i8", count=count),
+        terms=None if terms is None else TermCounts.from_bytes(terms, count),
+    )
 
 
 def pack_windows(windows: NDArray[np.float32]) -> bytes:
@@ -54,6 +78,11 @@ class Windows(NamedTuple):
 def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
     """Windows of many chunks at once; an empty entry has none."""
     width = _SCALE_BYTES + dim
+    if bad := [len(data) for data in packed if len(data) % width]:
+        raise DamagedStoreError(
+            f"the windows of a chunk have {bad[0]} bytes, expected a multiple of {width}; `mllm verify` says "
+            f"which, `mllm repair` makes them anew"
+        )
     sizes = np.array([len(data) // width for data in packed], dtype=np.int64)
     windows = Windows(np.empty((int(sizes.sum()), dim), dtype=np.float32), sizes)
     for size in np.unique(sizes[sizes > 0]).tolist():

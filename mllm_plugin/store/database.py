@@ -1,46 +1,41 @@
-"""The one SQLite file that is the truth: connections, transactions, and SQLite's errors in our words."""
+"""The one SQLite file that is the truth: connections and transactions."""
 
 from __future__ import annotations
 
-import os
+import ctypes
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 import apsw
-import apsw.sqlite_extra
 
-from mllm_plugin.errors import (
-    ClosedError,
-    DamagedStoreError,
-    DiskFullError,
-    FormatVersionError,
-    NotFoundError,
-    ReadOnlyStoreError,
-    StoreBusyError,
-    StoreError,
-)
-from mllm_plugin.store.filesystem import refuse_network_filesystem
-from mllm_plugin.store.filters import register_functions
-from mllm_plugin.store.schema import APPLICATION_ID, CHECKSUM_BYTES, FORMAT_VERSION, MIGRATIONS, PAGE_SIZE
+from mllm_plugin.errors import ClosedError, DamagedStoreError, NotFoundError, ReadOnlyStoreError, StoreError
+from mllm_plugin.errors import StoreBusyError as _Busy
+from mllm_plugin.store.connections import READ_WRITE, checksum_vfs, close, connect
+from mllm_plugin.store.creation import check_file, check_size, copy_file, create_file
+from mllm_plugin.store.failures import busy, consistent, forked, gone, translated
+from mllm_plugin.store.filesystem import refuse_network_filesystem, sync
+from mllm_plugin.store.forks import watch_forks
+from mllm_plugin.store.log import log_of
+from mllm_plugin.store.schema import migrate
 from mllm_plugin.store.scrub import scrub_vfs
 from mllm_plugin.store.snapshot import Snapshot
 
 FILE_NAME = "memory.db"
-_CHECKSUM_VFS = "cksmvfs"
 _LONG_LOG = 1000  # pages
-_vfs_lock = threading.Lock()
 _T = TypeVar("_T")
+_open: WeakSet[Database] = WeakSet()
+_stranded: set[tuple[int, int] | None] = set()  # files with connections that this process inherited
 
 
 class Database:
     """Opens or creates the file.
 
     One writer at a time (`BEGIN IMMEDIATE`, waiting up to `timeout` seconds), any number of readers, each
-    with a consistent snapshot. Threads share it; so do processes.
+    with a consistent snapshot. Threads share it; so do processes, forked ones too.
 
     Args:
         folder: The memory's folder.
@@ -66,21 +61,29 @@ class Database:
         self.folder, self.path = folder, folder / FILE_NAME
         self.place = self.path.absolute()  # the process may change its folder
         self.read_only, self.timeout = read_only, timeout
-        self._vfs = vfs or _checksum_vfs()
+        self._vfs = vfs or checksum_vfs()
         self._scrub_vfs = scrub_vfs(self._vfs)
         self._readers: list[apsw.Connection] = []
-        self._lock = threading.Lock()
-        self._writing = threading.RLock()
         self._writer: apsw.Connection | None = None
-        self._closed = False
+        self._used: dict[apsw.Connection, int] = {}  # by which thread
+        self._lock, self._writing = threading.Lock(), threading.RLock()
+        self._closed, self._size = False, -1
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
         refuse_network_filesystem(folder)
         if not self.path.exists():
             self._create(create)
-        else:
-            self._check_format(create)
+        if _identity(self.place) in _stranded:
+            raise forked(self.path)
         self._file = _identity(self.place)
+        watch_forks(self)
+        _open.add(self)
+        try:
+            self._check_format()
+        except BaseException:
+            self._closed = True  # what is no memory is not tidied up
+            self.close()
+            raise
 
     # -- transactions
     # --------------------------------------------------------------------------------------------
@@ -92,6 +95,7 @@ class Database:
             connection = self._take_reader()
             try:
                 connection.execute("BEGIN")
+                self._size = check_size(connection, self.place, self._size)
                 yield connection
             finally:
                 self._return_reader(connection)
@@ -109,35 +113,45 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
         """A write transaction: all of it is kept, or nothing."""
-        self.check_writable()
-        if not self._writing.acquire(timeout=self.timeout):
-            raise self._busy()
-        try:
-            with self._errors():
-                connection = self._writer_connection()
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    if _identity(self.place) != self._file:
-                        raise self._gone()
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-        finally:
-            self._writing.release()
+        with self._exclusively(self.timeout) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._size = check_size(connection, self.place, self._size)
+                yield connection
+                if connection not in self._used:
+                    raise forked(self.path)
+                if _identity(self.place) != self._file:
+                    raise gone(self.path)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection in self._used and connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
 
     def exclusive(self, work: Callable[[apsw.Connection], _T], wait: float | None = None) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
+        with self._exclusively(self.timeout if wait is None else wait) as connection:
+            return work(connection)
+
+    @contextmanager
+    def _exclusively(self, wait: float) -> Iterator[apsw.Connection]:
         self.check_writable()
-        if not self._writing.acquire(timeout=self.timeout if wait is None else wait):
-            raise self._busy()
+        turn = self._writing
+        if not turn.acquire(timeout=wait):
+            raise busy(self.path, self.timeout)
         try:
             with self._errors():
-                return work(self._writer_connection())
+                with self._lock:
+                    connection = self._writer_connection()
+                    nested = connection in self._used
+                    self._used[connection] = threading.get_ident()
+                try:
+                    yield connection
+                finally:
+                    if not nested:
+                        self._used.pop(connection, None)
         finally:
-            self._writing.release()
+            turn.release()
 
     def truncate_log(self, wait: float) -> bool:
         """Moves the write-ahead log into the file and empties it; False when a reader held it too long."""
@@ -150,29 +164,21 @@ class Database:
                 return False
             finally:
                 connection.set_busy_timeout(int(self.timeout * 1000))
+            with suppress(FileNotFoundError):
+                # SQLite syncs the file but not that the log is empty: after a power failure its old frames,
+                # with all that they hold, would be back. The log has no locks, so it may be opened here.
+                sync(log_of(self.place))
             return True
 
         try:
             return self.exclusive(checkpoint, wait)
-        except StoreBusyError:
+        except _Busy:
             return False
 
     def backup(self, target: Path) -> None:
         """Copies a consistent snapshot into a new file, page by page, while others read and write."""
-        self.check_open()
-        with self._errors():
-            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-            destination = self._connect(target, flags, self._scrub_vfs)
-            try:
-                destination.reserve_bytes("main", CHECKSUM_BYTES)
-                destination.pragma("page_size", PAGE_SIZE)
-                # page checksums are computed from the first page on, and a long copy writes others before it
-                destination.execute("CREATE TABLE first_page (x)")
-                with self.read() as source, destination.backup("main", source, "main") as copy:
-                    copy.step()
-                destination.pragma("journal_mode", "delete")
-            finally:
-                destination.close()
+        with self.read() as source:
+            copy_file(source, target, self._scrub_vfs, self.timeout)
 
     def close(self) -> None:
         """Closes every connection; running readers keep theirs until they finish."""
@@ -182,15 +188,15 @@ class Database:
             self._closed = True
             readers, self._readers = self._readers, []
         for connection in readers:
-            _close(connection)
+            close(connection)
         with self._writing:
             if self._writer is not None:
-                _close(self._writer)
+                close(self._writer)
                 self._writer = None
 
     def _fold_log(self) -> None:
         """Leaves one file where nobody else uses the memory; readers never do, since they do not scrub."""
-        log = self.path.with_name(f"{FILE_NAME}-wal")
+        log = log_of(self.place)
         with suppress(StoreError, OSError):
             if log.exists() and log.stat().st_size:
                 self.truncate_log(0.0)
@@ -212,62 +218,62 @@ class Database:
 
         Raises:
             ClosedError: It was closed.
-            StoreError: The file was deleted, moved away, or replaced by another one.
+            StoreError: The file was deleted, moved away, or replaced by another one; or this process was
+                forked in the middle of a call.
         """
         if self._closed:
             raise ClosedError(f"the memory at {self.folder} is closed; open it again with MemoryIndex.open")
+        if _stranded and self._file in _stranded:
+            raise forked(self.path)
         if _identity(self.place) != self._file:
-            raise self._gone()
+            raise gone(self.path)
 
     # -- connections
     # ---------------------------------------------------------------------------------------------
 
-    def _connect(self, path: Path | str, flags: int, vfs: str | None = None) -> apsw.Connection:
-        connection = apsw.Connection(str(path), flags=flags, vfs=vfs or self._vfs)
-        connection.set_busy_timeout(int(self.timeout * 1000))
-        register_functions(connection)
-        return connection
-
     def _open_reader(self) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READONLY
         if not self.read_only:
-            connection = self._connect(self.place, apsw.SQLITE_OPEN_READWRITE)
+            connection = connect(self.place, READ_WRITE, self._vfs, self.timeout)
             connection.pragma("query_only", True)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # only the writer's VFS scrubs
             return connection
+        flags = apsw.SQLITE_OPEN_READONLY
         try:
-            connection = self._connect(self.place, flags)
+            connection = connect(self.place, flags, self._vfs, self.timeout)
             connection.pragma("user_version")
             return connection
         except apsw.CantOpenError:  # a folder without write permission has no place for the shared lock file
-            log = self.path.with_name(f"{FILE_NAME}-wal")
+            log = log_of(self.place)
             if log.exists() and log.stat().st_size:
                 raise StoreError(
                     f"{self.folder} holds writes that are not in {FILE_NAME} yet; open it once for writing"
                 ) from None
-            uri = f"{self.path.resolve().as_uri()}?immutable=1"
-            return self._connect(uri, flags | apsw.SQLITE_OPEN_URI)
+            uri = f"{self.place.resolve().as_uri()}?immutable=1"
+            return connect(uri, flags | apsw.SQLITE_OPEN_URI, self._vfs, self.timeout)
 
     def _take_reader(self) -> apsw.Connection:
         with self._lock:
             self.check_open()
-            if self._readers:
-                return self._readers.pop()
-        return self._open_reader()
+            connection = self._readers.pop() if self._readers else self._open_reader()
+            self._used[connection] = threading.get_ident()
+        return connection
 
     def _return_reader(self, connection: apsw.Connection) -> None:
+        if connection not in self._used:
+            return  # of the process that this one was forked from
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         with self._lock:
+            del self._used[connection]
             if not self._closed:
                 self._readers.append(connection)
                 return
-        connection.close()
+        close(connection)
 
     def _writer_connection(self) -> apsw.Connection:
         self.check_open()
         if self._writer is None:
-            connection = self._connect(self.place, apsw.SQLITE_OPEN_READWRITE, self._scrub_vfs)
+            connection = connect(self.place, READ_WRITE, self._scrub_vfs, self.timeout)
             if connection.pragma("journal_mode") != "wal":  # a restored backup
                 connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
@@ -277,6 +283,33 @@ class Database:
             self._writer = connection
         return self._writer
 
+    # -- forks, see `store.forks`
+    # ----------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Closes idle connections; until `after_fork` none is taken or given back."""
+        self._lock.acquire()
+        if self._writer is not None and self._writer not in self._used:
+            close(self._writer)
+            self._writer = None
+        while self._readers:
+            close(self._readers.pop())
+
+    def after_fork(self, *, child: bool) -> None:
+        """Goes on; in a child, connections that were in use are never touched again, nor is their file."""
+        if not child:
+            self._lock.release()
+            return
+        self._lock, self._writing = threading.Lock(), threading.RLock()
+        self._writer = None
+        if self._used:
+            _stranded.add(self._file)
+        for connection, thread in self._used.items():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # collected, it would be closed
+            if thread == threading.get_ident():
+                connection.set_progress_handler(lambda: True, 1)  # an iteration that goes on is interrupted
+        self._used = {}
+
     # -- the file
     # ------------------------------------------------------------------------------------------------
 
@@ -284,101 +317,30 @@ class Database:
         if not create or self.read_only:
             raise NotFoundError(f"no memory at {self.folder}: {FILE_NAME} is missing there")
         with self._errors():
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ReadOnlyStoreError(f"cannot make the folder {self.folder}: {error}") from error
-            draft = self.folder / f".{FILE_NAME}.{uuid.uuid4().hex}"
-            try:
-                self._write_schema(draft)
-                if self.path.exists() and not self.path.stat().st_size:
-                    os.replace(draft, self.path)  # what a creation that was cut short left
-                else:
-                    os.link(draft, self.path)
-            except FileExistsError:
-                pass  # another process was first
-            finally:
-                draft.unlink(missing_ok=True)
+            create_file(self.path, self._vfs, self.timeout)
 
-    def _write_schema(self, path: Path) -> None:
-        """Makes a complete file under another name, so that nobody ever opens half of one."""
-        connection = self._connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-        try:
-            connection.reserve_bytes("main", CHECKSUM_BYTES)
-            connection.pragma("page_size", PAGE_SIZE)
-            connection.pragma("auto_vacuum", 2)
-            connection.pragma("journal_mode", "wal")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.pragma("application_id", APPLICATION_ID)
-            connection.execute(MIGRATIONS[FORMAT_VERSION])
-            connection.pragma("user_version", FORMAT_VERSION)
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
-
-    def _check_format(self, create: bool) -> None:
-        with self._errors():
-            connection = self._open_reader()
-            try:
-                application, version = connection.pragma("application_id"), connection.pragma("user_version")
-                empty = not connection.execute("SELECT count(*) FROM sqlite_schema").get
-            finally:
-                connection.close()
-        if version == 0 and application == 0 and empty:
-            return self._create(create)  # a creation that was cut short
-        if application != APPLICATION_ID:
+    def _check_format(self) -> None:
+        if not self.path.stat().st_size:
             raise DamagedStoreError(
-                f"{self.path} is not a memory of this package, or its first page is damaged"
+                f"{self.path} is empty: what should have been copied there was not. Restore a backup with "
+                f"`mllm restore`, or delete the file to begin a new memory"
             )
-        if version > FORMAT_VERSION:
-            raise FormatVersionError(
-                f"{self.path} has format version {version}, this release reads up to {FORMAT_VERSION}; "
-                f"upgrade mllm-plugin"
-            )
-
-    # -- errors
-    # --------------------------------------------------------------------------------------------------
-
-    def _busy(self) -> StoreBusyError:
-        return StoreBusyError(
-            f"another writer held {self.path} for more than {self.timeout:g} s; nothing was written. Try "
-            f"again, or open with a longer timeout="
-        )
+        with self.read() as tx:
+            old = check_file(tx, self.path, read_only=self.read_only)
+        if old:
+            self.exclusive(migrate)
+            with self.read() as tx:
+                check_file(tx, self.path, read_only=self.read_only)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        try:
+        with translated(self.path, self.timeout), consistent(self.path):
             yield
-        except apsw.BusyError as error:
-            raise self._busy() from error
-        except apsw.FullError as error:
-            raise DiskFullError(f"no space left for {self.path}; nothing of this write was kept") from error
-        except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
-            raise ReadOnlyStoreError(
-                f"{self.path} cannot be written: {error}. Open it with read_only=True"
-            ) from error
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            raise self._damaged(error) from error
-        except apsw.CantOpenError as error:
-            raise ReadOnlyStoreError(
-                f"cannot open {self.path} for writing: {error}. Without write permission use read_only=True"
-            ) from error
-        except apsw.IOError as error:
-            if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
-                raise self._damaged(error) from error
-            raise StoreError(f"reading or writing {self.path} failed: {error}") from error
 
-    def _gone(self) -> StoreError:
-        return StoreError(
-            f"{self.path} was deleted or replaced since it was opened; nothing was read or written. Open the "
-            f"memory again with MemoryIndex.open"
-        )
 
-    def _damaged(self, error: Exception) -> DamagedStoreError:
-        return DamagedStoreError(
-            f"{self.path} is damaged ({error}). Keep a copy, then restore a backup, or rebuild the memory "
-            f"from its documents"
-        )
+def is_open_here(path: Path) -> bool:
+    """Whether this process has a file open; opening and closing it otherwise would drop its locks."""
+    return any(one._file == _identity(path) and not one._closed for one in _open)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -396,20 +358,3 @@ def _fold_long_log(connection: apsw.Connection, name: str, pages: int) -> int:
         with suppress(apsw.Error):
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
     return apsw.SQLITE_OK
-
-
-def _close(connection: apsw.Connection) -> None:
-    """Closes a connection, though tidying up fail (a read-only file, a full disk): the log has all of it."""
-    try:
-        connection.close()
-    except apsw.Error:
-        connection.close(True)
-
-
-def _checksum_vfs() -> str:
-    """Registers SQLite's checksum VFS once per process."""
-    with _vfs_lock:
-        if _CHECKSUM_VFS not in apsw.vfs_names():
-            with apsw.Connection(":memory:") as loader:
-                apsw.sqlite_extra.load(loader, "cksumvfs")
-    return _CHECKSUM_VFS

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import apsw
 
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.filters import compile_filter
 from mllm_plugin.store.values import metadata_json
 from mllm_plugin.types import Document
@@ -54,9 +54,7 @@ def document_state(tx: apsw.Connection, namespace_id: int, document_id: str) -> 
 
 def document_hash(text: str, split: bool) -> bytes:
     """Identifies a text and whether it may be cut."""
-    return hashlib.blake2b(
-        text.encode("utf-8"), digest_size=16, salt=b"split" if split else b"whole"
-    ).digest()
+    return text_digest(text.encode("utf-8"), split)
 
 
 def same_text(state: DocumentState | None, document: Document, split: bool) -> bool:

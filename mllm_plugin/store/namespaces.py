@@ -11,7 +11,7 @@ from mllm_plugin.store.values import exact
 from mllm_plugin.types import Namespace
 from mllm_plugin.unicode import text_flaw
 
-_SEPARATOR = "\x1f"
+NAME_SEPARATOR = "\x1f"
 _COLUMNS = """
     n.namespace_id, n.path, n.root_id, r.version, n.version, n.live_chunks, n.live_terms, n.provisional
     FROM namespaces n LEFT JOIN nodes r ON r.node_id = n.root_id"""
@@ -33,7 +33,7 @@ class NamespaceRow:
     @property
     def namespace(self) -> Namespace:
         """The tuple of names."""
-        return tuple(self.path.split(_SEPARATOR)[:-1])
+        return tuple(self.path.split(NAME_SEPARATOR)[:-1])
 
 
 def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
@@ -48,7 +48,7 @@ def check_namespace(namespace: Namespace | list[str] | str) -> Namespace:
         raise InvalidTypeError(f"a namespace is a string or a tuple of strings, got {namespace!r}")
     parts = tuple(map(exact, parts))
     for part in parts:
-        if not part or _SEPARATOR in part or text_flaw(part):
+        if not part or NAME_SEPARATOR in part or text_flaw(part):
             raise InvalidInputError(
                 f"namespace part {part!r} must not be empty nor hold U+001F or lone surrogates"
             )
@@ -90,4 +90,4 @@ def create_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow:
 
 
 def _path(namespace: Namespace) -> str:
-    return "".join(part + _SEPARATOR for part in namespace)
+    return "".join(part + NAME_SEPARATOR for part in namespace)

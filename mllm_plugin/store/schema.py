@@ -1,6 +1,14 @@
-"""The file format, version 1. Page size, checksums, auto_vacuum are set before the first table or never."""
+"""The file format, and the steps that led to it.
+
+Page size, checksums and auto_vacuum are set before the first table or never.
+"""
 
 from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import apsw
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x4D4C4C4D  # "MLLM"
@@ -124,4 +132,68 @@ CREATE TABLE weights (                    -- generations of trained weights; non
 );
 """
 
-MIGRATIONS = {1: M001_INITIAL}
+
+def m001_initial(connection: apsw.Connection) -> None:
+    """The first format."""
+    connection.execute(M001_INITIAL)
+
+
+# Each takes a file from the version before to its own, in one transaction with all later ones. They are not
+# changed any more once a release has them.
+MIGRATIONS = {1: m001_initial}
+
+
+def migrate(connection: apsw.Connection) -> None:
+    """Brings a file to `FORMAT_VERSION`: all steps or none, so a copy of the file is not needed.
+
+    Args:
+        connection: For writing, outside of a transaction.
+    """
+    with connection:  # a transaction
+        before = connection.pragma("user_version")
+        for version in range(before + 1, FORMAT_VERSION + 1):
+            MIGRATIONS[version](connection)
+        if before < FORMAT_VERSION:
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", FORMAT_VERSION)
+
+
+def schema_problems(connection: apsw.Connection) -> list[str]:
+    """What in the schema is not ours: a stranger's trigger or view could change what is read and written."""
+    found, expected = _objects(connection), _expected(FORMAT_VERSION)
+    return [
+        *(f"{kind} {name!r} does not belong in a memory" for kind, name in sorted(found.keys() - expected)),
+        *(f"{kind} {name!r} is missing" for kind, name in sorted(expected.keys() - found)),
+        *(
+            f"{kind} {name!r} is not defined as it should be"
+            for kind, name in sorted(found.keys() & expected)
+            if found[kind, name] != expected[kind, name]
+        ),
+    ]
+
+
+@lru_cache
+def _expected(version: int) -> dict[tuple[str, str], str]:
+    connection = apsw.Connection(":memory:")
+    try:
+        for step in range(1, version + 1):
+            MIGRATIONS[step](connection)
+        return _objects(connection)
+    finally:
+        connection.close()
+
+
+def _objects(connection: apsw.Connection) -> dict[tuple[str, str], str]:
+    """Definitions by kind and name, without comments and white space; SQLite's own statistics left aside."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
+    return {
+        (kind, name): f"{table}: {_plain(sql)}" for kind, name, table, sql in rows if not _is_own(kind, name)
+    }
+
+
+def _is_own(kind: str, name: str) -> bool:
+    return kind == "table" and name in ("sqlite_sequence", "sqlite_stat1", "sqlite_stat4")
+
+
+def _plain(sql: str | None) -> str:
+    return re.sub(r"\s+", "", re.sub(r"--[^\n]*", "", sql or ""))

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.errors import ClosedError, DamagedStoreError
-from mllm_plugin.lexical import FIRST_RULE, TermCounts
-from mllm_plugin.store.codec import Windows, unpack_all, vector_of
+from mllm_plugin.lexical import FIRST_RULE
+from mllm_plugin.store.codec import Windows, children_of, unpack_all, vector_of
 from mllm_plugin.store.documents import Selection, select_documents
+from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.filters import Clause
 from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
 from mllm_plugin.store.values import parsed_metadata
@@ -132,7 +133,8 @@ class Snapshot:
     def node(self, node_id: int) -> NodeRow:
         """A node of the tree."""
         query = "SELECT node_id, level, parent_id, version FROM nodes WHERE node_id = ?"
-        return NodeRow(*self._tx.execute(query, (node_id,)).get)
+        with decoding(f"node {node_id}"):
+            return NodeRow(*self._tx.execute(query, (node_id,)).get)
 
     def nodes(self, row: NamespaceRow) -> list[NodeRow]:
         """All nodes of a namespace, the lowest level first."""
@@ -169,16 +171,8 @@ class Snapshot:
     def children(self, node_id: int) -> Children:
         """The embedding chunk of a node."""
         query = "SELECT ids, vectors, live, total, versions, terms FROM blocks WHERE node_id = ?"
-        ids, vectors, live, total, versions, terms = self._tx.execute(query, (node_id,)).get
-        count = len(ids) // 8
-        return Children(
-            ids=np.frombuffer(ids, dtype="<i8"),
-            vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, self.dim),
-            live=np.frombuffer(live, dtype="<u4").astype(np.int64),
-            total=np.frombuffer(total, dtype="<u4").astype(np.int64),
-            versions=np.frombuffer(versions, dtype="<i8"),
-            terms=None if terms is None else TermCounts.from_bytes(terms, count),
-        )
+        with decoding(f"the embedding chunk of node {node_id}"):
+            return children_of(self._tx.execute(query, (node_id,)).get, self.dim)
 
     # -- chunks
     # --------------------------------------------------------------------------------------------------
@@ -270,16 +264,18 @@ class Snapshot:
             found = {rowid: fields for rowid, *fields in rows}
             for rowid in filter(found.__contains__, wanted):
                 document_id, text, metadata, split, chunks = found[rowid]
-                yield StoredDocument(
-                    id=document_id,
-                    text=text.decode("utf-8"),
-                    metadata=parsed_metadata(metadata),
-                    namespace=row.namespace,
-                    labels=tuple(labels.get(rowid, ())),
-                    masks=tuple(masks.get(rowid, ())),
-                    chunks=chunks,
-                    split=bool(split),
-                )
+                with decoding(f"document {document_id!r}"):
+                    document = StoredDocument(
+                        id=document_id,
+                        text=text.decode("utf-8"),
+                        metadata=parsed_metadata(metadata),
+                        namespace=row.namespace,
+                        labels=tuple(labels.get(rowid, ())),
+                        masks=tuple(masks.get(rowid, ())),
+                        chunks=chunks,
+                        split=bool(split),
+                    )
+                yield document
 
     def texts(self, rowids: Iterable[int]) -> dict[int, tuple[str, str]]:
         """Text and metadata (JSON) of documents, by row id."""

@@ -35,9 +35,11 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(mllm, indexed: Path, fo
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    result = mllm("verify", code=1)
-    assert "is damaged" in result.stderr
-    assert "restore a backup" in result.stderr
+    result = mllm("verify", code=3)
+    assert "is damaged" in result.stdout
+    assert "restore a backup" in result.stdout
+    path.write_bytes(data[:1000])
+    assert "is damaged" in mllm("verify", code=3).stdout
 
 
 def test_compact_reports_sizes(mllm, mllm_json, indexed: Path) -> None:
@@ -115,3 +117,28 @@ def test_restore_refuses_a_missing_file_and_a_folder_of_other_things(
     assert "no file" in mllm("restore", tmp_path / "none.db", code=1).stderr
     mllm("backup", tmp_path / "copy.db")
     assert "holds other files" in mllm("restore", tmp_path / "copy.db", memory=indexed, code=1).stderr
+
+
+def test_repair_makes_a_new_memory_and_names_what_is_lost(
+    mllm, mllm_json, indexed: Path, folder: Path
+) -> None:
+    mllm("compact")
+    expected = {one["id"] for one in mllm_json("list")}
+    path = folder / FILE_NAME
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 0xFF
+    path.write_bytes(data)
+    assert "is damaged" in mllm("list", code=1).stderr
+    found = mllm_json("repair")
+    assert (found["documents"], found["lost"]) == (len(expected), [])
+    assert path.read_bytes() == data
+    assert "exists" in mllm("repair", code=1).stderr
+    assert "not both" in mllm("repair", "--in-place", "--to", "x", code=2).stderr
+    repaired = folder.with_name(f"{folder.name}-repaired")
+    assert {one["id"] for one in mllm_json("list", memory=repaired)} == expected
+    other = folder.with_name("other")
+    assert "3 documents in" in mllm("repair", folder, "--to", other).stdout
+    repaired.rename(folder.with_name("away"))
+    assert "0 documents lost" in mllm("repair", "--in-place").stdout
+    assert {one["id"] for one in mllm_json("list")} == expected
+    assert (folder.with_name(f"{folder.name}-damaged") / FILE_NAME).read_bytes() == data

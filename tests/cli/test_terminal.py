@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import click
@@ -100,6 +101,36 @@ def test_control_c_is_one_line(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.strip().startswith("Interrupted. What was written is kept")
     assert len(errors.split("\n")) == 3
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.4, 0.8])
+def test_control_c_while_it_is_loaded_is_no_traceback(tmp_path: Path, delay: float) -> None:
+    code = "print('ready', flush=True); from mllm_start import start; start()"
+    command = [sys.executable, "-c", code, "list", "--memory", str(tmp_path / "memory")]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=Path(__file__).parents[2],
+    )
+    process.stdout.readline()
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert process.returncode in (1, 130)
+
+
+def test_control_c_of_a_search_does_not_speak_of_what_was_written(
+    mllm, indexed: Path, encoder, monkeypatch
+) -> None:
+    def interrupted(texts):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encoder, "encode_queries", interrupted)
+    assert mllm("search", "herons", code=130).stderr.strip() == "Interrupted."
 
 
 def test_wide_characters_are_counted_as_a_terminal_shows_them() -> None:

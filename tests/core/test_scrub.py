@@ -9,14 +9,14 @@ import re
 import apsw
 import pytest
 
-from mllm_plugin.store.database import _checksum_vfs
+from mllm_plugin.store.connections import checksum_vfs
 from mllm_plugin.store.schema import CHECKSUM_BYTES, PAGE_SIZE
 from mllm_plugin.store.scrub import scrub_page, scrub_vfs
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_histories(tmp_path, seed):
-    path, base = tmp_path / "scrubbed.db", _checksum_vfs()
+    path, base = tmp_path / "scrubbed.db", checksum_vfs()
     connection = apsw.Connection(str(path), vfs=scrub_vfs(base))
     connection.reserve_bytes("main", CHECKSUM_BYTES)
     connection.pragma("page_size", PAGE_SIZE)
