@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.encoders.folder import ModelFolder
+from mllm_plugin.extras import needs
 
 Array = NDArray[np.float32]
 _EXPECTED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
@@ -27,8 +28,9 @@ class NumpyBert:
 
     def __init__(self, folder: ModelFolder) -> None:
         from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
 
+        with needs("local", f"the tokenizer in {folder.path}"):
+            from tokenizers import Tokenizer
         config = folder.json("config.json")
         self._heads, self._epsilon = config["num_attention_heads"], config.get("layer_norm_eps", 1e-12)
         self._layers = config["num_hidden_layers"]

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from mllm_plugin.extras import needs
+
+with needs("local", "a Hugging Face encoder", "open the memory with VectorsOnly(dim) or None as encoder"):
+    import torch
+    from torch import Tensor
 
 from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.letters import plain_letters

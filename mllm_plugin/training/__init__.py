@@ -1,5 +1,10 @@
 """Training of level encoders, rankers and the leaf ranker; needs torch, and nothing else imports it."""
 
+from mllm_plugin.extras import needs
+
+with needs("train", "training"):
+    import torch  # noqa: F401 - everything here needs it
+
 from mllm_plugin.training.config import TrainingConfig
 from mllm_plugin.training.fit import Comparison, Fitted, fit
 from mllm_plugin.training.grouping import Grouping, draw_grouping
