@@ -27,7 +27,22 @@ class NoToolsError(InvalidInputError, NotImplementedError):
 
 
 class Answering(BaseModel):
-    """Options of a model that answers from a memory."""
+    """Options of a model that answers from a memory.
+
+    Args:
+        llm: An open `mllm_plugin.memory_llm.MemoryLLM`; `from_memory` opens one.
+        namespace: Where to search; a string is a namespace of one part.
+        prefix: Search every namespace below `namespace` too.
+        filter: Condition on the metadata, such as `{"year": {"$gte": 2020}}`.
+        exclude_labels: Hide documents with one of these labels.
+        mode: "memory", "text", "both", "auto", or "none" for the plain model.
+        k: Chunks to find.
+        expand: How many of them to spell out.
+        temperature: 0 is the same at every run.
+        max_tokens: Longest answer.
+        stop: Texts before which an answer ends.
+        cache: LangChain's cache of answers; they change with the memory.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
