@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.encoders.folder import ModelFolder
 from mllm_plugin.extras import needs
+from mllm_plugin.shapes import Float32, Int64
 
 Array = NDArray[np.float32]
 _EXPECTED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
@@ -53,7 +54,7 @@ class NumpyBert:
             and _complete(folder.path / "model.safetensors", config.get("num_hidden_layers", 0))
         )
 
-    def states(self, tokens: NDArray[np.int64]) -> Array:
+    def states(self, tokens: Int64[np.ndarray, " t"]) -> Float32[np.ndarray, "t d"]:
         """The last layer's states [t, d] of token ids [t]."""
         weights = self._weights
         states = weights["embeddings.word_embeddings.weight"][tokens]

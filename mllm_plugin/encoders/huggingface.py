@@ -24,6 +24,7 @@ from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
+from mllm_plugin.shapes import Bool, Float, Float32, Int
 
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
 _SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
@@ -126,7 +127,7 @@ class HuggingFaceEncoder(TokenReader):
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
         return self._encode(texts, self.document_prefix, windows=True)
 
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_queries(self, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """Embeds queries [n, d], of unit length."""
         return self._encode(texts, self.query_prefix, windows=False)[0]
 
@@ -247,7 +248,9 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(bare)
 
 
-def _pool(states: Tensor, attention: Tensor, pooling: str) -> Tensor:
+def _pool(
+    states: Float[Tensor, "b t d"], attention: Int[Tensor, "b t"], pooling: str
+) -> Float[Tensor, "b d"]:
     """Token states [b, t, d] to unit embeddings [b, d]."""
     mask = attention.unsqueeze(-1).to(states.dtype)
     if pooling == "cls":
@@ -259,7 +262,9 @@ def _pool(states: Tensor, attention: Tensor, pooling: str) -> Tensor:
     return torch.nn.functional.normalize(pooled, dim=-1)
 
 
-def _windows(states: Tensor, content: Tensor, size: int) -> list[NDArray[np.float32]]:
+def _windows(
+    states: Float[Tensor, "b t d"], content: Bool[Tensor, "b t"], size: int
+) -> list[Float32[np.ndarray, "_ d"]]:
     """Unit means [w, d] of each run of `size` content tokens, per text."""
     states, content = states.float().cpu(), content.cpu()
     windows = []

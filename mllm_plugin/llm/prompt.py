@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.shapes import Bool, Float, Int
 
 DEFAULT_SYSTEM = "Answer with a few words from the memory."
 _HERE = "\ue000memory\ue001"  # private characters that no sane text has; taken out of texts that do
@@ -202,16 +203,16 @@ class Batch:
         labels: [b, t], the continuations' tokens and -100 elsewhere; None without continuations.
     """
 
-    inputs_embeds: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    labels: Tensor | None = None
+    inputs_embeds: Float[Tensor, "b t h"]
+    attention_mask: Int[Tensor, "b t"]
+    position_ids: Int[Tensor, "b t"]
+    labels: Int[Tensor, "b t"] | None = None
 
 
 def assemble(
     llm: LoadedLLM,
     prompts: Sequence[Prompt],
-    memory: Tensor | None = None,
+    memory: Float[Tensor, "n h"] | None = None,
     *,
     continuations: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
@@ -249,7 +250,9 @@ def assemble(
     )
 
 
-def _with_memory(embeds: Tensor, soft: NDArray[np.bool_], memory: Tensor | None) -> Tensor:
+def _with_memory(
+    embeds: Float[Tensor, "b t h"], soft: Bool[np.ndarray, "b t"], memory: Float[Tensor, "n h"] | None
+) -> Float[Tensor, "b t h"]:
     """Soft tokens in their places; gradients flow to them."""
     given = 0 if memory is None else len(memory)
     if given != soft.sum():

@@ -29,6 +29,7 @@ from mllm_plugin.hierarchy.weights import document_mark
 from mllm_plugin.llm import lora
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
+from mllm_plugin.shapes import Float, Float32, Int64
 
 CONFIG_NAME, TENSORS_NAME = "reader.json", "reader.safetensors"
 _EARLIER_NAME = "adapter.json"
@@ -85,8 +86,8 @@ class Written(NamedTuple):
         spans: Characters of the text that each covers [s, 2].
     """
 
-    vectors: NDArray[np.float32]
-    spans: NDArray[np.int64]
+    vectors: Float32[np.ndarray, "s h"]
+    spans: Int64[np.ndarray, "s 2"]
 
 
 class MemoryReader:
@@ -198,7 +199,7 @@ class MemoryReader:
 
     # -- reading
 
-    def soft_tokens(self, vectors: Any, levels: Any) -> Tensor:
+    def soft_tokens(self, vectors: Any, levels: Any) -> Float[Tensor, "n h"]:
         """Memory tokens [n, h] of vectors [n, h] of levels [n]: 0 windows, 1 chunks, 2 and more nodes.
 
         Raises:
@@ -307,7 +308,7 @@ def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
         yield batch
 
 
-def _windows(spans: NDArray[np.int64], ratio: int) -> NDArray[np.int64]:
+def _windows(spans: Int64[np.ndarray, "t 2"], ratio: int) -> Int64[np.ndarray, "s 2"]:
     starts = spans[::ratio, 0]
     lasts = np.minimum(np.arange(len(starts)) * ratio + ratio, len(spans)) - 1
     return np.stack([starts, spans[lasts, 1]], axis=1)
