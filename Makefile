@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test soak lint clean
+.PHONY: demo test soak lint docs clean
 
 demo: $(DEMO)
 	$(BIN)/mllm demo
@@ -26,6 +26,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/python docs/build_api.py
 
 $(DEMO): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), once: about 1.6 GB on disk, a few minutes."

@@ -14,7 +14,11 @@ class _Config(BaseModel):
 
 
 class ChunkingConfig(_Config):
-    """How documents are cut. `chunk_tokens` counts the encoder's tokens without its special ones."""
+    """How documents are cut.
+
+    Args:
+        chunk_tokens: Most tokens of a chunk, without the encoder's special ones; no more than it reads.
+    """
 
     chunk_tokens: int = Field(default=128, ge=8)
 
@@ -51,7 +55,13 @@ class TreeConfig(_Config):
 
 
 class LexicalConfig(_Config):
-    """BM25 parameters (Robertson and Zaragoza 2009) and the longest posting list that routes."""
+    """Words as evidence: BM25 (Robertson and Zaragoza 2009), and which words lead to chunks.
+
+    Args:
+        k1: How soon repeats of a word stop counting.
+        b: How much long chunks are held back, 0 to 1.
+        posting_limit: Most chunks of a word that routes.
+    """
 
     k1: float = Field(default=0.3, gt=0)
     b: float = Field(default=0.3, ge=0, le=1)
@@ -59,7 +69,15 @@ class LexicalConfig(_Config):
 
 
 class LeafConfig(_Config):
-    """Weights of the untrained leaf ranker and its calibration, as measured by benchmarks/leaf_weights.py."""
+    """The leaf ranker where the hierarchy has no trained one, as measured by benchmarks/leaf_weights.py.
+
+    Args:
+        cosine: Weight of the pooled cosine.
+        window: Weight of the best window.
+        lexical: Weight of the words.
+        relevance_slope: Slope of the curve from score to relevance.
+        relevance_offset: Its offset.
+    """
 
     cosine: float = 1.0
     window: float = 1.0
@@ -88,6 +106,11 @@ class MemoryConfig(_Config):
     """All settings of a memory.
 
     Args:
+        chunking: How documents are cut.
+        tree: How embeddings are grouped.
+        lexical: How words count.
+        leaf: Weights of the leaf ranker.
+        search: How a search spends its effort.
         level0: Store token windows (about 3 KB a chunk); without them the leaf ranker has the pooled vector
             only.
         embedding_cache: Keep embeddings of texts that are not stored yet on disk, so that an interrupted

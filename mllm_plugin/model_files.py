@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, MLLMError, ModelNotFoundError
+from mllm_plugin.extras import needs
 from mllm_plugin.pretrained import no_progress_bars
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -32,8 +33,8 @@ def choose_device(name: Any = None) -> Any:
     Raises:
         InvalidInputError: This machine has no such device.
     """
-    import torch
-
+    with needs("local", "a model"):
+        import torch
     try:
         fastest = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(fastest if name is None else name)
@@ -54,8 +55,8 @@ def load_tokenizer(name: str | Path, folder: Path, why_fast: str) -> Any:
         ModelNotFoundError: There is no fast one; `why_fast` says what needs it.
         InvalidInputError: Its files are damaged or missing.
     """
-    from transformers import AutoTokenizer
-
+    with needs("local", f"the tokenizer of {name}"):
+        from transformers import AutoTokenizer
     with explained(name, folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     if not tokenizer.is_fast:
@@ -80,8 +81,8 @@ def load_model(
         ModelNotFoundError: There are no weights that can be loaded safely.
         InvalidInputError: Files are damaged, of a kind that this transformers does not know, or incomplete.
     """
-    import transformers
-
+    with needs("local", f"the model {name}"):
+        import transformers
     if not any(folder.glob("*.safetensors*")):
         raise ModelNotFoundError(f"{name}: no *.safetensors in {folder}; pickled weights are never loaded")
     with explained(name, folder), no_progress_bars():

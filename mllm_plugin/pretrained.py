@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mllm_plugin.errors import ModelNotFoundError
+from mllm_plugin.extras import needs
 
 
 class Carrier(NamedTuple):
@@ -57,8 +58,8 @@ def from_hub(
     Raises:
         ModelNotFoundError: The hub cannot be asked (HF_HUB_OFFLINE=1 is honoured) or does not have it.
     """
-    from huggingface_hub import snapshot_download
-
+    with needs("local", f"the model {name}, which no local place has,"):
+        from huggingface_hub import snapshot_download
     try:
         cached = Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=True))
         if complete(cached):

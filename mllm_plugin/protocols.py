@@ -29,6 +29,10 @@ class TextEncoder(Protocol):
     which of them it makes nothing of; their embedding is zero. And `anonymous`, True where the fingerprint
     may be the same for two models or differ for one: a memory then tells the encoder by the vectors that it
     makes of a few texts.
+
+    Attributes:
+        dim: Width of the embeddings.
+        fingerprint: Changes whenever an embedding would; a memory refuses an encoder of another one.
     """
 
     dim: int

@@ -61,7 +61,13 @@ class Document(_Report):
 
 
 class PathStep(NamedTuple):
-    """One step of the route from the top level down to a chunk; a higher score is better."""
+    """One step of the route from the top level down to a chunk.
+
+    Attributes:
+        level: 1 for the chunk.
+        node_id: Of the node; for level 1 the chunk's id.
+        score: Higher is better.
+    """
 
     level: int
     node_id: int
@@ -73,10 +79,14 @@ class Hit(_Report):
     """A chunk that answers a query.
 
     Attributes:
+        document_id, chunk_id: Of which document, and which chunk of the memory.
+        text: Of the chunk.
         score: Higher is better; compares across queries, namespaces and memories of one encoder.
         relevance: The score calibrated to [0, 1].
         start, end: Character offsets, `document.text[start:end] == text`.
+        metadata: Of the document.
         path: The route from the top level down; the last step is the chunk itself (level 1).
+        namespace: Where it was found.
     """
 
     document_id: str
@@ -131,6 +141,7 @@ class MemoryEmbedding(_Report):
         document_id: Empty for a node.
         start, end: Character offsets of the window or chunk in its document; 0, 0 for a node. Where the
             encoder cannot tell which characters a window covers, they are the chunk's.
+        namespace: Where it was found.
     """
 
     level: int
@@ -172,7 +183,14 @@ class Recall(_Report):
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument(_Report):
-    """A document as the memory holds it; `split` is False where it was to be kept as one chunk."""
+    """A document as the memory holds it.
+
+    Attributes:
+        id, text, metadata, namespace, labels: As given.
+        masks: Names of the masks on it; "" is the name of a mask without one.
+        chunks: How many it has.
+        split: False where it was to be kept as one chunk.
+    """
 
     id: str
     text: str
@@ -185,7 +203,13 @@ class StoredDocument(_Report):
 
 
 class SkippedDocument(NamedTuple):
-    """A document that could not be stored: its place in what was given, from 0, its id, and why."""
+    """A document that could not be stored.
+
+    Attributes:
+        place: In what was given, from 0.
+        id: Of the document.
+        reason: Why it cannot be stored.
+    """
 
     place: int
     id: str
@@ -197,9 +221,13 @@ _COUNTS = ("added", "updated", "unchanged", "chunks", "encoded")
 
 @dataclass(frozen=True, slots=True)
 class AddReport(_Report):
-    """What `add` did: documents by fate, ids in the order given, chunks written, texts encoded.
+    """What `add` did.
 
     Attributes:
+        ids: In the order given.
+        added, updated, unchanged: Documents by fate.
+        chunks: Written.
+        encoded: Texts that the encoder saw.
         skipped: What `on_invalid="skip"` left out.
         erased: False when a file still holds a text that was replaced.
         reason: What could not be done after all was written, and what to do; empty otherwise.
@@ -230,7 +258,11 @@ class AddReport(_Report):
 
 @dataclass(frozen=True, slots=True)
 class MaskReport(_Report):
-    """How many documents and chunks changed between live and masked."""
+    """What `mask` or `unmask` did.
+
+    Attributes:
+        documents, chunks: How many changed between live and masked.
+    """
 
     documents: int
     chunks: int
@@ -259,7 +291,14 @@ class RemoveReport(_Report):
 
 @dataclass(frozen=True, slots=True)
 class LevelStats(_Report):
-    """One level of a tree: how many embeddings it has and how they are grouped under the next."""
+    """One level of a tree.
+
+    Attributes:
+        level: From 1, the chunks, up.
+        embeddings: How many it has.
+        groups: That they form under the next level.
+        mean_group, max_group: Sizes of these.
+    """
 
     level: int
     embeddings: int
@@ -270,7 +309,13 @@ class LevelStats(_Report):
 
 @dataclass(frozen=True, slots=True)
 class NamespaceStats(_Report):
-    """Counts of one namespace's tree, levels from the chunks up."""
+    """Counts of one namespace's tree.
+
+    Attributes:
+        namespace: Its path.
+        documents, masked_documents, chunks, live_chunks: Counts.
+        levels: From the chunks up.
+    """
 
     namespace: Namespace
     documents: int
@@ -282,7 +327,17 @@ class NamespaceStats(_Report):
 
 @dataclass(frozen=True, slots=True)
 class Stats(_Report):
-    """Counts of the whole memory; sizes in bytes."""
+    """Counts of the whole memory.
+
+    Attributes:
+        documents, chunks, live_chunks, masked_documents: Counts.
+        encoder: Fingerprint of the encoder.
+        dim: Width of the embeddings.
+        file_bytes: Size of the file with its log.
+        cache_bytes: Size of the embedding cache.
+        bytes_per_chunk_beyond_text: Size of the file less the texts, per chunk.
+        namespaces: One by one.
+    """
 
     documents: int
     chunks: int
@@ -298,7 +353,13 @@ class Stats(_Report):
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport(_Report):
-    """What `verify` checked and found; `ok` is True when `problems` is empty."""
+    """What `verify` found.
+
+    Attributes:
+        ok: True when there are no problems.
+        problems: In words.
+        checked: How many nodes, chunks and documents were checked.
+    """
 
     ok: bool
     problems: tuple[str, ...]
@@ -344,9 +405,13 @@ class RepairReport(_Report):
 
 @dataclass(frozen=True, slots=True)
 class InstallReport(_Report):
-    """What `install` did: the hierarchy in place and the one before, nodes folded anew, seconds.
+    """What `install` did.
 
     Attributes:
+        fingerprint: Of the hierarchy in place now.
+        replaced: Of the one before; the same when nothing was done.
+        nodes: How many were folded anew.
+        seconds: It took.
         erased: False when a file still holds the weights before.
         reason: Why `erased` is False, and what to do; empty otherwise.
     """
@@ -361,9 +426,13 @@ class InstallReport(_Report):
 
 @dataclass(frozen=True, slots=True)
 class BuildReport(_Report):
-    """What a bulk build did and how long it took, in seconds.
+    """What a bulk build did.
 
     Attributes:
+        added, updated, unchanged: Documents by fate.
+        chunks: Written.
+        encoded: Texts that the encoder saw.
+        seconds: It took.
         skipped: What `on_invalid="skip"` left out.
         erased: False when a file still holds a text that was replaced.
         reason: What could not be done after all was written, and what to do; empty otherwise.

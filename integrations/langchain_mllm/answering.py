@@ -25,7 +25,18 @@ class NoToolsError(InvalidInputError, NotImplementedError):
 
 
 class Answering(Scoped):
-    """Options of a model that answers from a memory."""
+    """Options of a model that answers from a memory.
+
+    Args:
+        llm: An open `mllm_plugin.memory_llm.MemoryLLM`; `from_memory` opens one.
+        mode: "memory", "text", "both", "auto", or "none" for the plain model.
+        k: Chunks to find.
+        expand: How many of them to spell out.
+        temperature: 0 is the same at every run.
+        max_tokens: Longest answer.
+        stop: Texts before which an answer ends.
+        cache: LangChain's cache of answers; they change with the memory.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 

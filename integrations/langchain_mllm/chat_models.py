@@ -31,17 +31,8 @@ class ChatMemoryLLM(Answering, BaseChatModel):
     Answers are not cached unless `cache` says so, since they change with the memory.
 
     Args:
-        llm: An open `mllm_plugin.memory_llm.MemoryLLM`; `from_memory` opens one.
-        namespace: Where to search; a string is a namespace of one part.
-        prefix: Search every namespace below `namespace` too.
-        filter: Condition on the metadata, such as `{"year": {"$gte": 2020}}`.
-        exclude_labels: Hide documents with one of these labels.
-        mode: "memory", "text", "both", "auto", or "none" for the plain model.
-        k: Chunks to find.
-        expand: How many of them to spell out.
-        temperature: 0 is the same at every run.
-        max_tokens: Longest answer.
-        stop: Texts before which an answer ends.
+        **options: Those of `Answering`: `llm`, `namespace`, `prefix`, `filter`, `exclude_labels`, `mode`,
+            `k`, `expand`, `temperature`, `max_tokens`, `stop`, `cache`.
         streaming: Make answers piece by piece even when they are asked for as a whole.
 
     Raises:

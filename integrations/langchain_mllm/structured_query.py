@@ -20,6 +20,9 @@ class HierarchicalMemoryTranslator(Visitor):
     """What a `SelfQueryRetriever` over a memory takes as `structured_query_translator`.
 
     Dates become ISO 8601 text, as the vector store keeps them.
+
+    Attributes:
+        allowed_operators, allowed_comparators: What a filter of the memory can say.
     """
 
     allowed_operators: ClassVar[tuple[Operator, ...]] = (Operator.AND, Operator.OR, Operator.NOT)

@@ -49,6 +49,10 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
         memory: Where the nodes are stored; the caller closes it.
         namespace: Namespace of this store; a string is a namespace of one part. Stores of other namespaces
             may share the memory and never see these nodes.
+
+    Attributes:
+        stores_text: True, the memory holds the nodes whole.
+        is_embedding_query: True, LlamaIndex embeds queries.
     """
 
     stores_text: bool = True

@@ -9,7 +9,7 @@ from typing import Any
 
 from mllm_plugin.cli.indexing import Wishes
 from mllm_plugin.cli.output import note
-from mllm_plugin.errors import MissingDependencyError
+from mllm_plugin.extras import needs
 
 
 def changes(wishes: Wishes, memory: Path) -> Iterator[Wishes]:
@@ -21,12 +21,8 @@ def changes(wishes: Wishes, memory: Path) -> Iterator[Wishes]:
     Raises:
         MissingDependencyError: watchfiles is not installed.
     """
-    try:
+    with needs("watch", "--watch"):
         from watchfiles import watch
-    except ImportError as error:
-        raise MissingDependencyError(
-            "--watch needs the package watchfiles: pip install 'mllm-plugin[watch]'"
-        ) from error
     note(f"watching {', '.join(map(str, wishes.paths))}; Ctrl-C ends")
     folders = [path for path in wishes.paths if path.is_dir()]
     files = [path for path in wishes.paths if path not in folders]

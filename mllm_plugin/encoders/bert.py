@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.encoders.folder import ModelFolder
+from mllm_plugin.extras import needs
+from mllm_plugin.shapes import Float32, Int64
 
 Array = NDArray[np.float32]
 _EXPECTED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
@@ -27,8 +29,9 @@ class NumpyBert:
 
     def __init__(self, folder: ModelFolder) -> None:
         from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
 
+        with needs("local", f"the tokenizer in {folder.path}"):
+            from tokenizers import Tokenizer
         config = folder.json("config.json")
         self._heads, self._epsilon = config["num_attention_heads"], config.get("layer_norm_eps", 1e-12)
         self._layers = config["num_hidden_layers"]
@@ -51,7 +54,7 @@ class NumpyBert:
             and _complete(folder.path / "model.safetensors", config.get("num_hidden_layers", 0))
         )
 
-    def states(self, tokens: NDArray[np.int64]) -> Array:
+    def states(self, tokens: Int64[np.ndarray, " t"]) -> Float32[np.ndarray, "t d"]:
         """The last layer's states [t, d] of token ids [t]."""
         weights = self._weights
         states = weights["embeddings.word_embeddings.weight"][tokens]

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from mllm_plugin.extras import needs
+
+with needs("local", "a Hugging Face encoder", "open the memory with VectorsOnly(dim) or None as encoder"):
+    import torch
+    from torch import Tensor
 
 from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.letters import plain_letters
@@ -21,6 +25,7 @@ from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert
 from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
+from mllm_plugin.shapes import Bool, Float, Float32, Int
 
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
 _SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
@@ -124,7 +129,7 @@ class HuggingFaceEncoder(TokenReader):
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
         return self._encode(texts, self.document_prefix, windows=True)
 
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_queries(self, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """Embeds queries [n, d], of unit length."""
         return self._encode(texts, self.query_prefix, windows=False)[0]
 
@@ -251,7 +256,9 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(bare)
 
 
-def _pool(states: Tensor, attention: Tensor, pooling: str) -> Tensor:
+def _pool(
+    states: Float[Tensor, "b t d"], attention: Int[Tensor, "b t"], pooling: str
+) -> Float[Tensor, "b d"]:
     """Token states [b, t, d] to unit embeddings [b, d]."""
     mask = attention.unsqueeze(-1).to(states.dtype)
     if pooling == "cls":
@@ -263,7 +270,9 @@ def _pool(states: Tensor, attention: Tensor, pooling: str) -> Tensor:
     return torch.nn.functional.normalize(pooled, dim=-1)
 
 
-def _windows(states: Tensor, content: Tensor, size: int) -> list[NDArray[np.float32]]:
+def _windows(
+    states: Float[Tensor, "b t d"], content: Bool[Tensor, "b t"], size: int
+) -> list[Float32[np.ndarray, "_ d"]]:
     """Unit means [w, d] of each run of `size` content tokens, per text."""
     states, content = states.float().cpu(), content.cpu()
     windows = []

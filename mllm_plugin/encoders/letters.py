@@ -14,6 +14,8 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from mllm_plugin.shapes import Int64
+
 _LETTER = regex.compile(r"\X")
 _USUAL = regex.compile(r"(?:\p{L}\p{M}*)+")
 _SHAPES = {"<compat>", "<final>", "<font>", "<initial>", "<isolated>", "<medial>", "<narrow>", "<wide>"}
@@ -29,7 +31,7 @@ class Places(NamedTuple):
     starts: NDArray[np.int64] | None
     ends: NDArray[np.int64] | None
 
-    def spans(self, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    def spans(self, offsets: Int64[np.ndarray, "t 2"]) -> Int64[np.ndarray, "t 2"]:
         """Spans [t, 2] of the original from those of the replaced text; empty ones are kept as they are."""
         if self.starts is None or self.ends is None or not len(offsets):
             return offsets

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
+
+from mllm_plugin.shapes import Bool, Float16, Float32
 
 
 class MeanLevelEncoder:
@@ -18,7 +19,9 @@ class MeanLevelEncoder:
     bit on every machine.
     """
 
-    def fold(self, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:
+    def fold(
+        self, children: Float16[np.ndarray, "c r d"], live: Bool[np.ndarray, " c"]
+    ) -> Float16[np.ndarray, "1 d"]:
         """Folds children [c, r, d] with live [c] to [1, d]; all zero when nothing is live."""
         total = children[live].astype(np.float64).sum(axis=(0, 1))
         norm = math.sqrt(math.fsum(total * total))
@@ -37,7 +40,9 @@ class CosineRanker:
     path_weight: float = 0.0
     slack: float | None = None
 
-    def score(self, queries: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(
+        self, queries: Float32[np.ndarray, "b m d"], embeddings: Float32[np.ndarray, "n r d"]
+    ) -> Float32[np.ndarray, "b n"]:
         """Scores embeddings [n, r, d] for queries [b, m, d]: [b, n], higher is better."""
         b, m, d = queries.shape
         n, r, _ = embeddings.shape

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.folder import check_tensors
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
+from mllm_plugin.shapes import Bool, Float16, Float32, Float64
 
 Tensors = Mapping[str, NDArray[np.float32]]
 SPREAD_SCALE = 10.0  # attention logit per unit of cosine distance from the mean
@@ -58,7 +59,9 @@ class AttentionLevelEncoder:
         ]
         self._mean = MeanLevelEncoder()
 
-    def fold(self, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:
+    def fold(
+        self, children: Float16[np.ndarray, "c r d"], live: Bool[np.ndarray, " c"]
+    ) -> Float16[np.ndarray, "1 d"]:
         """Folds children [c, r, d] with live [c] to [1, d]; all zero when nothing is live."""
         mean = self._mean.fold(children, live)[0].astype(np.float64)
         if not mean.any():
@@ -78,10 +81,10 @@ def _numbered(shape: tuple[str, ...], layer: int) -> tuple[str, ...]:
 
 def _attend(
     layer: Mapping[str, NDArray[np.float64]],
-    children: NDArray[np.float64],
-    distance: NDArray[np.float64],
-    node: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    children: Float64[np.ndarray, "c d"],
+    distance: Float64[np.ndarray, " c"],
+    node: Float64[np.ndarray, " d"],
+) -> Float64[np.ndarray, " d"]:
     """One block: seeds, moved by the node so far, attend over the children; then the feed-forward layer."""
     seeds = layer["seeds"] + layer["query"] * node
     logits = children @ seeds.T + SPREAD_SCALE * distance[:, None] * layer["spread"]
@@ -91,7 +94,7 @@ def _attend(
     return _unit(node + layer["up"] @ np.tanh(layer["down"] @ node))
 
 
-def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unit(vector: Float64[np.ndarray, " d"]) -> Float64[np.ndarray, " d"]:
     return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
@@ -121,6 +124,8 @@ class MappedRanker:
         self._map = (scale * (np.eye(self.dim, dtype=np.float32) + self.tensors["map"])).astype(np.float32)
         self._cosine = CosineRanker()
 
-    def score(self, queries: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(
+        self, queries: Float32[np.ndarray, "b m d"], embeddings: Float32[np.ndarray, "n r d"]
+    ) -> Float32[np.ndarray, "b n"]:
         """Scores embeddings [n, r, d] for queries [b, m, d]: [b, n], higher is better."""
         return self._cosine.score(queries @ self._map, embeddings) + self._offset

@@ -18,7 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mllm_plugin.errors import InvalidInputError, MissingDependencyError
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.extras import needs
 from mllm_plugin.folder import publish
 from mllm_plugin.model_files import check_weights, is_pointer
 from mllm_plugin.pretrained import file_sha256
@@ -84,8 +85,9 @@ def _only_now(file: Path, digest: str, cache: Path, error: OSError) -> Path:
 
 
 def _convert(file: Path, digest: str, target: Path) -> None:
-    for name in ("gguf", "accelerate"):
-        _require(name)
+    with needs("llm", "reading a GGUF file"):
+        import accelerate  # noqa: F401 - transformers takes it and gguf for the work
+        import gguf  # noqa: F401
     tokenizer, model = _read(file)
     model.hf_quantizer = None  # what is left of the quantised form would be saved with it
     model.is_quantized = False
@@ -140,12 +142,3 @@ def _read_once() -> Iterator[None]:
             yield
         finally:
             gguf.GGUFReader, gguf.get_tensor_name_map = slow  # type: ignore[misc]
-
-
-def _require(package: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise MissingDependencyError(
-            f"reading a GGUF file needs the package {package}: pip install 'mllm-plugin[llm]'"
-        )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.shapes import Bool, Float, Int
 
 DEFAULT_SYSTEM = "Answer with a few words from the memory."
 _HERE = "\ue000memory\ue001"  # private characters that no sane text has; taken out of texts that do
@@ -195,11 +196,11 @@ class Batch:
         attention_mask: [b, t], 1 where a prompt is.
     """
 
-    inputs_embeds: Tensor
-    attention_mask: Tensor
+    inputs_embeds: Float[Tensor, "b t h"]
+    attention_mask: Int[Tensor, "b t"]
 
 
-def assemble(llm: LoadedLLM, prompts: Sequence[Prompt], memory: Tensor | None = None) -> Batch:
+def assemble(llm: LoadedLLM, prompts: Sequence[Prompt], memory: Float[Tensor, "n h"] | None = None) -> Batch:
     """Puts the model's own embeddings of the text and the soft tokens together.
 
     Args:
@@ -223,7 +224,9 @@ def assemble(llm: LoadedLLM, prompts: Sequence[Prompt], memory: Tensor | None = 
     return Batch(embeds, torch.from_numpy(live).to(llm.device).long())
 
 
-def _with_memory(embeds: Tensor, soft: NDArray[np.bool_], memory: Tensor | None) -> Tensor:
+def _with_memory(
+    embeds: Float[Tensor, "b t h"], soft: Bool[np.ndarray, "b t"], memory: Float[Tensor, "n h"] | None
+) -> Float[Tensor, "b t h"]:
     """Soft tokens in their places; gradients flow to them."""
     given = 0 if memory is None else len(memory)
     if given != soft.sum():

@@ -47,6 +47,7 @@ from mllm_plugin.llm.packing import (
     unpacked_rows,
 )
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
+from mllm_plugin.shapes import Float, Float32, Int64
 
 NAME = "reader"
 CONFIG_NAME = f"{NAME}{CONFIG}"
@@ -111,8 +112,8 @@ class Written(NamedTuple):
         spans: Characters of the text that each covers [s, 2].
     """
 
-    vectors: NDArray[np.float32]
-    spans: NDArray[np.int64]
+    vectors: Float32[np.ndarray, "s h"]
+    spans: Int64[np.ndarray, "s 2"]
 
 
 class MemoryReader:
@@ -243,7 +244,7 @@ class MemoryReader:
 
     # -- reading
 
-    def soft_tokens(self, vectors: Any, levels: Any) -> Tensor:
+    def soft_tokens(self, vectors: Any, levels: Any) -> Float[Tensor, "n h"]:
         """Memory tokens [n, h] of vectors [n, h] of levels [n]: 0 windows, 1 chunks, 2 and more nodes.
 
         Raises:
@@ -346,7 +347,7 @@ def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
         yield batch
 
 
-def _windows(spans: NDArray[np.int64], ratio: int) -> NDArray[np.int64]:
+def _windows(spans: Int64[np.ndarray, "t 2"], ratio: int) -> Int64[np.ndarray, "s 2"]:
     starts = spans[::ratio, 0]
     lasts = np.minimum(np.arange(len(starts)) * ratio + ratio, len(spans)) - 1
     return np.stack([starts, spans[lasts, 1]], axis=1)

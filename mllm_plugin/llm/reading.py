@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mllm_plugin.shapes import Bool, Float, Int
+
 RATIOS = (2, 4, 8, 16)
 
 
@@ -31,12 +33,14 @@ class ReadingVectors(nn.Module):
         ratios: Window sizes that are told apart, in tokens.
     """
 
-    words: Tensor
-    weights: Tensor
-    centre: Tensor
-    scale: Tensor
+    words: Float[Tensor, "v h"]
+    weights: Float[Tensor, " v"]
+    centre: Float[Tensor, " h"]
+    scale: Float[Tensor, ""]
 
-    def __init__(self, embeddings: Tensor, idf: Tensor, ratios: Sequence[int] = RATIOS) -> None:
+    def __init__(
+        self, embeddings: Float[Tensor, "v h"], idf: Float[Tensor, " v"], ratios: Sequence[int] = RATIOS
+    ) -> None:
         super().__init__()
         self.ratios = tuple(ratios)
         table = embeddings.detach().float()
@@ -56,7 +60,14 @@ class ReadingVectors(nn.Module):
         """The kind of chunks; nodes are the next."""
         return len(self.ratios)
 
-    def windows(self, ids: Tensor, live: Tensor, states: Tensor | None, size: Tensor, most: int) -> Tensor:
+    def windows(
+        self,
+        ids: Int[Tensor, "c t"],
+        live: Bool[Tensor, "c t"],
+        states: Float[Tensor, "c t h"] | None,
+        size: Int[Tensor, " c"],
+        most: int,
+    ) -> Float[Tensor, "c {most} h"]:
         """Windows of chunks.
 
         Args:
@@ -77,17 +88,17 @@ class ReadingVectors(nn.Module):
         pooled = (members @ states.float()) / members.sum(dim=-1, keepdim=True).clamp(min=1)
         return vectors + self.map(pooled)
 
-    def tokens(self, vectors: Tensor, kinds: Tensor) -> Tensor:
+    def tokens(self, vectors: Float[Tensor, "n h"], kinds: Int[Tensor, " n"]) -> Float[Tensor, "n h"]:
         """Memory tokens [n, h] of reading vectors [n, h] and their kinds [n]."""
         return vectors + self.kinds(kinds)
 
 
-def window_counts(lengths: Tensor, size: Tensor) -> Tensor:
+def window_counts(lengths: Int[Tensor, " c"], size: Int[Tensor, " c"]) -> Int[Tensor, " c"]:
     """Windows [c] of chunks with so many tokens [c] in windows of so many [c]."""
     return -(-lengths // size)
 
 
-def _members(live: Tensor, size: Tensor, most: int) -> Tensor:
+def _members(live: Bool[Tensor, "c t"], size: Int[Tensor, " c"], most: int) -> Float[Tensor, "c {most} t"]:
     """Which token is in which window [c, s, t], as numbers."""
     window = torch.arange(live.shape[1], device=live.device) // size.unsqueeze(-1)
     found = window.unsqueeze(1) == torch.arange(most, device=live.device)[None, :, None]

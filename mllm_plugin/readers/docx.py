@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 
-from mllm_plugin.errors import InvalidDocumentError, MissingDependencyError
+from mllm_plugin.errors import InvalidDocumentError
+from mllm_plugin.extras import needs
 from mllm_plugin.readers.html import markup_text
 
 
@@ -15,12 +16,8 @@ def docx_text(data: bytes) -> str:
         InvalidDocumentError: It is damaged or needs a password.
         MissingDependencyError: mammoth is not installed.
     """
-    try:
+    with needs("readers", "a Word document"):
         import mammoth
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Word documents need the package mammoth: pip install 'mllm-plugin[readers]'"
-        ) from error
     try:
         page = mammoth.convert_to_html(io.BytesIO(data), convert_image=lambda image: []).value
     except Exception as error:  # a damaged file fails in whatever place its damage lies

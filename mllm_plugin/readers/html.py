@@ -11,7 +11,8 @@ import codecs
 import re
 from typing import Any
 
-from mllm_plugin.errors import InvalidDocumentError, MissingDependencyError
+from mllm_plugin.errors import InvalidDocumentError
+from mllm_plugin.extras import needs
 from mllm_plugin.readers.extract import Extract
 from mllm_plugin.readers.text import decode_text, mark_of
 
@@ -195,11 +196,7 @@ def _declared(data: bytes) -> str | None:
 
 
 def _resiliparse() -> Any:
-    try:
+    with needs("readers", "HTML"):
         import resiliparse.parse.encoding  # pyright: ignore[reportMissingModuleSource]
         import resiliparse.parse.html
-    except ImportError as error:
-        raise MissingDependencyError(
-            "HTML needs the package resiliparse: pip install 'mllm-plugin[readers]'"
-        ) from error
     return resiliparse.parse

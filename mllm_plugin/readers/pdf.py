@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from mllm_plugin.errors import InvalidDocumentError, MissingDependencyError
+from mllm_plugin.extras import needs
 from mllm_plugin.readers.extract import Extract
 
 _SHOWN = 20
@@ -18,13 +19,9 @@ def pdf_text(data: bytes) -> Extract:
         InvalidDocumentError: It is damaged, needs a password or is a scan without text.
         MissingDependencyError: pypdf, or what it needs for this PDF, is not installed.
     """
-    try:
+    with needs("readers", "PDF"):
         import pypdf
         from pypdf.errors import DependencyError
-    except ImportError as error:
-        raise MissingDependencyError(
-            "PDF needs the package pypdf: pip install 'mllm-plugin[readers]'"
-        ) from error
     try:
         reader: Any = pypdf.PdfReader(io.BytesIO(data))
         texts = [_page_text(page) for page in _pages(reader)]

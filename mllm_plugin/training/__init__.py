@@ -6,6 +6,8 @@ Names are loaded when they are asked for, so that settings can be read without t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mllm_plugin.extras import needs
+
 if TYPE_CHECKING:
     from mllm_plugin.training.leaf import LeafEvidence, LeafTraining, collect_evidence, train_leaf
     from mllm_plugin.training.losses import listwise_loss, softmax_loss
@@ -67,4 +69,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with needs("train", "training"):
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

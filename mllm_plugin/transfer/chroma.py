@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mllm_plugin.errors import MissingDependencyError
+from mllm_plugin.extras import needs
 from mllm_plugin.transfer.records import Record, to_record
 from mllm_plugin.transfer.source import Columns, Source, choose
 
@@ -20,11 +20,9 @@ def read_chroma(folder: Path, columns: Columns) -> Source:
         MissingDependencyError: chromadb is not installed.
         NotFoundError: There is no such collection.
     """
-    try:
+    with needs("chroma", "a Chroma folder"):
         import chromadb  # pyright: ignore[reportMissingImports]
         from chromadb.config import Settings  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingDependencyError("a Chroma folder needs its client: pip install chromadb") from error
     client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
     names = sorted(collection.name for collection in client.list_collections())
     name = choose("Chroma collection", names, columns.collection, "--collection")

@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mllm_plugin.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.extras import needs
 from mllm_plugin.transfer.records import Record, to_record
 from mllm_plugin.transfer.source import Columns, Source, choose
 
@@ -26,10 +27,8 @@ def read_lance(folder: Path, columns: Columns) -> Source:
         MissingDependencyError: lancedb is not installed.
         NotFoundError: There is no such table or column.
     """
-    try:
+    with needs("lancedb", "a LanceDB folder"):
         import lancedb  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingDependencyError("a LanceDB folder needs its client: pip install lancedb") from error
     names = sorted(path.stem for path in folder.glob("*.lance"))
     name = choose("LanceDB table", names, columns.collection, "--collection")
     table = lancedb.connect(str(folder)).open_table(name)

@@ -7,17 +7,18 @@ Shapes: n vectors, k groups, d dimensions.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from mllm_plugin.shapes import Float32, Int64
 
 _ITERATIONS = 10
 _DIRECT = 150_000_000  # most vector-centroid pairs compared per iteration before grouping in two stages
 _BLOCK = 4096
 _SAMPLE_PER_CENTROID = 256
 
-Labels = NDArray[np.int64]
 
-
-def group(vectors: NDArray[np.float32], target: int, cap: int, floor: int, seed: int = 0) -> Labels:
+def group(
+    vectors: Float32[np.ndarray, "n d"], target: int, cap: int, floor: int, seed: int = 0
+) -> Int64[np.ndarray, " n"]:
     """Assigns each vector [n, d] to a group [n].
 
     Args:
@@ -44,7 +45,9 @@ def group(vectors: NDArray[np.float32], target: int, cap: int, floor: int, seed:
     return labels if len(sizes) > 1 else _halves(vectors)
 
 
-def nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> Labels:
+def nearest(
+    vectors: Float32[np.ndarray, "n d"], centroids: Float32[np.ndarray, "k d"]
+) -> Int64[np.ndarray, " n"]:
     """Index of the most similar centroid for each vector [n]."""
     labels = np.empty(len(vectors), dtype=np.int64)
     for start in range(0, len(vectors), _BLOCK):
@@ -52,7 +55,9 @@ def nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> Lab
     return labels
 
 
-def _cluster(vectors: NDArray[np.float32], k: int, rng: np.random.Generator) -> Labels:
+def _cluster(
+    vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator
+) -> Int64[np.ndarray, " n"]:
     """Spherical k-means; in two stages where all pairs would be too many."""
     if len(vectors) * k <= _DIRECT:
         return _lloyd(vectors, k, rng)
@@ -69,7 +74,7 @@ def _cluster(vectors: NDArray[np.float32], k: int, rng: np.random.Generator) -> 
     return labels
 
 
-def _lloyd(vectors: NDArray[np.float32], k: int, rng: np.random.Generator) -> Labels:
+def _lloyd(vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
     centroids = vectors[rng.choice(len(vectors), min(k, len(vectors)), replace=False)]
     labels = _compact(nearest(vectors, centroids))
     for _ in range(_ITERATIONS):
@@ -81,7 +86,9 @@ def _lloyd(vectors: NDArray[np.float32], k: int, rng: np.random.Generator) -> La
     return labels
 
 
-def _centroids(vectors: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
+def _centroids(
+    vectors: Float32[np.ndarray, "n d"], labels: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "k d"]:
     """Normalised means [k, d] of groups labelled 0 … k - 1."""
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
@@ -90,7 +97,9 @@ def _centroids(vectors: NDArray[np.float32], labels: Labels) -> NDArray[np.float
     return (sums / np.where(norms > 0, norms, 1.0)).astype(np.float32)
 
 
-def _dissolve_small(vectors: NDArray[np.float32], labels: Labels, floor: int) -> Labels:
+def _dissolve_small(
+    vectors: Float32[np.ndarray, "n d"], labels: Int64[np.ndarray, " n"], floor: int
+) -> Int64[np.ndarray, " n"]:
     labels = _compact(labels)
     sizes = np.bincount(labels)
     small = sizes < floor
@@ -104,8 +113,13 @@ def _dissolve_small(vectors: NDArray[np.float32], labels: Labels, floor: int) ->
 
 
 def _split_large(
-    vectors: NDArray[np.float32], labels: Labels, target: int, cap: int, floor: int, rng: np.random.Generator
-) -> Labels:
+    vectors: Float32[np.ndarray, "n d"],
+    labels: Int64[np.ndarray, " n"],
+    target: int,
+    cap: int,
+    floor: int,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, " n"]:
     labels = _compact(labels)
     pending = list(np.flatnonzero(np.bincount(labels) > cap))
     used = int(labels.max()) + 1
@@ -124,7 +138,7 @@ def _split_large(
     return labels
 
 
-def _halves(vectors: NDArray[np.float32]) -> Labels:
+def _halves(vectors: Float32[np.ndarray, "n d"]) -> Int64[np.ndarray, " n"]:
     """Two equal parts along the direction of the vector farthest from the mean: for look-alikes."""
     mean = vectors.mean(axis=0)
     far = vectors[(vectors @ mean).argmin()] - mean
@@ -134,7 +148,7 @@ def _halves(vectors: NDArray[np.float32]) -> Labels:
     return labels
 
 
-def _halved(vectors: NDArray[np.float32], cap: int) -> Labels:
+def _halved(vectors: Float32[np.ndarray, "n d"], cap: int) -> Int64[np.ndarray, " n"]:
     """Halves of halves until each has at most `cap` members: for groups too small to be grouped well."""
     if len(vectors) <= cap:
         return np.zeros(len(vectors), dtype=np.int64)
@@ -145,6 +159,6 @@ def _halved(vectors: NDArray[np.float32], cap: int) -> Labels:
     return _compact(labels)
 
 
-def _compact(labels: Labels) -> Labels:
+def _compact(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """Renames labels to 0 … k - 1 without gaps."""
     return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.lexical import TermCounts
+from mllm_plugin.shapes import Bool, Float16, Float32, Int, Int64
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Children:
         terms: Term counts of the chunks; None above level 2.
     """
 
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float16]
-    live: NDArray[np.int64]
-    total: NDArray[np.int64]
-    versions: NDArray[np.int64]
+    ids: Int64[np.ndarray, " c"]
+    vectors: Float16[np.ndarray, "c r d"]
+    live: Int64[np.ndarray, " c"]
+    total: Int64[np.ndarray, " c"]
+    versions: Int64[np.ndarray, " c"]
     terms: TermCounts | None
 
     def __len__(self) -> int:
@@ -39,13 +39,17 @@ class Children:
 
     @classmethod
     def of_chunks(
-        cls, ids: NDArray[np.int64], vectors: NDArray[np.float16], live: NDArray[np.bool_], terms: TermCounts
+        cls,
+        ids: Int64[np.ndarray, " c"],
+        vectors: Float16[np.ndarray, "c r d"],
+        live: Bool[np.ndarray, " c"],
+        terms: TermCounts,
     ) -> Children:
         """Chunks to be placed: ids [c], vectors [c, r, d], live [c]."""
         ones = np.ones(len(ids), dtype=np.int64)
         return cls(ids, vectors, live.astype(np.int64), ones, np.zeros(len(ids), dtype=np.int64), terms)
 
-    def take(self, rows: NDArray[np.integer]) -> Children:
+    def take(self, rows: Int[np.ndarray, " k"]) -> Children:
         """Some of the rows, in the order asked."""
         return Children(
             self.ids[rows],
@@ -56,7 +60,7 @@ class Children:
             None if self.terms is None else self.terms.take(rows),
         )
 
-    def without(self, ids: Sequence[int] | NDArray[np.int64]) -> Children:
+    def without(self, ids: Sequence[int] | Int64[np.ndarray, " k"]) -> Children:
         """All rows but those of `ids`."""
         return self.take(np.flatnonzero(~np.isin(self.ids, np.asarray(ids, dtype=np.int64))))
 
@@ -74,7 +78,7 @@ class Children:
         return merged.take(np.argsort(merged.ids, kind="stable"))
 
     def changed(
-        self, row: int, *, vector: NDArray[np.float16], live: int, total: int, version: int
+        self, row: int, *, vector: Float16[np.ndarray, "r d"], live: int, total: int, version: int
     ) -> Children:
         """A copy with one child's embedding and counts replaced."""
         vectors, lives, totals, versions = (
@@ -84,7 +88,7 @@ class Children:
         return replace(self, vectors=vectors, live=lives, total=totals, versions=versions)
 
     @property
-    def directions(self) -> NDArray[np.float32]:
+    def directions(self) -> Float32[np.ndarray, "c d"]:
         """One vector per child [c, d] for grouping: the first of each embedding."""
         return self.vectors[:, 0].astype(np.float32)
 

@@ -1,16 +1,11 @@
-"""Reads the documentation: code blocks, links, command lines; and writes signatures as docs/api.md does."""
+"""Reads the documentation: code blocks, links, command lines."""
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,106 +117,3 @@ def sections(text: str, level: int) -> dict[str, str]:
     parts = re.split(rf"^{'#' * level} (?=[^#])", text, flags=re.MULTILINE)[1:]
     named = ((re.search(r"`(?:mllm )?([\w-]+)", part.splitlines()[0]), part) for part in parts)
     return {name[1]: part for name, part in named if name}
-
-
-def normalised(text: str) -> str:
-    """Text with single blanks, and without what only line breaks need."""
-    return re.sub(r",? \)", ")", re.sub(r"\( ", "(", " ".join(text.split())))
-
-
-def entries_of(thing: Any, package: str) -> Iterator[str]:
-    """What docs/api.md has to say of a class or function: signatures, properties, fields with defaults."""
-    thing = inspect.unwrap(thing)  # a cached function is described as what it caches
-    if inspect.isfunction(thing):
-        yield signature(thing.__name__, thing)
-        return
-    own_start = "__init__" in vars(thing) and not is_dataclass(thing) and not is_protocol(thing)
-    if own_start:
-        yield signature(thing.__name__, thing.__init__).removesuffix(" -> None")
-    known = _fields(thing)
-    if not own_start:
-        yield from known.values()
-    for name, member in _members(thing, package):
-        if hasattr(member, "twin_of"):  # told in words, since its signature is that of the other
-            yield f"`{name}`"
-        elif inspect.isfunction(member):
-            yield f"{name}(" if _hides_signature(member) else signature(name, member)
-        elif name not in known:
-            yield f"`{name}`"
-
-
-def _hides_signature(function: Callable[..., Any]) -> bool:
-    """Whether a decorator, such as those of LlamaIndex's LLMs, shows its own signature."""
-    return next(iter(inspect.signature(function).parameters), "") == "_self"
-
-
-def is_protocol(thing: type) -> bool:
-    """Whether a class is a protocol, whose `__init__` says nothing."""
-    return getattr(thing, "_is_protocol", False)
-
-
-def _fields(thing: type) -> dict[str, str]:
-    """What is said of each field: its name, and for settings its default too."""
-    if issubclass(thing, BaseModel):
-        own = [name for name in inspect.get_annotations(thing) if name in thing.model_fields]
-        return {name: f"| `{name}` | {_field_default(thing.model_fields[name])} |" for name in own}
-    names = [field.name for field in fields(thing)] if is_dataclass(thing) else getattr(thing, "_fields", ())
-    return {name: f"`{name}`" for name in names}
-
-
-def _field_default(field: FieldInfo) -> str:
-    return "required" if field.is_required() else f"`{_default(field.default)}`"
-
-
-def _members(thing: type, package: str) -> Iterator[tuple[str, Any]]:
-    """Public members that the package itself defines."""
-    seen = {"class_name", "model_config", "model_post_init"}
-    for base in thing.__mro__:
-        if base.__module__.split(".")[0] != package or base.__name__.startswith("_"):
-            continue
-        for name, member in vars(base).items():
-            if not name.startswith("_") and name not in seen:
-                seen.add(name)
-                yield name, member.__func__ if isinstance(member, classmethod | staticmethod) else member
-
-
-def signature(name: str, function: Callable[..., Any]) -> str:
-    """A signature as its source has it, without `self`."""
-    found = inspect.signature(function)
-    parts: list[str] = []
-    starred = False
-    for parameter in found.parameters.values():
-        if parameter.name in ("self", "cls"):
-            continue
-        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
-            parts.append("*")
-            starred = True
-        starred |= parameter.kind is parameter.VAR_POSITIONAL
-        parts.append(_parameter(parameter))
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            parts.append("/")
-    returned = "" if found.return_annotation is found.empty else f" -> {_annotation(found.return_annotation)}"
-    return normalised(f"{name}({', '.join(parts)}){returned}")
-
-
-def _parameter(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    text = f"{stars}{parameter.name}"
-    annotated = parameter.annotation is not parameter.empty
-    if annotated:
-        text += f": {_annotation(parameter.annotation)}"
-    if parameter.default is not parameter.empty:
-        text += f"{' = ' if annotated else '='}{_default(parameter.default)}"
-    return text
-
-
-def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-
-
-def _default(value: Any) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, BaseModel) or is_dataclass(value):
-        return f"{type(value).__name__}()"
-    return value.__name__ if inspect.isfunction(value) else repr(value)

@@ -191,7 +191,6 @@ def test_a_pickled_model_is_loaded_again(tiny_folder, tmp_path, monkeypatch):
 def fake_gguf(tmp_path, monkeypatch, tiny):
     """A file that is "dequantised" to the tiny model; counts how often."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(gguf, "_require", lambda name: None)
     calls = []
 
     def read(file: Path):
@@ -280,7 +279,7 @@ def test_a_file_that_is_no_gguf(tmp_path, monkeypatch, content):
 
 def test_gguf_needs_packages(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
     with pytest.raises(MissingDependencyError, match=r"mllm-plugin\[llm\]"):
