@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vectors import Vectors, exact_best, mixtures, real_vectors
 
 from mllm_plugin.config import TreeConfig
-from mllm_plugin.image.descent import Plan, exact_order, walk
+from mllm_plugin.image import Plan, nearest
 from mllm_plugin.image.space import Level, Space, arrange
 from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.codec import unit
@@ -87,12 +87,8 @@ def memory(vectors: Vectors) -> Method:
 
     def search(width: int | None) -> Search:
         def run(queries: Vectors) -> tuple[NDArray[np.int64], float]:
-            found = walk(space, queries[:, None], Plan(width))
-            rows = [
-                ids[exact_order(space, query[None], one.best(_FINALISTS), _K)[0]]
-                for query, one in zip(queries, found, strict=True)
-            ]
-            return np.array(rows), float(np.mean([one.scored for one in found]))
+            rows, scored = nearest(space, queries[:, None], Plan(width), _K)
+            return ids[np.array(rows)], float(scored.mean())
 
         return run
 

@@ -3,7 +3,7 @@
 Deleted, damaged or missing, they are made again from the file; they are never the truth.
 """
 
-from mllm_plugin.image.descent import Found, Plan, exact_order, lexical, walk
+from mllm_plugin.image.descent import Found, Plan, exact_order, lexical, nearest, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.source import Delta, read_delta, read_space
 from mllm_plugin.image.space import Space
@@ -16,6 +16,7 @@ __all__ = [
     "Space",
     "exact_order",
     "lexical",
+    "nearest",
     "read_delta",
     "read_space",
     "walk",

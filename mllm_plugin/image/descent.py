@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from mllm_plugin.lexical import QueryTerms
 
 UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower
 UPPER_LEAST = 4
+FINALISTS = 14  # so many more than wanted are compared exactly: the codes' order is nearly right
+_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,38 @@ def walk(
     ]
 
 
+def nearest(
+    space: Space, queries: NDArray[np.float32], plan: Plan, k: int, counts: NDArray[np.uint32] | None = None
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The k best chunks of each query by vectors alone: `walk`, then the exact cosines of some more than k.
+
+    Args:
+        space, queries, plan, counts: As `walk` takes them.
+        k: Results wanted.
+
+    Returns:
+        Places among the chunks, best first, of each query; embeddings compared with each.
+    """
+    most = k + max(FINALISTS, k // 2)
+    if plan.width is None or len(space.bounds) == 2 or not space.checked:
+        found = walk(space, queries, plan, counts)
+        reached = [one.best(most) for one in found]
+        scored = np.array([one.scored for one in found])
+    else:
+        codes, worth = quantise(queries if queries.ndim == 4 else queries[:, None])
+        args = _walk_args(space, codes, worth, plan, space.live if counts is None else counts)
+        rows, scored = kernels().nearest(*args, most)
+        reached = [one[one >= 0] - space.nodes for one in rows]
+    asked = queries if queries.ndim == 3 else queries[:, -1]
+    return [exact_order(space, *pair, k)[0] for pair in zip(asked, reached, strict=True)], scored
+
+
 def exact_order(
     space: Space, query: NDArray[np.float32], chunks: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best of some chunks by the cosine of what is stored [m, d], with these cosines."""
-    cosines = (space.vectors(chunks) @ query.T).max(axis=1)
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k best of some chunks by the inner product of what is stored with a query [m, d], and these."""
+    space.check_vectors(chunks)
+    cosines = kernels().exact(space.halves.view(np.uint16), _HALVES, chunks, query)
     order = np.lexsort((chunks, -cosines))[:k]
     return chunks[order], cosines[order]
 
@@ -119,9 +149,19 @@ def _ranges(
     if plan.width is None or levels == 1:
         starts, ends = np.full(many, space.nodes), np.full(many, len(space.ids))
         return starts, ends, np.ones(many, np.int64), np.zeros(many, np.int64)
-    upper = max(UPPER_LEAST, plan.width // UPPER_SHARE)
-    beams = np.array([*[upper] * (levels - 2), plan.width], np.int64)
+    return kernels().descend(*_walk_args(space, codes, worth, plan, live))
+
+
+def _walk_args(
+    space: Space, codes: NDArray[np.int8], worth: NDArray[np.float32], plan: Plan, live: NDArray[np.uint32]
+) -> tuple[Any, ...]:
+    """What the kernels take to descend."""
+    levels, width = len(space.bounds) - 1, plan.width or 1
+    beams = np.full(levels - 1, max(UPPER_LEAST, width // UPPER_SHARE), np.int64)
+    beams[-1] = width
     paths = np.zeros(levels, np.float32)
     paths[: len(plan.paths)] = plan.paths
-    args = (space.codes, space.scales, live, space.first, space.bounds, codes, worth, paths, beams, plan.need)
-    return kernels().descend(*args)
+    return (
+        *(space.codes, space.scales, live, space.first, space.bounds),
+        *(codes, worth, paths, beams, plan.need),
+    )

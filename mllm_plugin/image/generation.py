@@ -58,6 +58,18 @@ class Blocks:
         self._data, self._sums = data, sums
         self._seen = np.zeros(len(sums), bool)
 
+        self.complete = False
+
+    def check_all(self) -> None:
+        """Compares every block, so that none need be looked up afterwards; for a thread of its own.
+
+        Raises:
+            DamagedImageError: One differs.
+        """
+        for block in range(len(self._sums)):
+            self.check(np.array([block * _BLOCK]), np.array([block * _BLOCK + 1]))
+        self.complete = True
+
     def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         """Compares the blocks that ranges of bytes touch, each once.
 
@@ -94,7 +106,7 @@ class MappedSpace(Space):
         Raises:
             DamagedImageError: They are not what was written.
         """
-        if not len(starts):
+        if self.checked or not len(starts):
             return
         dim, nodes, places = self.codes.shape[1], self.nodes, self._places
         self._blocks.check(places["codes"] + starts * dim, places["codes"] + ends * dim)
@@ -103,12 +115,20 @@ class MappedSpace(Space):
         self._blocks.check(places["hashes"] + 4 * lower, places["hashes"] + 4 * upper)
         self._blocks.check(places["counts"] + lower, places["counts"] + upper)
 
-    def vectors(self, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
-        """As `Space.vectors`, checked."""
-        if len(chunks):
+    def check_vectors(self, chunks: NDArray[np.int64]) -> None:
+        """Checks embeddings of chunks.
+
+        Raises:
+            DamagedImageError: They are not what was written.
+        """
+        if len(chunks) and not self.checked:
             starts = self._places["halves"] + chunks * (2 * self.codes.shape[1])
             self._blocks.check(starts, starts + 2 * self.codes.shape[1])
-        return super().vectors(chunks)
+
+    @property
+    def checked(self) -> bool:
+        """Whether all blocks of the file were compared."""
+        return self._blocks.complete
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from mllm_plugin.image.plain import LANES as _LANES
+
 _FILTER = 1 << 13  # bytes of the bit field that tells most words of a chunk from those asked for
 
 
@@ -72,33 +74,41 @@ def _fewest(kept, live, width, need):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
+def _descend(codes, scales, live, first, bounds, query, worth, paths, beams, need):  # noqa: ANN001, ANN202
+    """Ranges of chunks below the best lowest nodes of one query, and how many nodes were scored."""
+    lower, upper = np.zeros(1, np.int64), np.full(1, bounds[1], np.int64)
+    above, scored = np.zeros(1, np.float32), 0
+    for level in range(len(beams)):
+        own = min(level, len(query) - 1)
+        count = (upper - lower).sum()
+        rows, found = np.empty(count, np.int64), np.empty(count, np.float32)
+        at = 0
+        for parent in range(len(lower)):
+            some, path = upper[parent] - lower[parent], paths[level] * above[parent]
+            _score_range(codes, scales, query[own], worth[own], lower[parent], upper[parent], found, at)
+            for place in range(some):
+                rows[at + place] = lower[parent] + place
+                found[at + place] += path
+            at += some
+        scored += count
+        kept, above = _keep(found, rows, live, beams[level], need)
+        some = min(len(kept), _fewest(kept, live, beams[level], need))
+        kept, above = kept[:some], above[:some]
+        lower, upper = first[kept], first[kept + 1]
+    return lower, upper, scored
+
+
+@njit(nogil=True, cache=True)
 def descend(codes, scales, live, first, bounds, queries, worth, paths, beams, need):  # noqa: ANN001, ANN201
     """As `plain.descend`."""
-    many = queries.shape[0]
+    many = len(queries)
     sizes, scored = np.zeros(many, np.int64), np.zeros(many, np.int64)
     starts, ends = np.empty(many * 64, np.int64), np.empty(many * 64, np.int64)
     used = 0
     for query in range(many):
-        lower, upper = np.zeros(1, np.int64), np.full(1, bounds[1], np.int64)
-        above = np.zeros(1, np.float32)
-        asked, value = queries[query], worth[query]
-        for level in range(len(beams)):
-            own = min(level, len(asked) - 1)
-            count = (upper - lower).sum()
-            rows, found = np.empty(count, np.int64), np.empty(count, np.float32)
-            at = 0
-            for parent in range(len(lower)):
-                some, path = upper[parent] - lower[parent], paths[level] * above[parent]
-                _score_range(codes, scales, asked[own], value[own], lower[parent], upper[parent], found, at)
-                for place in range(some):
-                    rows[at + place] = lower[parent] + place
-                    found[at + place] += path
-                at += some
-            scored[query] += count
-            kept, above = _keep(found, rows, live, beams[level], need)
-            some = min(len(kept), _fewest(kept, live, beams[level], need))
-            kept, above = kept[:some], above[:some]
-            lower, upper = first[kept], first[kept + 1]
+        lower, upper, scored[query] = _descend(
+            codes, scales, live, first, bounds, queries[query], worth[query], paths, beams, need
+        )
         while used + len(lower) > len(starts):
             starts, ends = np.append(starts, starts), np.append(ends, ends)
         starts[used : used + len(lower)] = lower
@@ -106,6 +116,54 @@ def descend(codes, scales, live, first, bounds, queries, worth, paths, beams, ne
         used += len(lower)
         sizes[query] = len(lower)
     return starts[:used], ends[:used], sizes, scored
+
+
+@njit(nogil=True, cache=True)
+def nearest(codes, scales, live, first, bounds, queries, worth, paths, beams, need, most):  # noqa: ANN001, ANN201
+    """As `plain.nearest`."""
+    many = len(queries)
+    rows, scored = np.full((many, most), -1, np.int64), np.zeros(many, np.int64)
+    best, found = np.empty(most, np.float32), np.empty(1024, np.float32)
+    for query in range(many):
+        lower, upper, scored[query] = _descend(
+            codes, scales, live, first, bounds, queries[query], worth[query], paths, beams, need
+        )
+        count = 0
+        for part in range(len(lower)):
+            for start in range(lower[part], upper[part], len(found)):
+                end = min(start + len(found), upper[part])
+                _score_range(codes, scales, queries[query, -1], worth[query, -1], start, end, found, 0)
+                scored[query] += end - start
+                for row in range(start, end):
+                    score = found[row - start]
+                    if live[row] == 0 or (
+                        count == most and not _better(row, score, rows[query, count - 1], best[count - 1])
+                    ):
+                        continue
+                    count = min(count + 1, most)
+                    _sift(rows[query], best, count, row, score)
+    return rows, scored
+
+
+@njit(nogil=True, cache=True)
+def exact(bits, table, chunks, query):  # noqa: ANN001, ANN201
+    """As `plain.exact`."""
+    found = np.empty(len(chunks), np.float64)
+    lanes = np.empty(_LANES)
+    for place in range(len(chunks)):
+        best = -np.inf
+        for vector in range(len(query)):
+            lanes[:] = 0.0
+            for start in range(0, query.shape[1], _LANES):
+                for lane in range(min(_LANES, query.shape[1] - start)):
+                    value = np.float64(table[bits[chunks[place], start + lane]])
+                    lanes[lane] += value * np.float64(query[vector, start + lane])
+            total = 0.0
+            for lane in range(_LANES):
+                total += lanes[lane]
+            best = max(best, total)
+        found[place] = best
+    return found
 
 
 @njit(nogil=True, cache=True)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from mllm_plugin.image.space import LONGEST
 
+LANES = 8
+
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
@@ -93,6 +95,56 @@ def score(
         found.append(score_rows(codes, scales, rows[-1], query[-1], own[-1]))
     lengths = np.array([len(one) for one in rows], np.int64)
     return np.concatenate(rows), np.concatenate(found), lengths, np.array(compared, np.int64)
+
+
+def nearest(
+    codes: NDArray[np.int8],
+    scales: Scores,
+    live: NDArray[np.uint32],
+    first: Rows,
+    bounds: Rows,
+    queries: NDArray[np.int8],
+    worth: Scores,
+    paths: Scores,
+    beams: Rows,
+    need: int,
+    most: int,
+) -> tuple[Rows, Rows]:
+    """`descend` and `score` in one, where only the best are wanted.
+
+    Returns:
+        Rows of the `most` best live chunks of each query, -1 where there are fewer [b, most]; embeddings
+        compared with each [b].
+    """
+    tree, asked = (codes, scales, live), (queries, worth)
+    starts, ends, sizes, scored = descend(*tree, first, bounds, *asked, paths, beams, need)
+    rows, found, lengths, compared = score(*tree, starts, ends, sizes, *asked)
+    best, last = np.full((len(queries), most), -1, np.int64), np.cumsum(lengths)
+    for place, length in enumerate(lengths.tolist()):
+        mine = slice(last[place] - length, last[place])
+        order = np.lexsort((rows[mine], -found[mine]))[:most]
+        best[place, : len(order)] = rows[mine][order]
+    return best, scored + compared
+
+
+def exact(
+    bits: NDArray[np.uint16], table: Scores, chunks: Rows, query: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The best exact inner product of chunks [n] with the vectors of a query [m, d].
+
+    Eight running sums, every eighth place each, are added up at the end: an order that both kernels keep.
+
+    Args:
+        bits: Stored embeddings, their float16 as integers [c, d].
+        table: What each of these is worth [65536].
+        chunks: Which of them.
+        query: Vectors [m, d].
+    """
+    padding = -bits.shape[1] % LANES
+    values = np.pad(table[bits[chunks]].astype(np.float64), ((0, 0), (0, padding)))
+    asked = np.pad(query.astype(np.float64), ((0, 0), (0, padding)))
+    products = (values[:, None] * asked).reshape(len(chunks), len(query), -1, LANES)
+    return products.cumsum(axis=2)[:, :, -1].cumsum(axis=2)[:, :, -1].max(axis=1)
 
 
 def weigh(

@@ -66,8 +66,17 @@ class Space:
         """Ids of the chunks [c]."""
         return self.ids[self.nodes :]
 
+    @property
+    def checked(self) -> bool:
+        """Whether everything is known to be what was written, so that nothing need be checked before use."""
+        return True
+
+    def check_vectors(self, chunks: NDArray[np.int64]) -> None:
+        """Makes sure of the embeddings of chunks, as `check` does of their codes."""
+
     def vectors(self, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings [n, d] of chunks by their place among the chunks."""
+        self.check_vectors(chunks)
         return self.halves[chunks].astype(np.float32)
 
     def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:

@@ -10,7 +10,17 @@ from toy import ToyEncoder
 
 from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.image import ImageFolder, Plan, exact_order, lexical, plain, read_delta, read_space, walk
+from mllm_plugin.image import (
+    ImageFolder,
+    Plan,
+    exact_order,
+    lexical,
+    nearest,
+    plain,
+    read_delta,
+    read_space,
+    walk,
+)
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.lexical import QueryTerms, term_hash
 from mllm_plugin.store.namespaces import find_namespace
@@ -113,6 +123,7 @@ def test_compiled_and_plain_kernels_agree_to_the_bit(library, queries, monkeypat
     counts = space.counts(np.arange(len(space.chunk_ids)) % 7 == 0)
     plan = Plan(width, need=9, paths=[0.3] * (len(space.bounds) - 1))
     compiled = [walk(space, queries, plan, chosen) for chosen in (None, counts)]
+    best, scored = nearest(space, queries, plan, 4, counts)
     assert kernels() is not plain
     monkeypatch.setattr("mllm_plugin.image.descent.kernels", lambda: plain)
     for ours, theirs in zip(
@@ -122,6 +133,30 @@ def test_compiled_and_plain_kernels_agree_to_the_bit(library, queries, monkeypat
             assert (one.chunks == other.chunks).all()
             assert (one.scores == other.scores).all()
             assert one.scored == other.scored
+    plain_best, plain_scored = nearest(space, queries, plan, 4, counts)
+    assert [one.tolist() for one in best] == [one.tolist() for one in plain_best]
+    assert scored.tolist() == plain_scored.tolist()
+    chunks = np.arange(40)
+    order = [exact_order(space, queries[0].reshape(-1, 16), chunks, 40)]
+    monkeypatch.undo()
+    order.append(exact_order(space, queries[0].reshape(-1, 16), chunks, 40))
+    assert order[0][0].tolist() == order[1][0].tolist()
+    assert order[0][1].tolist() == order[1][1].tolist()
+
+
+def test_the_nearest_are_the_best_that_the_walk_reaches(library, queries, monkeypatch):
+    space = space_of(library)
+    for width in (5, None):
+        plan = Plan(width)
+        fused, scored = nearest(space, queries, plan, 7)
+        for query, one, found, count in zip(queries, fused, walk(space, queries, plan), scored, strict=True):
+            assert one.tolist() == exact_order(space, query, found.best(21), 7)[0].tolist()
+            assert found.scored == count
+        monkeypatch.setattr(type(space), "checked", False)
+        stepwise, counted = nearest(space, queries, plan, 7)
+        monkeypatch.undo()
+        assert [one.tolist() for one in stepwise] == [one.tolist() for one in fused]
+        assert counted.tolist() == scored.tolist()
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -194,6 +229,9 @@ def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
             assert (one.chunks == other.chunks).all()
             assert (one.scores == other.scores).all()
             assert (mapped.vectors(one.chunks) == space.vectors(other.chunks)).all()
+        assert not mapped.checked
+    assert folder.check_all()
+    assert folder.space(7).checked
 
 
 def test_nothing_forgotten_comes_back(library, tmp_path):
