@@ -233,19 +233,25 @@ def row(
     return [method.name, setting, f"{recall:.4f}", share, *quantiles, batch]
 
 
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What says which vectors are measured."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--data", type=Path, help="folder of BEIR-shaped folders")
+    found.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    found.add_argument("--sets", nargs="+", default=["squad", "scifact", "medquad", "cuad"])
+    found.add_argument("--vectors", help="real vectors [n, d] in place of --data")
+    found.add_argument("--questions", help="real questions [m, d] in place of --data")
+    found.add_argument("--real", type=int, default=35_000, help="chunks encoded at most")
+    found.add_argument("--limit", type=int, default=300, help="questions at most")
+    found.add_argument("--count", type=int, default=100_000)
+    return found
+
+
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("--data", type=Path, help="folder of BEIR-shaped folders")
-    arguments.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
-    arguments.add_argument("--sets", nargs="+", default=["squad", "scifact", "medquad", "cuad"])
-    arguments.add_argument("--vectors", help="real vectors [n, d] in place of --data")
-    arguments.add_argument("--questions", help="real questions [m, d] in place of --data")
-    arguments.add_argument("--real", type=int, default=35_000, help="chunks encoded at most")
-    arguments.add_argument("--limit", type=int, default=300, help="questions at most")
-    arguments.add_argument("--count", type=int, default=100_000)
-    arguments.add_argument("--lists", type=int, default=1024)
-    arguments.add_argument("--only", nargs="+", choices=RIVALS, default=list(RIVALS))
-    options = arguments.parse_args()
+    taken = arguments((__doc__ or "").splitlines()[0])
+    taken.add_argument("--lists", type=int, default=1024)
+    taken.add_argument("--only", nargs="+", choices=RIVALS, default=list(RIVALS))
+    options = taken.parse_args()
     faiss.omp_set_num_threads(1)
     real, queries = real_vectors(options)
     vectors = mixtures(real, options.count)

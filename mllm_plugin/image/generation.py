@@ -158,7 +158,8 @@ class Generation:
             size = os.fstat(stream.fileno()).st_size
             if size < _TAIL.size:
                 raise DamagedImageError(f"{path} is cut: {size} bytes")
-            data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+            # private, so that arrays have one type wherever they come from; nothing writes to them
+            data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
         length, checksum, mark = _TAIL.unpack(data[-_TAIL.size :])
         footer = data[max(0, size - _TAIL.size - length) : size - _TAIL.size]
         if mark != _MARK or zlib.crc32(footer) != checksum:
