@@ -85,6 +85,7 @@ class ImageFolder:
 
     def epoch(self) -> str:
         """Changes with every `forget`; to be read before the snapshot that is to be published."""
+        self.folder.mkdir(parents=True, exist_ok=True)  # so that whoever forgets sees that one is on its way
         try:
             return (self.folder / _EPOCH).read_text()
         except FileNotFoundError:
@@ -100,7 +101,6 @@ class ImageFolder:
         Returns:
             Whether it is current; False when something was forgotten meanwhile.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         name = f"{uuid.uuid4().hex}.image"
         written = self.folder / f"{name}.new"
         try:
@@ -116,15 +116,19 @@ class ImageFolder:
         self._sweep(keep=name)
         return True
 
-    def forget(self) -> None:
+    def forget(self) -> bool:
         """Removes every generation, so that none holds what was removed from the memory.
 
         Who has one mapped keeps reading it until it looks for the current one again, at its next search.
+
+        Returns:
+            Whether none is left on disk; False where the system does not remove a file that is mapped.
         """
         if self.folder.is_dir():
             self._put(_EPOCH, uuid.uuid4().hex)
             with self._lock:
                 self._drop()
+        return not any(self.folder.glob("*.image"))
 
     def _put(self, name: str, text: str) -> None:
         written = self.folder / f"{uuid.uuid4().hex}.image.new"

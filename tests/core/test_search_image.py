@@ -237,9 +237,12 @@ def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
 def test_nothing_forgotten_comes_back(library, tmp_path):
     folder, other = (ImageFolder(tmp_path / "image", "one") for _ in range(2))
     epoch, spaces = folder.epoch(), [(1, space_of(library))]
+    assert folder.forget()
+    assert not folder.publish(spaces, epoch)  # read before anything was there to forget
+    epoch = folder.epoch()
     folder.publish(spaces, epoch)
     assert other.space(1) is not None
-    folder.forget()
+    assert folder.forget()
     assert other.space(1) is None
     assert not list((tmp_path / "image").glob("*.image*"))
     assert not folder.publish(spaces, epoch)  # read before it was forgotten
