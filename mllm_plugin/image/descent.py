@@ -1,0 +1,167 @@
+"""The walk over the arrays of one namespace: level by level over contiguous ranges, for a batch of queries.
+
+Shapes: b queries, L levels, m vectors per query, d dimensions, n chunks found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.config import LexicalConfig
+from mllm_plugin.image.kernels import kernels
+from mllm_plugin.image.space import Space, quantise
+from mllm_plugin.lexical import QueryTerms
+
+UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower
+UPPER_LEAST = 4
+FINALISTS = 14  # so many more than wanted are compared exactly: the codes' order is nearly right
+_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to walk.
+
+    Attributes:
+        width: Lowest nodes kept; None keeps everything on every level, which is the scan.
+        need: Live chunks that the nodes kept must hold at least.
+        paths: Weight of the parent's score, by level from the top [L]; none where left out.
+    """
+
+    width: int | None
+    need: int = 10
+    paths: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Chunks that one query reached, in the order of the walk.
+
+    Attributes:
+        chunks: Their places among the chunks of the space [n].
+        scores: Cosines of their codes with the query's [n]; they order, and are not exact.
+        scored: Embeddings compared with the query.
+    """
+
+    chunks: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    scored: int
+
+    def best(self, most: int, evidence: NDArray[np.floating] | None = None) -> NDArray[np.int64]:
+        """The `most` best chunks by score, or by evidence [n] in its place; lower places first on ties."""
+        order = -(self.scores if evidence is None else evidence)
+        rows = np.arange(len(order))
+        if most < len(order):
+            rows = np.flatnonzero(order <= np.partition(order, most - 1)[most - 1])
+        return self.chunks[rows[np.lexsort((self.chunks[rows], order[rows]))][:most]]
+
+
+def walk(
+    space: Space, queries: NDArray[np.float32], plan: Plan, counts: NDArray[np.uint32] | None = None
+) -> list[Found]:
+    """Finds, for each query, the chunks below the best nodes of every level.
+
+    Args:
+        space: The namespace's arrays.
+        queries: [b, m, d], or [b, L, m, d] where the rankers of the levels map the query, top level first.
+        plan: How wide.
+        counts: Chunks that may be returned below each row [R] (`Space.counts`); all live ones by default.
+
+    Returns:
+        What each query found.
+    """
+    codes, worth = quantise(queries if queries.ndim == 4 else queries[:, None])
+    live = space.live if counts is None else counts
+    starts, ends, sizes, scored = _ranges(space, codes, worth, plan, live)
+    space.check(starts, ends)
+    args = (space.codes, space.scales, live, starts, ends, sizes, codes, worth)
+    rows, scores, lengths, compared = kernels().score(*args)
+    lasts = np.cumsum(lengths).tolist()
+    return [
+        Found(rows[first:last] - space.nodes, scores[first:last], total)
+        for first, last, total in zip([0, *lasts], lasts, (scored + compared).tolist(), strict=False)
+    ]
+
+
+def nearest(
+    space: Space, queries: NDArray[np.float32], plan: Plan, k: int, counts: NDArray[np.uint32] | None = None
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The k best chunks of each query by vectors alone: `walk`, then the exact cosines of some more than k.
+
+    Args:
+        space, queries, plan, counts: As `walk` takes them.
+        k: Results wanted.
+
+    Returns:
+        Places among the chunks, best first, of each query; embeddings compared with each.
+    """
+    most = k + max(FINALISTS, k // 2)
+    if plan.width is None or len(space.bounds) == 2 or not space.checked:
+        found = walk(space, queries, plan, counts)
+        reached = [one.best(most) for one in found]
+        scored = np.array([one.scored for one in found])
+    else:
+        codes, worth = quantise(queries if queries.ndim == 4 else queries[:, None])
+        args = _walk_args(space, codes, worth, plan, space.live if counts is None else counts)
+        rows, scored = kernels().nearest(*args, most)
+        reached = [one[one >= 0] - space.nodes for one in rows]
+    asked = queries if queries.ndim == 3 else queries[:, -1]
+    return [exact_order(space, *pair, k)[0] for pair in zip(asked, reached, strict=True)], scored
+
+
+def exact_order(
+    space: Space, query: NDArray[np.float32], chunks: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k best of some chunks by the inner product of what is stored with a query [m, d], and these."""
+    space.check_vectors(chunks)
+    cosines = kernels().exact(space.halves.view(np.uint16), _HALVES, chunks, query)
+    order = np.lexsort((chunks, -cosines))[:k]
+    return chunks[order], cosines[order]
+
+
+def lexical(
+    space: Space, query: QueryTerms, chunks: NDArray[np.int64], config: LexicalConfig
+) -> NDArray[np.float64]:
+    """BM25 over its bound, in [0, 1), of some chunks [n], equal to `QueryTerms.score` to the bit."""
+    return kernels().weigh(
+        space.terms.hashes,
+        space.terms.counts,
+        space.term_ends,
+        space.terms.lengths,
+        chunks,
+        query.hashes,
+        query.terms,
+        query.weights,
+        (config.k1, config.b, query.mean_length),
+    )
+
+
+def _ranges(
+    space: Space, codes: NDArray[np.int8], worth: NDArray[np.float32], plan: Plan, live: NDArray[np.uint32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Ranges of chunk rows to score: starts, ends, ranges per query and nodes compared per query."""
+    many, levels = len(codes), len(space.bounds) - 1
+    if plan.width is None or levels == 1:
+        starts, ends = np.full(many, space.nodes), np.full(many, len(space.ids))
+        return starts, ends, np.ones(many, np.int64), np.zeros(many, np.int64)
+    return kernels().descend(*_walk_args(space, codes, worth, plan, live))
+
+
+def _walk_args(
+    space: Space, codes: NDArray[np.int8], worth: NDArray[np.float32], plan: Plan, live: NDArray[np.uint32]
+) -> tuple[Any, ...]:
+    """What the kernels take to descend."""
+    levels, width = len(space.bounds) - 1, plan.width or 1
+    beams = np.full(levels - 1, max(UPPER_LEAST, width // UPPER_SHARE), np.int64)
+    beams[-1] = width
+    paths = np.zeros(levels, np.float32)
+    paths[: len(plan.paths)] = plan.paths
+    return (
+        *(space.codes, space.scales, live, space.first, space.bounds),
+        *(codes, worth, paths, beams, plan.need),
+    )

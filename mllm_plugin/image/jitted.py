@@ -1,0 +1,220 @@
+"""The kernels compiled by numba; see `plain` for what they compute."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from mllm_plugin.image.plain import LANES as _LANES
+
+_FILTER = 1 << 13  # bytes of the bit field that tells most words of a chunk from those asked for
+
+
+@njit(nogil=True, cache=True)
+def _score_range(codes, scales, query, worth, first, last, found, at):  # noqa: ANN001, ANN202
+    """Scores rows first … last - 1 for a query's vectors; the casts keep sums in 32 bits, many at once."""
+    for vector in range(query.shape[0]):
+        asked, value = query[vector], worth[vector]
+        for row in range(first, last):
+            dot = np.int32(0)
+            for place in range(asked.shape[0]):
+                dot = np.int32(dot + np.int32(np.int32(codes[row, place]) * np.int32(asked[place])))
+            score = np.float32(dot) * scales[row] * value
+            if vector == 0 or score > found[at + row - first]:
+                found[at + row - first] = score
+
+
+@njit(nogil=True, cache=True)
+def _sift(rows, scores, count, row, score):  # noqa: ANN001, ANN202
+    """Puts a row into the `count` best, worst last, whose last place is free."""
+    place = count - 1
+    while place > 0 and (scores[place - 1] < score or (scores[place - 1] == score and rows[place - 1] > row)):
+        scores[place], rows[place] = scores[place - 1], rows[place - 1]
+        place -= 1
+    scores[place], rows[place] = score, row
+
+
+@njit(nogil=True, cache=True)
+def _better(row, score, other, other_score):  # noqa: ANN001, ANN202
+    return score > other_score or (score == other_score and row < other)
+
+
+@njit(nogil=True, cache=True)
+def _keep(found, rows, live, width, need):  # noqa: ANN001, ANN202
+    """The best rows with something live below, best first; more than `width` until `need` is held."""
+    while True:
+        width = min(width, len(rows))
+        kept, scores = np.empty(width, np.int64), np.empty(width, np.float32)
+        count, held = 0, 0
+        for place in range(len(rows)):
+            row, score = rows[place], found[place]
+            if live[row] == 0:
+                continue
+            if count < width:
+                count += 1
+            elif not _better(row, score, kept[count - 1], scores[count - 1]):
+                continue
+            _sift(kept, scores, count, row, score)
+        for place in range(count):
+            held += live[kept[place]]
+        if held >= need or width == len(rows):
+            return kept[:count], scores[:count]
+        width *= 2
+
+
+@njit(nogil=True, cache=True)
+def _fewest(kept, live, width, need):  # noqa: ANN001, ANN202
+    """How many of the best to keep: `width`, or as many as hold `need`."""
+    held = 0
+    for place in range(len(kept)):
+        held += live[kept[place]]
+        if held >= need:
+            return max(width, place + 1)
+    return len(kept)
+
+
+@njit(nogil=True, cache=True)
+def _descend(codes, scales, live, first, bounds, query, worth, paths, beams, need):  # noqa: ANN001, ANN202
+    """Ranges of chunks below the best lowest nodes of one query, and how many nodes were scored."""
+    lower, upper = np.zeros(1, np.int64), np.full(1, bounds[1], np.int64)
+    above, scored = np.zeros(1, np.float32), 0
+    for level in range(len(beams)):
+        own = min(level, len(query) - 1)
+        count = (upper - lower).sum()
+        rows, found = np.empty(count, np.int64), np.empty(count, np.float32)
+        at = 0
+        for parent in range(len(lower)):
+            some, path = upper[parent] - lower[parent], paths[level] * above[parent]
+            _score_range(codes, scales, query[own], worth[own], lower[parent], upper[parent], found, at)
+            for place in range(some):
+                rows[at + place] = lower[parent] + place
+                found[at + place] += path
+            at += some
+        scored += count
+        kept, above = _keep(found, rows, live, beams[level], need)
+        some = min(len(kept), _fewest(kept, live, beams[level], need))
+        kept, above = kept[:some], above[:some]
+        lower, upper = first[kept], first[kept + 1]
+    return lower, upper, scored
+
+
+@njit(nogil=True, cache=True)
+def descend(codes, scales, live, first, bounds, queries, worth, paths, beams, need):  # noqa: ANN001, ANN201
+    """As `plain.descend`."""
+    many = len(queries)
+    sizes, scored = np.zeros(many, np.int64), np.zeros(many, np.int64)
+    starts, ends = np.empty(many * 64, np.int64), np.empty(many * 64, np.int64)
+    used = 0
+    for query in range(many):
+        lower, upper, scored[query] = _descend(
+            codes, scales, live, first, bounds, queries[query], worth[query], paths, beams, need
+        )
+        while used + len(lower) > len(starts):
+            starts, ends = np.append(starts, starts), np.append(ends, ends)
+        starts[used : used + len(lower)] = lower
+        ends[used : used + len(lower)] = upper
+        used += len(lower)
+        sizes[query] = len(lower)
+    return starts[:used], ends[:used], sizes, scored
+
+
+@njit(nogil=True, cache=True)
+def nearest(codes, scales, live, first, bounds, queries, worth, paths, beams, need, most):  # noqa: ANN001, ANN201
+    """As `plain.nearest`."""
+    many = len(queries)
+    rows, scored = np.full((many, most), -1, np.int64), np.zeros(many, np.int64)
+    best, found = np.empty(most, np.float32), np.empty(1024, np.float32)
+    for query in range(many):
+        lower, upper, scored[query] = _descend(
+            codes, scales, live, first, bounds, queries[query], worth[query], paths, beams, need
+        )
+        count = 0
+        for part in range(len(lower)):
+            for start in range(lower[part], upper[part], len(found)):
+                end = min(start + len(found), upper[part])
+                _score_range(codes, scales, queries[query, -1], worth[query, -1], start, end, found, 0)
+                scored[query] += end - start
+                for row in range(start, end):
+                    score = found[row - start]
+                    if live[row] == 0 or (
+                        count == most and not _better(row, score, rows[query, count - 1], best[count - 1])
+                    ):
+                        continue
+                    count = min(count + 1, most)
+                    _sift(rows[query], best, count, row, score)
+    return rows, scored
+
+
+@njit(nogil=True, cache=True)
+def exact(bits, table, chunks, query):  # noqa: ANN001, ANN201
+    """As `plain.exact`."""
+    found = np.empty(len(chunks), np.float64)
+    lanes = np.empty(_LANES)
+    for place in range(len(chunks)):
+        best = -np.inf
+        for vector in range(len(query)):
+            lanes[:] = 0.0
+            for start in range(0, query.shape[1], _LANES):
+                for lane in range(min(_LANES, query.shape[1] - start)):
+                    value = np.float64(table[bits[chunks[place], start + lane]])
+                    lanes[lane] += value * np.float64(query[vector, start + lane])
+            total = 0.0
+            for lane in range(_LANES):
+                total += lanes[lane]
+            best = max(best, total)
+        found[place] = best
+    return found
+
+
+@njit(nogil=True, cache=True)
+def score(codes, scales, live, starts, ends, sizes, queries, worth):  # noqa: ANN001, ANN201
+    """As `plain.score`."""
+    count = (ends - starts).sum()
+    rows, found = np.empty(count, np.int64), np.empty(count, np.float32)
+    lengths, compared = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
+    at, part = 0, 0
+    for query in range(len(sizes)):
+        before = at
+        for _ in range(sizes[query]):
+            first, last = starts[part], ends[part]
+            _score_range(codes, scales, queries[query, -1], worth[query, -1], first, last, found, at)
+            compared[query] += last - first
+            start = at
+            for row in range(first, last):
+                if live[row] > 0:
+                    rows[at], found[at] = row, found[start + row - first]
+                    at += 1
+            part += 1
+        lengths[query] = at - before
+    return rows[:at], found[:at], lengths, compared
+
+
+@njit(nogil=True, cache=True)
+def weigh(hashes, counts, ends, lengths, chunks, asked, terms, weights, saturation):  # noqa: ANN001, ANN201
+    """As `plain.weigh`."""
+    k1, b, mean = saturation
+    field = np.zeros(_FILTER, np.uint8)
+    for place in range(len(asked)):
+        field[(asked[place] >> 3) % _FILTER] |= np.uint8(1 << (asked[place] & 7))
+    many = terms[-1] + 1 if len(terms) else 0
+    best = np.zeros(many)
+    total = np.zeros(len(chunks))
+    for place in range(len(chunks)):
+        chunk = chunks[place]
+        best[:] = 0.0
+        hit = False
+        norm = k1 * (1 - b + b * lengths[chunk] / mean)
+        for entry in range(ends[chunk - 1] if chunk > 0 else 0, ends[chunk]):
+            word = hashes[entry]
+            if not field[(word >> 3) % _FILTER] >> (word & 7) & 1:
+                continue
+            for one in range(len(asked)):
+                if asked[one] == word:
+                    count = np.float64(counts[entry])
+                    part = weights[one] * (count / (count + norm))
+                    best[terms[one]] = max(best[terms[one]], part)
+                    hit = True
+        if hit:
+            for term in range(many):
+                total[place] += best[term]
+    return total

@@ -1,0 +1,208 @@
+"""The kernels in numpy; their results equal those of `jitted` to the bit.
+
+Products of int8 codes add up exactly in float32 while the sum stays below 2 ** 24, in whatever order, so
+matrix products may be used. All else is done in the same order of operations.
+Shapes: b queries, m vectors per query, d dimensions, R rows, n rows scored, t query terms with their forms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.image.space import LONGEST
+
+LANES = 8
+
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float32]
+
+
+def descend(
+    codes: NDArray[np.int8],
+    scales: Scores,
+    live: NDArray[np.uint32],
+    first: Rows,
+    bounds: Rows,
+    queries: NDArray[np.int8],
+    worth: Scores,
+    paths: Scores,
+    beams: Rows,
+    need: int,
+) -> tuple[Rows, Rows, Rows, Rows]:
+    """Ranges of chunks below the best lowest nodes of each query.
+
+    Args:
+        codes, scales, live, first, bounds: As a `Space` has them.
+        queries: Codes by level [b, L, m, d]; [b, 1, m, d] where they are the same on every level.
+        worth: What a code of each is worth [b, L, m], or [b, 1, m].
+        paths: Weight of the parent's score by level [L].
+        beams: Nodes kept by level [L - 1].
+        need: Live chunks that the nodes kept must hold at least.
+
+    Returns:
+        Starts and ends of the ranges of all queries, best first; how many each query has [b]; embeddings
+        compared with each [b].
+    """
+    starts, ends, sizes, scored = [], [], [], []
+    for query, own in zip(queries, worth, strict=True):
+        lower, upper = np.array([0], np.int64), np.array([bounds[1]], np.int64)
+        above = np.zeros(1, np.float32)
+        compared = 0
+        for level, width in enumerate(beams.tolist()):
+            rows = expand(lower, upper)
+            place = min(level, len(query) - 1)
+            found = score_rows(codes, scales, rows, query[place], own[place])
+            found = found + paths[level] * np.repeat(above, upper - lower)
+            compared += len(rows)
+            kept = _best(found, rows, live, width, need)
+            above = found[kept]
+            lower, upper = first[rows[kept]], first[rows[kept] + 1]
+        starts.append(lower)
+        ends.append(upper)
+        sizes.append(len(lower))
+        scored.append(compared)
+    return np.concatenate(starts), np.concatenate(ends), np.array(sizes), np.array(scored)
+
+
+def score(
+    codes: NDArray[np.int8],
+    scales: Scores,
+    live: NDArray[np.uint32],
+    starts: Rows,
+    ends: Rows,
+    sizes: Rows,
+    queries: NDArray[np.int8],
+    worth: Scores,
+) -> tuple[Rows, Scores, Rows, Rows]:
+    """Scores the live rows of ranges.
+
+    Args:
+        codes, scales, live: As a `Space` has them.
+        starts, ends: Ranges of all queries, one query after another; sizes: how many each query has [b].
+        queries, worth: As `descend` takes them; the last level's count.
+
+    Returns:
+        Rows of all queries and their scores; how many each query has [b]; embeddings compared with each [b].
+    """
+    rows, found, compared = [], [], []
+    last = np.cumsum(sizes)
+    for place, (query, own) in enumerate(zip(queries, worth, strict=True)):
+        mine = slice(last[place] - sizes[place], last[place])
+        reached = expand(starts[mine], ends[mine])
+        compared.append(len(reached))
+        rows.append(reached[live[reached] > 0])
+        found.append(score_rows(codes, scales, rows[-1], query[-1], own[-1]))
+    lengths = np.array([len(one) for one in rows], np.int64)
+    return np.concatenate(rows), np.concatenate(found), lengths, np.array(compared, np.int64)
+
+
+def nearest(
+    codes: NDArray[np.int8],
+    scales: Scores,
+    live: NDArray[np.uint32],
+    first: Rows,
+    bounds: Rows,
+    queries: NDArray[np.int8],
+    worth: Scores,
+    paths: Scores,
+    beams: Rows,
+    need: int,
+    most: int,
+) -> tuple[Rows, Rows]:
+    """`descend` and `score` in one, where only the best are wanted.
+
+    Returns:
+        Rows of the `most` best live chunks of each query, -1 where there are fewer [b, most]; embeddings
+        compared with each [b].
+    """
+    tree, asked = (codes, scales, live), (queries, worth)
+    starts, ends, sizes, scored = descend(*tree, first, bounds, *asked, paths, beams, need)
+    rows, found, lengths, compared = score(*tree, starts, ends, sizes, *asked)
+    best, last = np.full((len(queries), most), -1, np.int64), np.cumsum(lengths)
+    for place, length in enumerate(lengths.tolist()):
+        mine = slice(last[place] - length, last[place])
+        order = np.lexsort((rows[mine], -found[mine]))[:most]
+        best[place, : len(order)] = rows[mine][order]
+    return best, scored + compared
+
+
+def exact(
+    bits: NDArray[np.uint16], table: Scores, chunks: Rows, query: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The best exact inner product of chunks [n] with the vectors of a query [m, d].
+
+    Eight running sums, every eighth place each, are added up at the end: an order that both kernels keep.
+
+    Args:
+        bits: Stored embeddings, their float16 as integers [c, d].
+        table: What each of these is worth [65536].
+        chunks: Which of them.
+        query: Vectors [m, d].
+    """
+    padding = -bits.shape[1] % LANES
+    values = np.pad(table[bits[chunks]].astype(np.float64), ((0, 0), (0, padding)))
+    asked = np.pad(query.astype(np.float64), ((0, 0), (0, padding)))
+    products = (values[:, None] * asked).reshape(len(chunks), len(query), -1, LANES)
+    return products.cumsum(axis=2)[:, :, -1].cumsum(axis=2)[:, :, -1].max(axis=1)
+
+
+def weigh(
+    hashes: NDArray[np.uint32],
+    counts: NDArray[np.uint8],
+    ends: Rows,
+    lengths: NDArray[np.uint32],
+    chunks: Rows,
+    asked: NDArray[np.uint32],
+    terms: Rows,
+    weights: NDArray[np.float64],
+    saturation: tuple[float, float, float],
+) -> NDArray[np.float64]:
+    """Lexical evidence of chunks [n]: for every term of the query the best of its forms, added up.
+
+    Args:
+        hashes, counts: Term entries of all chunks; ends: where those of each end.
+        lengths: Terms per chunk, repeats counted.
+        chunks: Which chunks.
+        asked, terms, weights: Hash, term and weight of each entry of the query, terms ascending.
+        saturation: k1, b and the mean length.
+    """
+    k1, b, mean = saturation
+    total = np.zeros(len(chunks))
+    lower = np.where(chunks > 0, ends[chunks - 1], 0)
+    entries = expand(lower, ends[chunks])
+    owner = np.repeat(np.arange(len(chunks)), ends[chunks] - lower)
+    norm = k1 * (1 - b + b * lengths[chunks] / mean)
+    for term in range(int(terms.max(initial=-1)) + 1):
+        best = np.zeros(len(chunks))
+        for place in np.flatnonzero(terms == term).tolist():
+            hit = np.flatnonzero(hashes[entries] == asked[place])
+            count = counts[entries[hit]].astype(np.float64)
+            part = weights[place] * (count / (count + norm[owner[hit]]))
+            best[owner[hit]] = np.maximum(best[owner[hit]], part)
+        total += best
+    return total
+
+
+def expand(starts: Rows, ends: Rows) -> Rows:
+    """All rows of ranges, one range after another."""
+    sizes = ends - starts
+    shift = starts - (np.cumsum(sizes) - sizes)
+    return np.repeat(shift, sizes) + np.arange(int(sizes.sum()))
+
+
+def score_rows(
+    codes: NDArray[np.int8], scales: Scores, rows: Rows, query: NDArray[np.int8], worth: Scores
+) -> Scores:
+    """The best score of some rows [n] for the vectors of a query [m, d]."""
+    wide = np.float32 if codes.shape[1] <= LONGEST else np.float64
+    dots = (codes[rows].astype(wide) @ query.astype(wide).T).astype(np.float32)
+    return (dots * scales[rows, None] * worth).max(axis=1)
+
+
+def _best(found: Scores, rows: Rows, live: NDArray[np.uint32], width: int, need: int) -> Rows:
+    """Places of the `width` best rows with something live below, best first; more until `need` is held."""
+    order = np.lexsort((rows, -found))
+    order = order[live[rows[order]] > 0]
+    held = np.cumsum(live[rows[order]], dtype=np.int64)
+    return order[: max(width, int(np.searchsorted(held, need)) + 1)]

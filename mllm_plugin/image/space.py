@@ -1,0 +1,137 @@
+"""The arrays of one namespace: every level contiguous, the top first; children of a node contiguous.
+
+Shapes: R rows of all levels together, L levels, N nodes (rows above the chunks), c chunks, d dimensions,
+e term entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.lexical import TermCounts
+
+LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
+
+
+@dataclass(frozen=True)
+class Space:
+    """A namespace as of one write.
+
+    Attributes:
+        version: That write.
+        bounds: First row of each level, and the end of the last [L + 1]; the last level is the chunks'.
+        first: First child of each node, and the end of the last one's children [N + 1].
+        ids: Node ids, and below them chunk ids [R].
+        versions: Write that last changed each node's own embedding chunk [N].
+        live: Unmasked chunks below each row [R]; 0 or 1 for a chunk.
+        scales: What a code of each row is worth [R].
+        codes: Embeddings as int8 [R, d].
+        halves: Embeddings of the chunks as stored [c, d].
+        terms: Term counts of the chunks.
+    """
+
+    version: int
+    bounds: NDArray[np.int64]
+    first: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    versions: NDArray[np.int64]
+    live: NDArray[np.uint32]
+    scales: NDArray[np.float32]
+    codes: NDArray[np.int8]
+    halves: NDArray[np.float16]
+    terms: TermCounts
+
+    @property
+    def nodes(self) -> int:
+        """Rows above the chunks."""
+        return int(self.bounds[-2])
+
+    @property
+    def lowest(self) -> tuple[int, int]:
+        """First and last row of the nodes whose children are chunks; empty when the root's are."""
+        return (int(self.bounds[-3]), self.nodes) if len(self.bounds) > 2 else (0, 0)
+
+    @cached_property
+    def term_ends(self) -> NDArray[np.int64]:
+        """Where the term entries of each chunk end [c]."""
+        return np.cumsum(self.terms.sizes, dtype=np.int64)
+
+    @property
+    def chunk_ids(self) -> NDArray[np.int64]:
+        """Ids of the chunks [c]."""
+        return self.ids[self.nodes :]
+
+    @property
+    def checked(self) -> bool:
+        """Whether everything is known to be what was written, so that nothing need be checked before use."""
+        return True
+
+    def check_vectors(self, chunks: NDArray[np.int64]) -> None:
+        """Makes sure of the embeddings of chunks, as `check` does of their codes."""
+
+    def vectors(self, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embeddings [n, d] of chunks by their place among the chunks."""
+        self.check_vectors(chunks)
+        return self.halves[chunks].astype(np.float32)
+
+    def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Makes sure that what ranges of chunks hold is what was written; memory of its own always is."""
+
+    def counts(self, chosen: NDArray[np.bool_]) -> NDArray[np.uint32]:
+        """Chosen chunks [c] below each row [R], in place of `live` under a filter."""
+        counts = np.zeros(len(self.ids), np.uint32)
+        counts[self.nodes :] = chosen
+        for level in range(len(self.bounds) - 3, -1, -1):
+            first, last, end = self.bounds[level : level + 3]
+            counts[first:last] = np.add.reduceat(counts[:end], self.first[first:last])
+        return counts
+
+
+def quantise(vectors: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Vectors [n, d] as int8 codes and what a code of each is worth [n]."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    peaks = np.abs(vectors).max(axis=-1, initial=0.0)
+    scales = (np.where(peaks > 0, peaks, 1.0) / np.float32(127)).astype(np.float32)
+    return np.rint(vectors / scales[..., None]).astype(np.int8), scales
+
+
+@dataclass(frozen=True)
+class Level:
+    """Rows of one level, in the order of their parents.
+
+    Attributes:
+        ids, live, versions: Of each row [n]; versions of chunks are ignored.
+        vectors: Embeddings as stored [n, d].
+        sizes: Children of each row [n]; empty for chunks.
+    """
+
+    ids: NDArray[np.int64]
+    live: NDArray[np.int64]
+    versions: NDArray[np.int64]
+    vectors: NDArray[np.float16]
+    sizes: NDArray[np.int64]
+
+
+def arrange(levels: Sequence[Level], terms: TermCounts, version: int) -> Space:
+    """Puts levels, the top first and the chunks last, into one set of arrays."""
+    bounds = np.cumsum([0, *(len(level.ids) for level in levels)])
+    sizes = np.concatenate([np.zeros(0, np.int64), *(level.sizes for level in levels[:-1])])
+    coded = [quantise(level.vectors) for level in levels]
+    above = [level.versions for level in levels[:-1]]
+    return Space(
+        version=version,
+        bounds=bounds,
+        first=bounds[1] + np.cumsum([0, *sizes.tolist()]),
+        ids=np.concatenate([level.ids for level in levels]),
+        versions=np.concatenate([np.zeros(0, np.int64), *above]),
+        live=np.concatenate([level.live for level in levels]).astype(np.uint32),
+        scales=np.concatenate([scales for _, scales in coded]),
+        codes=np.concatenate([codes for codes, _ in coded]),
+        halves=np.ascontiguousarray(levels[-1].vectors, dtype=np.float16),
+        terms=terms,
+    )
