@@ -93,7 +93,7 @@ class Search:
         """By words alone; what has none of them is left out. A walk would have no direction."""
         if self._words is None:
             return []
-        where = {"mode": "flat", **self._where}
+        where = {"mode": "flat", "reranker": None, **self._where}
         hits = self._memory.search(self._words, embedding=_nowhere(self._memory), k=k, **where)
         return [hit for hit in hits if hit.score > 0]
 

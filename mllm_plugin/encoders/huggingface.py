@@ -85,7 +85,8 @@ class HuggingFaceEncoder(TokenReader):
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, LONGEST)
         prefixes = [ids for ids, _ in self._tokens([self.document_prefix, self.query_prefix])]
-        self.max_tokens = room_for_text(self._length, self._tokenizer.num_special_tokens_to_add(), prefixes)
+        special = self._tokenizer.num_special_tokens_to_add()
+        self.max_tokens: int = room_for_text(self._length, special, prefixes)
         self._check(model)
         self.fingerprint = settings.fingerprint(
             self._model.config.model_type,

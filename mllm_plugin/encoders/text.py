@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from mllm_plugin.chunking import TokenOffsets, word_offsets
+from mllm_plugin.chunking import TokenOffsets
+from mllm_plugin.encoders.base import TextEncoder
 
 _RUN = re.compile(r"[0-9A-Za-z+/=]+")
 _HEX = re.compile(r"[0-9a-fA-F]{2,}")
@@ -19,40 +19,38 @@ _SHORTEST_CODE = 16
 _CHANGE_SHARE = 0.3
 
 
-def token_offsets(encoder: Any) -> TokenOffsets:
-    """The encoder's own tokenizer, else words."""
-    return getattr(encoder, "token_offsets", None) or word_offsets
+def token_offsets(encoder: TextEncoder) -> TokenOffsets:
+    """What cuts a text into the encoder's tokens."""
+    return encoder.token_offsets
 
 
-def token_limit(encoder: Any, chunk_tokens: int) -> int:
+def token_limit(encoder: TextEncoder, chunk_tokens: int) -> int:
     """Tokens per chunk: as configured, but no more than the encoder reads."""
-    return min(chunk_tokens, getattr(encoder, "max_tokens", chunk_tokens))
+    return chunk_tokens if encoder.max_tokens is None else min(chunk_tokens, encoder.max_tokens)
 
 
 def window_spans(
-    encoder: Any, texts: Sequence[str], counts: Sequence[int]
+    encoder: TextEncoder, texts: Sequence[str], counts: Sequence[int]
 ) -> list[Sequence[tuple[int, int]]]:
     """Character spans of each chunk's windows; all of it for each where the encoder cannot tell.
 
     Args:
         counts: How many windows each chunk has.
     """
-    own = getattr(encoder, "window_spans", None)
-    found = own(texts) if own else [()] * len(texts)
+    found = encoder.window_spans(texts)
     return [
         spans[:count] if len(spans) >= count else [(0, len(text))] * count
         for spans, text, count in zip(found, texts, counts, strict=True)
     ]
 
 
-def meaningless(encoder: Any, texts: Sequence[str]) -> list[bool]:
+def meaningless(encoder: TextEncoder, texts: Sequence[str]) -> list[bool]:
     """Which texts have no meaning that an embedding could hold: noise, and what the encoder cannot read.
 
     Their embedding is zero, so that only their words lead to them.
     """
     doubtful = [text for text in texts if not text.isascii()]  # no tokenizer is without the letters of ASCII
-    unread = getattr(encoder, "cannot_read", None) if doubtful else None
-    unknown = dict(zip(doubtful, unread(doubtful), strict=True)) if unread else {}
+    unknown = dict(zip(doubtful, encoder.cannot_read(doubtful), strict=True)) if doubtful else {}
     return [is_noise(text) or unknown.get(text, False) for text in texts]
 
 

@@ -1,9 +1,11 @@
 """Level encoders and decoder-rankers: tensors in, tensors out; nothing here knows the tree or the store."""
 
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker, Reranker
 from mllm_plugin.hierarchy.hierarchy import IDENTITY, Hierarchy
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
 from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
+from mllm_plugin.hierarchy.reranking import PairReranker, as_reranker
 from mllm_plugin.hierarchy.shipped import shipped_weights
 from mllm_plugin.hierarchy.weights import Weights, WeightsConfig, document_mark, parse_weights, read_weights
 
@@ -13,10 +15,15 @@ __all__ = [
     "CosineRanker",
     "Hierarchy",
     "LeafRanker",
+    "LevelEncoder",
     "MappedRanker",
     "MeanLevelEncoder",
+    "PairReranker",
+    "Ranker",
+    "Reranker",
     "Weights",
     "WeightsConfig",
+    "as_reranker",
     "document_mark",
     "parse_weights",
     "read_weights",

@@ -16,13 +16,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 
 Tensors = Mapping[str, NDArray[np.float32]]
 SPREAD_SCALE = 10.0  # attention logit per unit of cosine distance from the mean
 
 
-class AttentionLevelEncoder:
+class AttentionLevelEncoder(LevelEncoder):
     """Encoder k: the mean of the live children plus what trained seeds attend to; one vector per node.
 
     Args:
@@ -77,7 +78,7 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
-class MappedRanker:
+class MappedRanker(Ranker):
     """Ranker k: the cosine after a trained map of the query, as an estimate of the best cosine below a node.
 
     Args:
@@ -93,8 +94,7 @@ class MappedRanker:
         scale, offset, path, slack = (
             float(self.tensors[name][0]) for name in ("scale", "offset", "path", "slack")
         )
-        self.path_weight: float = path
-        self.slack: float | None = slack if np.isfinite(slack) else None
+        self.path_weight, self.slack = path, slack if np.isfinite(slack) else None
         self._offset = np.float32(offset)
         dim = len(self.tensors["map"])
         self._map = (scale * (np.eye(dim, dtype=np.float32) + self.tensors["map"])).astype(np.float32)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
 
 TENSORS_NAME = "hierarchy.safetensors"
@@ -112,8 +113,8 @@ def parse_weights(config: str, tensors: bytes, where: str) -> Weights:
 
 
 def weights_of(
-    level_encoders: Mapping[int, Any],
-    rankers: Mapping[int, Any],
+    level_encoders: Mapping[int, LevelEncoder],
+    rankers: Mapping[int, Ranker],
     leaf: Mapping[str, NDArray[np.float32]],
     *,
     encoder: str,
@@ -125,11 +126,11 @@ def weights_of(
     Raises:
         InvalidInputError: A module has none.
     """
-    groups = {"encoder": level_encoders, "ranker": rankers}
+    groups: dict[str, Mapping[int, Any]] = {"encoder": level_encoders, "ranker": rankers}
     named = {f"{_LEAF}{name}": value for name, value in leaf.items()}
     for group, modules in groups.items():
         for level, module in modules.items():
-            if not hasattr(module, "kind") or not hasattr(module, "tensors"):
+            if not module.kind:
                 raise InvalidInputError(
                     f"{type(module).__name__} of level {level} cannot be saved: it needs `kind` and `tensors`"
                 )

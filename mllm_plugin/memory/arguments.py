@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.hierarchy import Reranker, as_reranker
 from mllm_plugin.store.metadata import compile_filter
 from mllm_plugin.types import Mode
 
@@ -27,6 +28,14 @@ def at_least(name: str, value: Any, least: int) -> int:
     if value < least:
         raise InvalidInputError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def reranker_of(given: Any) -> Reranker | None:
+    """What scores the best chunks anew; None for nothing."""
+    reranker = as_reranker(given)
+    if reranker is not None:
+        positive("the reranker's finalists", reranker.finalists)
+    return reranker
 
 
 def seconds(name: str, value: Any) -> float:

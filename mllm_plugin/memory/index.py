@@ -11,7 +11,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, VectorsOnly, as_encoder
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.memory.arguments import path_of, seconds
+from mllm_plugin.memory.arguments import path_of, reranker_of, seconds
 from mllm_plugin.memory.care import Care
 from mllm_plugin.memory.choice import DEFAULT, choose_hierarchy, reopening
 from mllm_plugin.memory.recognition import recognised
@@ -38,6 +38,7 @@ class MemoryIndex(AsyncTwins, Care):
         encoder: Any = DEFAULT_ENCODER,
         config: MemoryConfig | None = None,
         hierarchy: str | Path | Hierarchy = DEFAULT,
+        reranker: Any = None,
         timeout: float = 30.0,
         create: bool = True,
         read_only: bool = False,
@@ -53,6 +54,9 @@ class MemoryIndex(AsyncTwins, Care):
                 encoder (identity when there are none), "identity" for untrained ones, a folder of weights
                 that `mllm train` made, or a `Hierarchy`. A memory keeps a copy; at a later opening "default"
                 means what it has, and `install` changes it.
+            reranker: Scores the best chunks of every search anew, by their text: a `Reranker`, a
+                `CrossEncoder` of sentence-transformers, a `BaseCrossEncoder` of LangChain, or a function of
+                (query, text) pairs.
             timeout: Seconds to wait for another writer.
             create: Make the memory when there is none.
             read_only: Never write; works without write permission.
@@ -71,7 +75,7 @@ class MemoryIndex(AsyncTwins, Care):
             raise (InvalidInputError if create else NotFoundError)(
                 f"no memory at {folder}; a new one needs an encoder"
             )
-        given = None if encoder is None else as_encoder(encoder)
+        given, ranks_last = None if encoder is None else as_encoder(encoder), reranker_of(reranker)
         database = Database(folder, create=create, read_only=read_only, timeout=timeout)
         try:
             settings, is_new = load_settings(database), False
@@ -84,7 +88,7 @@ class MemoryIndex(AsyncTwins, Care):
             chosen = settings.resolve(config)
             used = _hierarchies(hierarchy, settings, chosen, folder)
             memory = cls(database, given or VectorsOnly(settings.dim, settings.fingerprint), chosen, used)
-            memory._given = _absolute(encoder)
+            memory._given, memory.reranker = _absolute(encoder), ranks_last
             return memory
         except BaseException:
             database.close()
@@ -92,7 +96,7 @@ class MemoryIndex(AsyncTwins, Care):
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = self._options() | {"encoder": self._given}
-        self._check_pickles(options["encoder"], options["hierarchy"])
+        self._check_pickles(options["encoder"], options["hierarchy"], options["reranker"])
         return _reopened, (type(self), self._database.place.parent, options)
 
     def _check_pickles(self, *parts: Any) -> None:
@@ -100,9 +104,9 @@ class MemoryIndex(AsyncTwins, Care):
             pickle.dumps(parts)
         except Exception as error:
             raise InvalidTypeError(
-                f"the memory at {self.path} cannot be pickled, its encoder or hierarchy cannot: {error}. "
-                f"Pickle its path, and open it where it is needed with MemoryIndex.open(path, encoder=…); or "
-                f"open it here with a model's name"
+                f"the memory at {self.path} cannot be pickled, its encoder, hierarchy or reranker "
+                f"cannot: {error}. Pickle its path, and open it where it is needed with "
+                f"MemoryIndex.open(path, encoder=…); or open it here with a model's name"
             ) from error
 
     def __copy__(self) -> MemoryIndex:
@@ -117,6 +121,7 @@ class MemoryIndex(AsyncTwins, Care):
             "encoder": None if self._given is None else self.encoder,
             "config": self.config,
             "hierarchy": reopening(self.hierarchy),
+            "reranker": self.reranker,
             "timeout": self._database.timeout,
             "read_only": self._database.read_only,
         }

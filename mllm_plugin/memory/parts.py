@@ -24,7 +24,13 @@ from mllm_plugin.store.writer import NamespaceWriter
 
 @explain_calls
 class MemoryParts:
-    """The open files, the encoder and the settings of one memory."""
+    """The open files, the encoder and the settings of one memory.
+
+    Attributes:
+        reranker: Scores the best chunks of every search anew, where a search says nothing else.
+    """
+
+    reranker: Any = None
 
     def __init_subclass__(cls) -> None:
         explain_calls(cls)

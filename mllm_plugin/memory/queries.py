@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mllm_plugin.memory.arguments import filter_of, ids_of, labels_of, mode_of, positive
+from mllm_plugin.memory.arguments import filter_of, ids_of, labels_of, mode_of, positive, reranker_of
+from mllm_plugin.memory.choice import DEFAULT
 from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.search.engine import Request
 from mllm_plugin.search.query import Query, listed, make_queries
+from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.store.documents import check_selection, read_documents, select_documents
 from mllm_plugin.store.namespaces import check_namespace, find_namespace, select_namespaces
 from mllm_plugin.types import Hit, Mode, Namespace, StoredDocument
@@ -33,6 +36,7 @@ class Queries(MemoryParts):
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: Any = DEFAULT,
     ) -> list[Hit]:
         """Finds the chunks that best answer a query.
 
@@ -49,6 +53,7 @@ class Queries(MemoryParts):
             filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
             exclude_labels: Documents with one of these labels are left out.
             unique_documents: At most one hit per document, its best chunk.
+            reranker: Scores the best chunks anew, see `open`; None for none, "default" for the memory's.
 
         Returns:
             Hits, best first; ties in order of document id and offset.
@@ -70,6 +75,7 @@ class Queries(MemoryParts):
             filter=filter,
             exclude_labels=exclude_labels,
             unique_documents=unique_documents,
+            reranker=reranker,
         )[0]
 
     def search_batch(
@@ -86,17 +92,23 @@ class Queries(MemoryParts):
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: Any = DEFAULT,
     ) -> list[list[Hit]]:
         """Several searches at once: encoded in one batch, walked together, same results as one by one."""
         self._database.check_open()
-        request = self._request(k, beam_width, exact, mode, filter, exclude_labels, unique_documents)
+        how = (k, beam_width, exact, mode, filter, exclude_labels, unique_documents, reranker)
+        request = self._request(*how)
         where = check_namespace(namespace)
         prepared = self._prepared("search_batch", queries, embeddings)
         if not prepared:
             return []
         with self._database.read() as tx:
             rows = select_namespaces(tx, where, prefix=prefix)
-            return self._searcher.search(tx, rows, prepared, request)
+            found = self._searcher.search(
+                tx, rows, prepared, replace(request, k=hits_needed(request.reranker, request.k))
+            )
+        with self._searcher.stage("rerank"):
+            return reranked(request.reranker, prepared, found, request.k)
 
     def _request(
         self,
@@ -107,6 +119,7 @@ class Queries(MemoryParts):
         condition: Any,
         exclude_labels: Any,
         unique_documents: bool = False,
+        reranker: Any = DEFAULT,
     ) -> Request:
         width = self.config.search.beam_width if beam_width is None else beam_width
         return Request(
@@ -116,6 +129,7 @@ class Queries(MemoryParts):
             condition=filter_of(condition),
             exclude_labels=labels_of(exclude_labels),
             unique_documents=unique_documents,
+            reranker=reranker_of(self.reranker if reranker == DEFAULT else reranker),
         )
 
     def _prepared(self, call: str, queries: Any, embeddings: Any) -> list[Query]:

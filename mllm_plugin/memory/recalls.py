@@ -8,6 +8,7 @@ from typing import Any
 
 from mllm_plugin.encoders.text import window_spans
 from mllm_plugin.memory.arguments import at_least
+from mllm_plugin.memory.choice import DEFAULT
 from mllm_plugin.memory.queries import Queries
 from mllm_plugin.search.recall import recall
 from mllm_plugin.store.namespaces import check_namespace, select_namespaces
@@ -32,6 +33,7 @@ class Recalls(Queries):
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: Any = DEFAULT,
     ) -> Recall:
         """Finds the chunks that best answer a query, and the best embeddings of every level beside them.
 
@@ -52,6 +54,7 @@ class Recalls(Queries):
             filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
             exclude_labels: Documents with one of these labels are left out.
             unique_documents: At most one hit per document, its best chunk.
+            reranker: As for `search`.
 
         Returns:
             The hits as `search` returns them, and per level its embeddings, best first.
@@ -74,6 +77,7 @@ class Recalls(Queries):
             filter=filter,
             exclude_labels=exclude_labels,
             unique_documents=unique_documents,
+            reranker=reranker,
         )[0]
 
     def recall_batch(
@@ -91,10 +95,12 @@ class Recalls(Queries):
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: Any = DEFAULT,
     ) -> list[Recall]:
         """Several recalls at once: encoded in one batch, walked together, same results as one by one."""
         self._database.check_open()
-        request = self._request(k, beam_width, exact, mode, filter, exclude_labels, unique_documents)
+        how = (k, beam_width, exact, mode, filter, exclude_labels, unique_documents, reranker)
+        request = self._request(*how)
         nodes = at_least("nodes", nodes, 0)
         where = check_namespace(namespace)
         prepared = self._prepared("recall_batch", queries, embeddings)

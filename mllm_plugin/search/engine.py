@@ -15,6 +15,7 @@ import apsw
 import numpy as np
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.hierarchy import Reranker
 from mllm_plugin.search import finalists
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.candidates import Candidates, View, scan
@@ -41,6 +42,7 @@ class Request:
     condition: Mapping[str, Any] | None
     exclude_labels: tuple[str, ...]
     unique_documents: bool
+    reranker: Reranker | None = None
 
 
 class Ranked(NamedTuple):

@@ -14,6 +14,7 @@ Shapes: n embeddings, r vectors per embedding, d dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import apsw
 import numpy as np
@@ -24,6 +25,7 @@ from mllm_plugin.search.candidates import NodeRef, View
 from mllm_plugin.search.engine import MOST_QUERIES, Request, Searcher
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.refold import Nodes, Refolder
+from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.search.walk import Frontier, descend
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.tree.editor import LEAF_LEVEL
@@ -51,7 +53,10 @@ def recall(
         nodes: Most nodes of each level from 2 up.
         spans: Gives the character spans of the windows of chunks: of their texts, and how many each has.
     """
-    hits = searcher.search(tx, rows, queries, request)
+    wider = replace(request, k=hits_needed(request.reranker, request.k))
+    found = searcher.search(tx, rows, queries, wider)
+    with searcher.stage("rerank"):
+        hits = reranked(request.reranker, queries, found, request.k)
     with searcher.stage("recall"):
         views = list(searcher.views(tx, rows, request))
         upper = [

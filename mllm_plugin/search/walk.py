@@ -176,7 +176,7 @@ def _step(
     below = fetched.live if allowed is None else allowed.below(fetched.ids)
     vectors = np.concatenate([block.vectors for block in fetched.blocks])
     ranker = view.hierarchy.ranker(level)
-    path_weight, slack = getattr(ranker, "path_weight", 0.0), getattr(ranker, "slack", None)
+    path_weight, slack = ranker.path_weight, ranker.slack
     found = []
     for place, (frontier, own) in enumerate(
         zip(frontiers, scores_of(view, level, queries, vectors), strict=True)
@@ -210,7 +210,7 @@ def _promising(
     allowed: Allowed | None,
 ) -> list[Frontier]:
     """Looks into the best nodes first and drops those that fall too short of what was found there."""
-    slack = getattr(view.hierarchy.ranker(LEAF_LEVEL), "slack", None)
+    slack = view.hierarchy.ranker(LEAF_LEVEL).slack
     first, want = max(FIRST_LEAST, width // FIRST_SHARE), max(need, BEST_LEAST)
     if slack is None or all(len(frontier.refs) <= first for frontier in frontiers):
         return list(frontiers)

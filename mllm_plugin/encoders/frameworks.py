@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.encoders.base import Spans, TextEncoder
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.protocols import TextEncoder
 
 _EMBEDDING_FIELDS = (
     "deployment",
@@ -33,7 +33,7 @@ _EMBEDDING_FIELDS = (
 )
 
 
-class FrameworkEncoder:
+class FrameworkEncoder(TextEncoder):
     """Pooled embeddings of a LangChain `Embeddings` or a LlamaIndex `BaseEmbedding`.
 
     Args:
@@ -41,8 +41,8 @@ class FrameworkEncoder:
         fingerprint: Names the model, and is then what tells it. Left out, class, plain settings and dimension
             make a name, and a memory tells the model by the vectors that it makes of a few texts.
         dim: Width of the embeddings; asked of the model with one short text when left out.
-        windows: A second encoder, usually local, whose windows are stored beside the model's embeddings; its
-            dimension must be the same.
+        windows: A second `TextEncoder`, usually local, whose windows are stored beside the model's
+            embeddings; its dimension must be the same.
 
     Attributes:
         model: The framework's embedding model, as given.
@@ -55,11 +55,12 @@ class FrameworkEncoder:
         *,
         fingerprint: str | None = None,
         dim: int | None = None,
-        windows: TextEncoder | None = None,
+        windows: Any = None,
     ) -> None:
         self.model = model
         self._embed_documents, self._embed_query = _methods(model)
         self.dim = dim or len(self._embed_query("dimension"))
+        windows = None if windows is None else TextEncoder.of(windows)
         if windows is not None and windows.dim != self.dim:
             raise InvalidInputError(
                 f"the window encoder has {windows.dim} dimensions, expected {self.dim}; choose another"
@@ -96,15 +97,14 @@ class FrameworkEncoder:
 
     def encode_documents(
         self, texts: Sequence[str]
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
+    ) -> tuple[NDArray[np.float32], Sequence[NDArray[np.float32]] | None]:
         """Embeds texts: pooled [n, d]; windows only with a second encoder."""
         pooled = np.asarray(self._embed_documents(list(texts)), dtype=np.float32).reshape(-1, self.dim)
         return pooled, self._windows.encode_documents(texts)[1] if self._windows else None
 
-    def window_spans(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
+    def window_spans(self, texts: Sequence[str]) -> Sequence[Spans]:
         """Character spans of each text's windows, as the second encoder tells them; none when it does not."""
-        spans = getattr(self._windows, "window_spans", None)
-        return spans(texts) if spans else [()] * len(texts)
+        return (self._windows or super()).window_spans(texts)
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds queries [n, d]."""
@@ -119,7 +119,7 @@ def _restored(
     return encoder
 
 
-class VectorsOnly:
+class VectorsOnly(TextEncoder):
     """Stands in for an encoder where every vector is given by the caller.
 
     Args:
@@ -150,9 +150,7 @@ def as_encoder(encoder: Any) -> TextEncoder:
         from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
         return HuggingFaceEncoder(encoder)
-    if isinstance(encoder, TextEncoder):
-        return encoder
-    return FrameworkEncoder(encoder)
+    return TextEncoder.of(encoder) if TextEncoder.fits(encoder) else FrameworkEncoder(encoder)
 
 
 def _methods(model: Any) -> tuple[Any, Any]:

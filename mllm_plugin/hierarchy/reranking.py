@@ -1,0 +1,58 @@
+"""Cross-encoders of frameworks as a `Reranker`, told by their methods, never imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.errors import InvalidTypeError
+from mllm_plugin.hierarchy.base import Reranker
+
+
+class PairReranker(Reranker):
+    """Reads the query together with each chunk, as cross-encoders do.
+
+    Args:
+        model: A `CrossEncoder` of sentence-transformers, a `BaseCrossEncoder` of LangChain, or a function
+            that takes a list of (query, text) and returns a number for each.
+        finalists: How many chunks of each query it sees.
+        calibrated: Whether its scores are from 0 to 1 already, and are the relevance.
+    """
+
+    def __init__(self, model: Any, *, finalists: int = 50, calibrated: bool = False) -> None:
+        self.model, self.finalists, self.calibrated = model, finalists, calibrated
+        _call_of(model)  # what cannot be used is said now
+
+    def rerank(self, query: str, texts: Sequence[str], scores: NDArray[np.float64]) -> Sequence[float]:
+        """The model's score of each text [n] with the query."""
+        return _call_of(self.model)([(query, text) for text in texts])
+
+    def relevance(self, score: float) -> float:
+        """The score where it is calibrated, else the logistic function of it."""
+        return min(max(score, 0.0), 1.0) if self.calibrated else super().relevance(score)
+
+
+def as_reranker(given: Any) -> Reranker | None:
+    """A `Reranker` for a cross-encoder, a function of pairs, or itself; None stays None.
+
+    Raises:
+        InvalidTypeError: It is none of these.
+    """
+    if given is None:
+        return None
+    return Reranker.of(given) if Reranker.fits(given) else PairReranker(given)
+
+
+def _call_of(model: Any) -> Callable[[list[tuple[str, str]]], Any]:
+    names = ("predict", "score", "__call__")  # sentence-transformers', LangChain's, a function's
+    call = next((found for name in names if callable(found := getattr(model, name, None))), None)
+    if call is None or isinstance(model, type):
+        raise InvalidTypeError(
+            f"{type(model).__name__} is no reranker: expected a Reranker (rerank), a CrossEncoder "
+            f"of sentence-transformers (predict), a BaseCrossEncoder of LangChain (score), or a function of "
+            f"pairs"
+        )
+    return call
