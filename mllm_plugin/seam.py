@@ -15,32 +15,28 @@ class Seam:
     """Base of what can be swapped.
 
     Whoever inherits a seam writes what it needs and gets the rest. An object that inherits nothing can stand
-    in too: what it has is used, what it leaves out is the seam's.
-
-    Attributes:
-        needed: Names of the members that have no default.
+    in too, see `adopted`: what it has is used, what it leaves out is the seam's.
     """
 
-    needed: ClassVar[tuple[str, ...]] = ()
+    _needed: ClassVar[tuple[str, ...]] = ()  # members without a default
 
-    @classmethod
-    def fits(cls, given: Any) -> bool:
-        """Whether an object has the members that are needed."""
-        return all(hasattr(given, name) for name in cls.needed)
 
-    @classmethod
-    def of(cls: type[_Kind], given: Any) -> _Kind:
-        """An object as one of this seam: itself where it inherits it, else behind the seam's defaults.
+def fits(seam: type[Seam], given: Any) -> bool:
+    """Whether an object has the members of a seam that have no default."""
+    return all(hasattr(given, name) for name in seam._needed)
 
-        Raises:
-            InvalidTypeError: It lacks a member that has no default.
-        """
-        if not cls.fits(given):
-            raise InvalidTypeError(
-                f"{type(given).__name__} is no {cls.__name__}; expected an object with "
-                f"{', '.join(cls.needed)}"
-            )
-        return given if isinstance(given, cls) else _stand_in(cls)(given)
+
+def adopted(seam: type[_Kind], given: Any) -> _Kind:
+    """An object as one of a seam: itself where it inherits it, else with the seam's defaults behind it.
+
+    Raises:
+        InvalidTypeError: It lacks a member that has no default.
+    """
+    if not fits(seam, given):
+        raise InvalidTypeError(
+            f"{type(given).__name__} is no {seam.__name__}; expected an object with {', '.join(seam._needed)}"
+        )
+    return given if isinstance(given, seam) else _stand_in(seam)(given)
 
 
 class _StandIn:
@@ -63,7 +59,7 @@ class _StandIn:
         return getattr(self._given, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._seam.of, (self._given,)
+        return adopted, (self._seam, self._given)
 
     def __repr__(self) -> str:
         return repr(self._given)

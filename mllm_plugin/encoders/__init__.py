@@ -1,7 +1,6 @@
 """Encoder 1: texts to embeddings."""
 
-from mllm_plugin.encoders.base import TextEncoder
 from mllm_plugin.encoders.frameworks import FrameworkEncoder, VectorsOnly, as_encoder
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 
-__all__ = ["DEFAULT_ENCODER", "FrameworkEncoder", "TextEncoder", "VectorsOnly", "as_encoder", "resolve_model"]
+__all__ = ["DEFAULT_ENCODER", "FrameworkEncoder", "VectorsOnly", "as_encoder", "resolve_model"]

@@ -29,7 +29,7 @@ class TextEncoder(Seam):
             tells the encoder by the vectors that it makes of a few texts.
     """
 
-    needed: ClassVar[tuple[str, ...]] = ("dim", "fingerprint", "encode_documents", "encode_queries")
+    _needed: ClassVar[tuple[str, ...]] = ("dim", "fingerprint", "encode_documents", "encode_queries")
 
     dim: int
     fingerprint: str

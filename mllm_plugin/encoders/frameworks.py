@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.encoders.base import Spans, TextEncoder
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.seam import adopted, fits
 
 _EMBEDDING_FIELDS = (
     "deployment",
@@ -60,7 +61,7 @@ class FrameworkEncoder(TextEncoder):
         self.model = model
         self._embed_documents, self._embed_query = _methods(model)
         self.dim = dim or len(self._embed_query("dimension"))
-        windows = None if windows is None else TextEncoder.of(windows)
+        windows = None if windows is None else adopted(TextEncoder, windows)
         if windows is not None and windows.dim != self.dim:
             raise InvalidInputError(
                 f"the window encoder has {windows.dim} dimensions, expected {self.dim}; choose another"
@@ -150,7 +151,7 @@ def as_encoder(encoder: Any) -> TextEncoder:
         from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
         return HuggingFaceEncoder(encoder)
-    return TextEncoder.of(encoder) if TextEncoder.fits(encoder) else FrameworkEncoder(encoder)
+    return adopted(TextEncoder, encoder) if fits(TextEncoder, encoder) else FrameworkEncoder(encoder)
 
 
 def _methods(model: Any) -> tuple[Any, Any]:

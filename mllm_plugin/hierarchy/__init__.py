@@ -1,6 +1,5 @@
 """Level encoders and decoder-rankers: tensors in, tensors out; nothing here knows the tree or the store."""
 
-from mllm_plugin.hierarchy.base import LevelEncoder, Ranker, Reranker
 from mllm_plugin.hierarchy.hierarchy import IDENTITY, Hierarchy
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
@@ -15,12 +14,9 @@ __all__ = [
     "CosineRanker",
     "Hierarchy",
     "LeafRanker",
-    "LevelEncoder",
     "MappedRanker",
     "MeanLevelEncoder",
     "PairReranker",
-    "Ranker",
-    "Reranker",
     "Weights",
     "WeightsConfig",
     "as_reranker",

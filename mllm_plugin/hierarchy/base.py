@@ -33,7 +33,7 @@ class _Saved(Seam):
 class LevelEncoder(_Saved):
     """Encoder k (k >= 2): folds each embedding chunk into one embedding. Inherit it and write `fold`."""
 
-    needed: ClassVar[tuple[str, ...]] = ("fold",)
+    _needed: ClassVar[tuple[str, ...]] = ("fold",)
 
     def fold(self, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:
         """Folds one group: children [c, r, d] and live [c] to [r, d]; all zero when nothing is live."""
@@ -49,7 +49,7 @@ class Ranker(_Saved):
             that lies more than the slack below the best results seen so far is not visited. None keeps all.
     """
 
-    needed: ClassVar[tuple[str, ...]] = ("score",)
+    _needed: ClassVar[tuple[str, ...]] = ("score",)
 
     path_weight: float = 0.0
     slack: float | None = None
@@ -69,7 +69,7 @@ class Reranker(Seam):
         finalists: How many chunks of each query it sees; all that are wanted where that is more.
     """
 
-    needed: ClassVar[tuple[str, ...]] = ("rerank",)
+    _needed: ClassVar[tuple[str, ...]] = ("rerank",)
 
     finalists: int = 50
 

@@ -14,6 +14,7 @@ from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
 from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, weights_of
+from mllm_plugin.seam import adopted
 
 IDENTITY = "identity"
 _LEARNED_TOLERANCE = 2e-3  # of a vector's component: a few steps of fp16, for another machine's arithmetic
@@ -44,8 +45,8 @@ class Hierarchy:
         self.leaf_ranker = leaf_ranker or LeafRanker(LeafConfig())
         self.fingerprint = fingerprint
         self.weights = weights
-        self._folds = {level: LevelEncoder.of(given) for level, given in self.level_encoders.items()}
-        self._ranks = {level: Ranker.of(given) for level, given in self.rankers.items()}
+        self._folds = {level: adopted(LevelEncoder, given) for level, given in self.level_encoders.items()}
+        self._ranks = {level: adopted(Ranker, given) for level, given in self.rankers.items()}
         self._identity_encoder, self._identity_ranker = MeanLevelEncoder(), CosineRanker()
 
     @classmethod

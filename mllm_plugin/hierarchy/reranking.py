@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.errors import InvalidTypeError
 from mllm_plugin.hierarchy.base import Reranker
+from mllm_plugin.seam import adopted, fits
 
 
 class PairReranker(Reranker):
@@ -43,7 +44,7 @@ def as_reranker(given: Any) -> Reranker | None:
     """
     if given is None:
         return None
-    return Reranker.of(given) if Reranker.fits(given) else PairReranker(given)
+    return adopted(Reranker, given) if fits(Reranker, given) else PairReranker(given)
 
 
 def _call_of(model: Any) -> Callable[[list[tuple[str, str]]], Any]:

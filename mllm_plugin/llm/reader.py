@@ -28,6 +28,7 @@ from mllm_plugin.errors import InvalidInputError, NotFoundError
 from mllm_plugin.hierarchy.weights import document_mark
 from mllm_plugin.llm import lora
 from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.llm.plain_text import plain_tokenizer
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
 
 CONFIG_NAME, TENSORS_NAME = "reader.json", "reader.safetensors"
@@ -289,8 +290,8 @@ def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
 
 def _parts(tokenizer: Any, text: str) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
     """Ids and character spans of a text, in parts that the writer takes."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, spans = encoded["input_ids"], np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+    tokens = plain_tokenizer(tokenizer).encode(text)
+    ids, spans = [one for one, _ in tokens], np.array([span for _, span in tokens], np.int64).reshape(-1, 2)
     for start in range(0, len(ids), _LONGEST):
         yield ids[start : start + _LONGEST], spans[start : start + _LONGEST]
 

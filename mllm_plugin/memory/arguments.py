@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.hierarchy import Reranker, as_reranker
+from mllm_plugin.hierarchy import as_reranker
+from mllm_plugin.protocols import Reranker
 from mllm_plugin.store.metadata import compile_filter
 from mllm_plugin.types import Mode
 

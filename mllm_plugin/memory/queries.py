@@ -107,6 +107,8 @@ class Queries(MemoryParts):
             found = self._searcher.search(
                 tx, rows, prepared, replace(request, k=hits_needed(request.reranker, request.k))
             )
+        if request.reranker is None:
+            return found
         with self._searcher.stage("rerank"):
             return reranked(request.reranker, prepared, found, request.k)
 

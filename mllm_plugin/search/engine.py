@@ -15,7 +15,7 @@ import apsw
 import numpy as np
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.hierarchy import Reranker
+from mllm_plugin.protocols import Reranker
 from mllm_plugin.search import finalists
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.candidates import Candidates, View, scan

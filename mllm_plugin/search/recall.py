@@ -55,9 +55,8 @@ def recall(
     """
     wider = replace(request, k=hits_needed(request.reranker, request.k))
     found = searcher.search(tx, rows, queries, wider)
-    with searcher.stage("rerank"):
-        hits = reranked(request.reranker, queries, found, request.k)
     with searcher.stage("recall"):
+        hits = reranked(request.reranker, queries, found, request.k)
         views = list(searcher.views(tx, rows, request))
         upper = [
             levels

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.hierarchy import Reranker
+from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.query import Query
 from mllm_plugin.types import Hit
 

@@ -11,7 +11,8 @@ import pytest
 from toy import ToyEncoder
 
 from mllm_plugin import Document, InvalidInputError, InvalidTypeError, MemoryConfig, MemoryIndex, TreeConfig
-from mllm_plugin.hierarchy import PairReranker, Reranker, as_reranker
+from mllm_plugin.hierarchy import PairReranker, as_reranker
+from mllm_plugin.protocols import Reranker
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4))
 DOCUMENTS = [Document(f"note {n} on topic {n % 5} of {n % 3}", id=f"{n:03}") for n in range(120)]
@@ -194,3 +195,20 @@ def test_what_is_no_reranker_is_refused(tmp_path, memory, given):
 def test_it_must_want_some_finalists(memory):
     with pytest.raises(InvalidInputError, match="finalists must be at least 1"):
         memory.search(QUESTION, reranker=PairReranker(LangChainLike(), finalists=0))
+
+
+def test_a_cross_encoder_of_sentence_transformers(tmp_path, memory):
+    library = pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "note", "on", "topic", "of", *map(str, range(120))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(words), num_labels=1, **sizes))
+    model.save_pretrained(tmp_path)
+    cross_encoder = library.CrossEncoder(str(tmp_path), device="cpu")
+    hits = memory.search(QUESTION, k=3, reranker=cross_encoder)
+    expected = cross_encoder.predict([(QUESTION, hit.text) for hit in hits])
+    assert np.allclose([hit.score for hit in hits], expected, atol=1e-5)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)

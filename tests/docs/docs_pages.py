@@ -172,10 +172,11 @@ def _field_default(field: FieldInfo) -> str:
 
 
 def _members(thing: type, package: str) -> Iterator[tuple[str, Any]]:
-    """Public members that the package itself defines."""
+    """Public members that the package itself defines, but for what a seam gives."""
     seen = {"class_name", "model_config", "model_post_init"}
     for base in thing.__mro__:
-        if base.__module__.split(".")[0] != package or base.__name__.startswith("_"):
+        seam = base is not thing and base.__module__.endswith(".base")
+        if base.__module__.split(".")[0] != package or base.__name__.startswith("_") or seam:
             continue
         for name, member in vars(base).items():
             if not name.startswith("_") and name not in seen:
