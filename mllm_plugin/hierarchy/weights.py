@@ -27,24 +27,22 @@ _KINDS: Mapping[str, Any] = {"attention": AttentionLevelEncoder, "mapped": Mappe
 
 
 class WeightsConfig(BaseModel):
-    """What goes with the tensors.
+    """What goes with the tensors."""
 
-    Args:
-        format_version: Of this layout.
-        encoder: Fingerprint of the Encoder 1 that the modules were trained for.
-        level_encoders, rankers: Kind of module by level.
-        documents: Marks of the user's documents that the training saw, see `document_mark`.
-        about: Data, command, seeds, figures; for people.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format_version: int = 1
+    """Of this layout."""
     encoder: str
+    """Fingerprint of the Encoder 1 that the modules were trained for."""
     level_encoders: dict[int, str] = {}
+    """Kind of module by level."""
     rankers: dict[int, str] = {}
+    """Kind of module by level."""
     documents: tuple[str, ...] = ()
+    """Marks of the user's documents that the training saw, see `document_mark`."""
     about: dict[str, Any] = {}
+    """Data, command, seeds, figures; for people."""
 
 
 @dataclass(frozen=True)

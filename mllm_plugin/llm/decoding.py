@@ -16,26 +16,24 @@ _LONGEST_CHARACTER = 3  # bytes of a character that may still be missing its las
 
 
 class Decoding(BaseModel):
-    """Settings of generation.
+    """Settings of generation."""
 
-    Args:
-        max_new_tokens: Longest output.
-        temperature: 0 takes the likeliest token, the same at every run.
-        top_p: Sample among the likeliest tokens that together have this probability.
-        seed: Makes sampling repeatable; random when left out.
-        stop: Texts before which the output ends.
-        decline_above: Where the model was trained to decline, it does so when it finds it likelier than this
-            that it was not given the answer; 1 for never.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_new_tokens: int = Field(default=64, ge=1)
+    """Longest output."""
     temperature: float = Field(default=0.0, ge=0)
+    """0 takes the likeliest token, the same at every run."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample among the likeliest tokens that together have this probability."""
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    """Makes sampling repeatable; random when left out."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts before which the output ends."""
     decline_above: float = Field(default=0.5, ge=0, le=1)
+    """Where the model was trained to decline, it does so when it finds it likelier than this that it was not
+    given the answer; 1 for never.
+    """
 
 
 class SeededSampling(LogitsProcessor):

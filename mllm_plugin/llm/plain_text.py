@@ -44,7 +44,7 @@ class PlainTokenizer:
                 for token, name in self._names.items()
             ]
         )
-        self._meant = {self._bare.token_to_id(name): token for token, name in self._names.items()}
+        self._meant = {name: token for token, name in self._names.items()}
         self._before, self._after = _wrapping(tokenizer)
 
     def encode(self, text: str) -> list[Token]:
@@ -83,9 +83,10 @@ class PlainTokenizer:
 
     def _tokens(self, text: str) -> Iterator[Token]:
         encoding = self._bare.encode(text, add_special_tokens=False)
-        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in self._meant:
-                yield self._meant[token], (start, end)
+        found = zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
+        for token, name, (start, end) in found:  # names, since an id of a name may be one of a word too
+            if name in self._meant:
+                yield self._meant[name], (start, end)
             elif token not in self._added:
                 yield token, (start, end)
             elif end - start > 1:

@@ -39,39 +39,36 @@ _BATCH_TOKENS = 4096
 
 
 class ReaderConfig(BaseModel):
-    """What a reader is made for and of.
+    """What a reader is made for and of."""
 
-    Args:
-        format_version: Of this layout.
-        kind: Always "reader".
-        llm: Fingerprint of the language model.
-        llm_name: Its name, for messages.
-        hidden: Width of the model's input.
-        ratios: Window sizes that it was trained with, in tokens.
-        ratio: The one in use: tokens of text per memory token.
-        scale: Of the low-rank changes.
-        refusal: What it says when the memory does not hold the answer.
-        reading: Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others.
-        auto: Settings that mode "auto" stands for; what was measured to answer best.
-        documents: Marks of the user's documents that the training saw, see `document_mark`.
-        about: Data, command, seeds, figures; for people.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format_version: int = Field(default=1, le=1)
+    """Of this layout."""
     kind: Literal["reader"] = "reader"
+    """Always "reader"."""
     llm: str
+    """Fingerprint of the language model."""
     llm_name: str
+    """Its name, for messages."""
     hidden: int = Field(ge=1)
+    """Width of the model's input."""
     ratios: tuple[int, ...] = RATIOS
+    """Window sizes that it was trained with, in tokens."""
     ratio: int = 4
+    """The one in use: tokens of text per memory token."""
     scale: float = Field(default=2.0, gt=0)
+    """Of the low-rank changes."""
     refusal: str = "unknown"
+    """What it says when the memory does not hold the answer."""
     reading: dict[str, Any] = {}
+    """Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others."""
     auto: dict[str, Any] = {"mode": "both"}
+    """Settings that mode "auto" stands for; what was measured to answer best."""
     documents: tuple[str, ...] = ()
+    """Marks of the user's documents that the training saw, see `document_mark`."""
     about: dict[str, Any] = {}
+    """Data, command, seeds, figures; for people."""
 
     def fits(self, llm: LoadedLLM) -> bool:
         """Whether it is made for a model; any Encoder 1 will do."""

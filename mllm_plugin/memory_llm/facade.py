@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, load_llm
+from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, ReaderConfig, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory_llm.answer import Answer, Usage
@@ -18,6 +18,7 @@ from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
 from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns_of
 from mllm_plugin.memory_llm.pairing import DEFAULT, choose_reader
 from mllm_plugin.memory_llm.plan import Plan, Planner
+from mllm_plugin.memory_llm.relevance import chance_of_nothing, worth_reading
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
 from mllm_plugin.types import Namespace, Recall
@@ -165,15 +166,10 @@ class MemoryLLM:
         config = self._settings(settings)
         [plan] = self._plans([turns_of(question)], where, config)
         closed = Event()
-        pieces = stream(
-            self.llm,
-            plan.prompt,
-            plan.memory,
-            adapter=self.adapter,
-            lora=_lora(config),
-            decoding=config.decoding,
-            cancelled=closed,
-        )
+        if plan.unknown is not None:
+            pieces = _piece_by_piece(self._refusal())
+        else:
+            pieces = stream(self.llm, plan.prompt, plan.memory, **self._generation(config), cancelled=closed)
         return AnswerStream(plan, pieces, partial(self._answer, config.decline_above), closed)
 
     async def aanswer(self, question: Question, **options: Any) -> Answer:
@@ -204,18 +200,26 @@ class MemoryLLM:
     ) -> list[Answer]:
         config = self._settings(settings)
         plans = self._plans(questions_of(questions), where, config)
-        texts = generate(
-            self.llm,
-            [plan.prompt for plan in plans],
-            [plan.memory for plan in plans],
-            adapter=self.adapter,
-            lora=_lora(config),
-            decoding=config.decoding,
-            cancelled=cancelled,
+        asked = [plan for plan in plans if plan.unknown is None]
+        prompts, memory = [plan.prompt for plan in asked], [plan.memory for plan in asked]
+        texts = iter(
+            generate(self.llm, prompts, memory, **self._generation(config), cancelled=cancelled)
+            if asked
+            else ()
         )
-        return [
-            self._answer(config.decline_above, plan, text) for plan, text in zip(plans, texts, strict=True)
-        ]
+        given = [self._refusal() if plan.unknown is not None else next(texts) for plan in plans]
+        return [self._answer(config.decline_above, *pair) for pair in zip(plans, given, strict=True)]
+
+    def _generation(self, config: MemoryLLMConfig) -> dict[str, Any]:
+        """How the model writes."""
+        return {"adapter": self.adapter, "lora": _lora(config), "decoding": config.decoding}
+
+    def _refusal(self) -> Generated:
+        """What is said where the model is not asked: the words that a reader learns for it."""
+        refusal = (
+            self.adapter.config.refusal if self.adapter else ReaderConfig.model_fields["refusal"].default
+        )
+        return Generated(refusal, 0, "stop")
 
     def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
         """Settings of a call, with a mode that is no longer "auto"."""
@@ -245,12 +249,18 @@ class MemoryLLM:
 
     def _plans(self, turns: Sequence[Turns], where: Mapping[str, Any], config: MemoryLLMConfig) -> list[Plan]:
         planner = Planner(PromptLayout(self.llm.tokenizer, config.system), self.llm.context)
-        recalls = self._recall([one.query for one in turns], where, config)
+        found = self._recall([one.query for one in turns], where, config)
+        recalls = [worth_reading(recall, config.min_relevance) for recall in found]
         written: Sequence[Recall | None] = [None] * len(recalls)
         if self._writer is not None and config.mode in ("memory", "both"):
             written = self._writer.read(recalls, config)
-        given = zip(turns, recalls, written, strict=True)
-        return [planner.plan(one, recall, config, read) for one, recall, read in given]
+        given = zip(turns, found, recalls, written, strict=True)
+        return [
+            planner.plan(one, recall, config, read)
+            if recall.hits or config.mode == "none" or not config.min_relevance
+            else Plan.unread(chance_of_nothing(whole))
+            for one, whole, recall, read in given
+        ]
 
     def _recall(
         self, queries: Sequence[str], where: Mapping[str, Any], config: MemoryLLMConfig
@@ -263,6 +273,7 @@ class MemoryLLM:
         )
 
     def _answer(self, decline_above: float, plan: Plan, generated: Generated) -> Answer:
+        unknown = generated.declined if plan.unknown is None else plan.unknown
         usage = Usage(
             input_tokens=len(plan.prompt),
             memory_tokens=plan.prompt.memory_tokens,
@@ -277,8 +288,8 @@ class MemoryLLM:
             generated.finish_reason,
             plan.dropped,
             self._readable(plan),
-            None if generated.declined is None else generated.declined <= decline_above,
-            generated.declined,
+            None if unknown is None else plan.unknown is None and unknown <= decline_above,
+            unknown,
         )
 
     def _readable(self, plan: Plan) -> str:
@@ -288,6 +299,11 @@ class MemoryLLM:
             return decode(list(prompt.ids))
         head, tail = prompt.ids[: prompt.memory_at], prompt.ids[prompt.memory_at :]
         return f"{decode(list(head))}[{prompt.memory_tokens} memory tokens]{decode(list(tail))}"
+
+
+def _piece_by_piece(whole: Generated) -> Generator[str | Generated]:
+    yield whole.text
+    yield whole
 
 
 def _lora(config: MemoryLLMConfig) -> bool:

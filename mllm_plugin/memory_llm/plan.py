@@ -30,6 +30,8 @@ class Plan:
         block: What the reader wrote.
         dropped: What was left out.
         text_tokens: Tokens of what is spelled out.
+        unknown: How likely the memory does not hold the answer, where nothing that it has is relevant enough
+            to be read and the model is not asked; else None.
     """
 
     prompt: Prompt
@@ -37,6 +39,12 @@ class Plan:
     block: MemoryBlock
     dropped: Dropped
     text_tokens: int
+    unknown: float | None = None
+
+    @classmethod
+    def unread(cls, unknown: float) -> Plan:
+        """Of a question that the model is not asked."""
+        return cls(Prompt(()), (), _EMPTY, Dropped(), 0, unknown)
 
     @property
     def mode(self) -> AnswerMode:
