@@ -150,6 +150,18 @@ class StoredDocument(_Report):
     split: bool
 
 
+@dataclass(frozen=True, slots=True)
+class StoredChunk(_Report):
+    """A chunk as the memory holds it: `text` is `start` to `end` of the document's."""
+
+    chunk_id: int
+    document_id: str
+    text: str
+    start: int
+    end: int
+    namespace: Namespace
+
+
 class SkippedDocument(NamedTuple):
     """A document that could not be stored: its place in what was given, from 0, its id, and why."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mllm_plugin.memory.arguments import filter_of, ids_of, labels_of, mode_of, positive, reranker_of
 from mllm_plugin.memory.choice import DEFAULT
@@ -12,11 +12,12 @@ from mllm_plugin.memory.parts import MemoryParts
 from mllm_plugin.search.engine import Request
 from mllm_plugin.search.query import Query, listed, make_queries
 from mllm_plugin.search.rerank import hits_needed, reranked
-from mllm_plugin.store.documents import check_selection, read_documents, select_documents
+from mllm_plugin.store.documents import check_selection, read_chunks, read_documents, select_documents
 from mllm_plugin.store.namespaces import check_namespace, find_namespace, select_namespaces
-from mllm_plugin.types import Hit, Mode, Namespace, StoredDocument
+from mllm_plugin.types import Hit, Mode, Namespace, StoredChunk, StoredDocument
 
 _READ_BATCH = 64
+_Stored = TypeVar("_Stored", StoredChunk, StoredDocument)
 
 
 class Queries(MemoryParts):
@@ -164,7 +165,27 @@ class Queries(MemoryParts):
         filter: Mapping[str, Any] | None = None,
     ) -> Iterator[StoredDocument]:
         """All documents of a namespace, or of every one below it, in the order they were added."""
-        condition = filter_of(filter) or {}
+        return self._in_batches(read_documents, namespace, prefix, filter)
+
+    def chunks(
+        self,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Iterator[StoredChunk]:
+        """All live chunks of a namespace, or of every one below it, document by document."""
+        return self._in_batches(read_chunks, namespace, prefix, filter)
+
+    def _in_batches(
+        self,
+        read: Callable[..., Iterator[_Stored]],
+        namespace: Namespace | str,
+        prefix: bool,
+        condition: Mapping[str, Any] | None,
+    ) -> Iterator[_Stored]:
+        """Reads what there is now, some documents in a transaction."""
+        condition = filter_of(condition) or {}
         with self._database.read() as tx:
             rows = select_namespaces(tx, check_namespace(namespace), prefix=prefix)
             chosen = [
@@ -178,7 +199,7 @@ class Queries(MemoryParts):
             for start in range(0, len(rowids), _READ_BATCH):
                 with self._database.read() as tx:
                     part = rowids[start : start + _READ_BATCH]
-                    found = list(read_documents(tx, row.namespace_id, row.namespace, part))
+                    found = list(read(tx, row.namespace_id, row.namespace, part))
                 yield from found
 
     def namespaces(self, prefix: Namespace | str = ()) -> list[Namespace]:
@@ -195,3 +216,8 @@ class Queries(MemoryParts):
     def embeddings_scored(self) -> list[int]:
         """Embeddings compared with each query of the last search in this thread."""
         return list(getattr(self._searcher.profile, "scored", []))
+
+
+def _matching(tx: Any, namespace_id: int, condition: Mapping[str, Any]) -> list[int]:
+    """Row ids of the documents that a filter lets through."""
+    return select_documents(tx, namespace_id, ids=None, condition=condition, label=None).rowids

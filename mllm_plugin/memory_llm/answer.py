@@ -77,6 +77,25 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadReport:
+    """What `read_index` did.
+
+    Attributes:
+        chunks: That it looked at.
+        written: Of these, the ones that had no reading vectors yet.
+        seconds: That it took.
+    """
+
+    chunks: int
+    written: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-ready dictionary."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A text with what it rests on.
 

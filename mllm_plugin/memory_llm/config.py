@@ -19,9 +19,9 @@ class MemoryLLMConfig(Decoding):
     """What the model reads of a memory, and how it writes."""
 
     mode: ReadingMode = "auto"
-    """What is read: "memory" for what the reader wrote of the chunks, "text" for chunks spelled out, "both", "none"
-    for the plain model without a search, or "auto": what the reader was measured to do best with, text
-    without one.
+    """What is read: "memory" for what the reader wrote of the chunks, "text" for chunks spelled out, "both",
+    "none" for the plain model without a search, or "auto": what the reader was measured to do best with,
+    text without one.
     """
     k: int = Field(default=5, ge=1)
     """Chunks to find."""
@@ -50,8 +50,8 @@ class MemoryLLMConfig(Decoding):
     system: str = DEFAULT_SYSTEM
     """The system line; in mode "none" there is none unless it is set."""
     min_relevance: float = Field(default=0.0, ge=0, le=1)
-    """Hits of a lower relevance are not read; where none is left the model is not asked, and the answer is that
-    the memory does not know.
+    """Hits of a lower relevance are not read; where none is left the model is not asked, and the answer is
+    that the memory does not know.
     """
     search: Mode = "auto"
     """How chunks are found, see `MemoryIndex.search`."""

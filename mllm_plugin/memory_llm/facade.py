@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, ReaderConfig, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.memory_llm.answer import Answer, Usage
+from mllm_plugin.memory_llm.answer import Answer, ReadReport, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
 from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns_of
 from mllm_plugin.memory_llm.pairing import DEFAULT, choose_reader
@@ -23,6 +27,7 @@ from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
 from mllm_plugin.types import Namespace, Recall
 
+_WRITTEN_AT_ONCE = 64  # chunks; an interrupted run loses no more
 _WHERE = ("namespace", "prefix", "filter", "exclude_labels")
 
 
@@ -189,6 +194,48 @@ class MemoryLLM:
         """`stream` without blocking the event loop."""
         return AsyncAnswerStream(lambda: self.stream(question, **options))
 
+    # -- writing ahead
+
+    def read_index(
+        self,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        progress: bool = False,
+    ) -> ReadReport:
+        """Writes the reading vectors of all live chunks, so that no answer waits for them.
+
+        What is written already is left as it is, so that an interrupted run goes on where it was. Masked
+        documents are left out. Every `remove` empties the place where the vectors are kept.
+
+        Args:
+            namespace: Whose chunks.
+            prefix: Also those of every namespace below.
+            filter: Metadata condition.
+            progress: Show a bar on stderr.
+
+        Raises:
+            InvalidInputError: There is no reader, or the memory keeps nothing.
+        """
+        if self._writer is None:
+            raise InvalidInputError(
+                f"a reader writes the reading vectors, and there is none for {self.llm.name}; train one with "
+                f"`mllm train-llm`"
+            )
+        started, chunks, written = time.perf_counter(), 0, 0
+        found = self.memory.chunks(namespace=namespace, prefix=prefix, filter=filter)
+        with tqdm(desc="read", unit=" chunks", disable=not progress) as bar:
+            while batch := list(islice(found, _WRITTEN_AT_ONCE)):
+                written += self._writer.ahead({(one.namespace, one.text): one.chunk_id for one in batch})
+                chunks += len(batch)
+                bar.update(len(batch))
+        return ReadReport(chunks, written, time.perf_counter() - started)
+
+    async def aread_index(self, **options: Any) -> ReadReport:
+        """`read_index` without blocking the event loop."""
+        return await asyncio.to_thread(partial(self.read_index, **options))
+
     # -- parts
 
     def _answers(
@@ -216,10 +263,8 @@ class MemoryLLM:
 
     def _refusal(self) -> Generated:
         """What is said where the model is not asked: the words that a reader learns for it."""
-        refusal = (
-            self.adapter.config.refusal if self.adapter else ReaderConfig.model_fields["refusal"].default
-        )
-        return Generated(refusal, 0, "stop")
+        own = self.adapter.config if self.adapter else ReaderConfig(llm="", llm_name="", hidden=1)
+        return Generated(own.refusal, 0, "stop")
 
     def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
         """Settings of a call, with a mode that is no longer "auto"."""

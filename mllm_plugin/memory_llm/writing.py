@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import LoadedLLM, MemoryReader
 from mllm_plugin.llm.reader import Written
 from mllm_plugin.memory import MemoryIndex
@@ -51,18 +52,39 @@ class Writer:
 
     def written(self, chunks: Mapping[Chunk, int]) -> dict[Chunk, Written]:
         """Chunks, by namespace and text, as the reader reads them; with the id of each."""
-        cache = self.memory.vector_cache(self.reader.fingerprint, self.reader.config.hidden)
+        cache = self._cache()
         found = {chunk: kept for chunk in chunks if (kept := self._kept(cache, chunk)) is not None}
-        missing = sorted(chunks.keys() - found.keys())
-        if missing:
-            new = dict(zip(missing, self.reader.write(self.llm, [text for _, text in missing]), strict=True))
-            if cache is not None:
-                entries = {
-                    chunks[chunk]: (hash_text(*chunk), _mean(one), _bytes(one)) for chunk, one in new.items()
-                }
-                self.memory.keep_vectors(cache, entries)
-            found |= new
-        return found
+        return found | self._write(cache, {chunk: chunks[chunk] for chunk in chunks.keys() - found.keys()})
+
+    def ahead(self, chunks: Mapping[Chunk, int]) -> int:
+        """Writes chunks that are not written yet, and keeps them; returns how many there were.
+
+        Raises:
+            InvalidInputError: The memory keeps nothing.
+        """
+        cache = self._cache()
+        if cache is None:
+            raise InvalidInputError(
+                f"the memory at {self.memory.path} keeps no reading vectors; open it without read_only, and "
+                f"with MemoryConfig.embedding_cache"
+            )
+        missing = {chunk: row for chunk, row in chunks.items() if self._kept(cache, chunk) is None}
+        return len(self._write(cache, missing))
+
+    def _write(self, cache: EmbeddingCache | None, chunks: Mapping[Chunk, int]) -> dict[Chunk, Written]:
+        if not chunks:
+            return {}
+        ordered = sorted(chunks)
+        new = dict(zip(ordered, self.reader.write(self.llm, [text for _, text in ordered]), strict=True))
+        if cache is not None:
+            entries = {
+                chunks[chunk]: (hash_text(*chunk), _mean(one), _bytes(one)) for chunk, one in new.items()
+            }
+            self.memory.keep_vectors(cache, entries)
+        return new
+
+    def _cache(self) -> EmbeddingCache | None:
+        return self.memory.vector_cache(self.reader.fingerprint, self.reader.config.hidden)
 
     def _kept(self, cache: EmbeddingCache | None, chunk: Chunk) -> Written | None:
         entry = cache.get(hash_text(*chunk)) if cache is not None else None

@@ -10,7 +10,7 @@ import apsw
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.store.metadata import compile_filter
-from mllm_plugin.types import Namespace, StoredDocument
+from mllm_plugin.types import Namespace, StoredChunk, StoredDocument
 
 
 class DocumentState(NamedTuple):
@@ -108,6 +108,21 @@ def read_documents(
                 chunks=chunks,
                 split=bool(split),
             )
+
+
+def read_chunks(
+    tx: apsw.Connection, namespace_id: int, namespace: Namespace, rowids: Sequence[int]
+) -> Iterator[StoredChunk]:
+    """Chunks of documents by row id, masked ones left out, in the order of the documents."""
+    for rowid in rowids:
+        row = tx.execute(
+            "SELECT id, text FROM documents WHERE document_rowid = ? AND namespace_id = ? AND masked = 0",
+            (rowid, namespace_id),
+        ).get
+        text = row[1].decode("utf-8") if row else ""
+        query = 'SELECT chunk_id, start, "end" FROM chunks WHERE document_rowid = ? ORDER BY start, chunk_id'
+        for chunk_id, start, end in tx.execute(query, (rowid,)) if row else ():
+            yield StoredChunk(chunk_id, row[0], text[start:end], start, end, namespace)
 
 
 def add_masks(tx: apsw.Connection, rowids: Iterable[int], label: str) -> list[int]:
