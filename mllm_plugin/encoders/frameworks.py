@@ -179,7 +179,7 @@ def _fingerprint(model: Any, dim: int) -> str:
 def _is_plain(value: Any) -> bool:
     """Whether `str` gives the same in every process; that of an object may show its address."""
     if isinstance(value, Mapping):
-        return all(_is_plain(one) for pair in value.items() for one in pair if one is not None)
+        return all(_is_plain(setting) for pair in value.items() for setting in pair if setting is not None)
     if isinstance(value, list | tuple):
-        return all(_is_plain(one) for one in value if one is not None)
+        return all(_is_plain(setting) for setting in value if setting is not None)
     return isinstance(value, str | int | float | Enum | PurePath)

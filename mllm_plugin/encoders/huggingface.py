@@ -79,7 +79,7 @@ class HuggingFaceEncoder(TokenReader):
         self._model = load_model(
             model, self.folder, "AutoModel", dtype=torch.float32, device=self.device, unused=("pooler",)
         )
-        self._weights = sum(one.numel() for one in self._model.parameters())
+        self._weights = sum(weight.numel() for weight in self._model.parameters())
         self._weights -= self._model.get_input_embeddings().weight.numel()  # of which a token reads one row
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size

@@ -78,7 +78,7 @@ class QuickEncoder(TokenReader):
         if self._bert is None or not self._is_quick(texts):
             return self.loaded._tokens(texts)
         read = [self._bert.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        return [(one.ids, one.offsets) for one in read]
+        return [(encoding.ids, encoding.offsets) for encoding in read]
 
     @property
     def _unknown(self) -> int | None:

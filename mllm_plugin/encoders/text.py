@@ -63,7 +63,7 @@ def is_unread(text: str, ids: Sequence[int], spans: Sequence[tuple[int, int]], u
         unknown: Id of the unknown token; None where there is none.
     """
     widths = [len(text[start:end].strip()) for start, end in spans]
-    lost = sum(width for one, width in zip(ids, widths, strict=True) if one == unknown)
+    lost = sum(width for token, width in zip(ids, widths, strict=True) if token == unknown)
     return lost > 0 and lost >= _UNREAD_SHARE * sum(widths)
 
 
@@ -82,7 +82,7 @@ def is_noise(text: str) -> bool:
 
 def _are_hexadecimal(digits: str) -> bool:
     """Whether they are neither words like "added" nor a table of numbers, with an e here and there."""
-    letters = [one.lower() for one in digits if one.isalpha()]
+    letters = [digit.lower() for digit in digits if digit.isalpha()]
     return len(set(letters)) >= 4 and len(digits) - len(letters) >= 0.3 * len(digits)
 
 

@@ -36,7 +36,6 @@ class PlainTokenizer:
         added = tokenizer.added_tokens_decoder
         self._added = frozenset(added) | frozenset(tokenizer.all_special_ids)
         self._names = {token: f"{PRIVATE[0]}t{token}{PRIVATE[1]}" for token in added}
-        self._own: dict[str, str] = {}
         self._bare = _without_added(tokenizer.backend_tokenizer)
         self._bare.add_tokens(
             [
@@ -57,9 +56,14 @@ class PlainTokenizer:
 
     def own(self, text: str) -> str:
         """A prompt's own text, with the private names of the added tokens in it."""
-        if text not in self._own:
-            self._own[text] = self._named(text)
-        return self._own[text]
+        options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        encoded = self._tokenizer()(text, **options)  # type: ignore[misc]
+        parts, done = [], 0
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if token in self._names and end > start:
+                parts += [text[done:start], self._names[token]]
+                done = end
+        return "".join([*parts, text[done:]])
 
     def ids(self, prompt: str, *, wrapped: bool = False) -> list[int]:
         """Token ids of own and `cleaned` text, one after another.
@@ -70,16 +74,6 @@ class PlainTokenizer:
         """
         ids = [token for token, _ in self._tokens(prompt)]
         return [*self._before, *ids, *self._after] if wrapped else ids
-
-    def _named(self, text: str) -> str:
-        options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
-        encoded = self._tokenizer()(text, **options)  # type: ignore[misc]
-        parts, done = [], 0
-        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if token in self._names and end > start:
-                parts += [text[done:start], self._names[token]]
-                done = end
-        return "".join([*parts, text[done:]])
 
     def _tokens(self, text: str) -> Iterator[Token]:
         encoding = self._bare.encode(text, add_special_tokens=False)

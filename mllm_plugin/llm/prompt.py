@@ -134,7 +134,7 @@ class PromptLayout:
             texts.append(inside)
             return text.replace(inside, _place(len(texts) - 1), 1)
 
-        turns = [{"role": one["role"], "content": placed(self._outside(one))} for one in history]
+        turns = [{"role": message["role"], "content": placed(self._outside(message))} for message in history]
         if self.system and not (turns and turns[0]["role"] == "system"):
             turns.insert(0, {"role": "system", "content": placed(cleaned(self.system))})
         texts.append(user)
@@ -178,12 +178,12 @@ def _place(number: int) -> str:
 def merged(turns: Sequence[Message]) -> list[dict[str, str]]:
     """Messages with neighbours of one role as one, since many chat templates take turns only."""
     found: list[dict[str, str]] = []
-    for one in turns:
-        if found and found[-1]["role"] == one["role"]:
-            texts = [found[-1]["content"], one["content"]]
-            found[-1] = {**found[-1], **one, "content": _SEPARATOR.join(filter(None, texts))}
+    for turn in turns:
+        if found and found[-1]["role"] == turn["role"]:
+            texts = [found[-1]["content"], turn["content"]]
+            found[-1] = {**found[-1], **turn, "content": _SEPARATOR.join(filter(None, texts))}
         else:
-            found.append(dict(one))
+            found.append(dict(turn))
     return found
 
 
@@ -205,7 +205,7 @@ def _without_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:
 def _plain_layout(turns: Sequence[Message]) -> str:
     """For models without a chat template."""
     names = {"user": "Question: ", "assistant": "Answer: "}
-    return "\n\n".join(f"{names.get(one['role'], '')}{one['content']}" for one in turns) + "\n\nAnswer:"
+    return "\n\n".join(f"{names.get(turn['role'], '')}{turn['content']}" for turn in turns) + "\n\nAnswer:"
 
 
 def memory_order(levels: ArrayLike, ranks: ArrayLike, starts: ArrayLike | None = None) -> NDArray[np.int64]:

@@ -192,7 +192,9 @@ class MemoryReader:
         size = torch.full((len(rows),), ratio, device=llm.device)
         vectors = space.windows(ids, live, states, size, -(-longest // ratio))
         vectors = vectors.half().float()  # as they are kept, so that it does not matter whether they were
-        return [one[: -(-len(row) // ratio)].cpu().numpy() for one, row in zip(vectors, rows, strict=True)]
+        return [
+            windows[: -(-len(row) // ratio)].cpu().numpy() for windows, row in zip(vectors, rows, strict=True)
+        ]
 
     # -- reading
 
@@ -288,7 +290,10 @@ def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
 def _parts(tokenizer: Any, text: str) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
     """Ids and character spans of a text, in parts that the writer takes."""
     tokens = plain_tokenizer(tokenizer).encode(text)
-    ids, spans = [one for one, _ in tokens], np.array([span for _, span in tokens], np.int64).reshape(-1, 2)
+    ids, spans = (
+        [token for token, _ in tokens],
+        np.array([span for _, span in tokens], np.int64).reshape(-1, 2),
+    )
     for start in range(0, len(ids), _LONGEST):
         yield ids[start : start + _LONGEST], spans[start : start + _LONGEST]
 
@@ -315,7 +320,7 @@ def _joined(parts: Sequence[Written], hidden: int) -> Written:
     if not parts:
         return Written(np.zeros((0, hidden), np.float32), np.zeros((0, 2), np.int64))
     return Written(
-        np.concatenate([one.vectors for one in parts]), np.concatenate([one.spans for one in parts])
+        np.concatenate([part.vectors for part in parts]), np.concatenate([part.spans for part in parts])
     )
 
 

@@ -19,9 +19,9 @@ from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory_llm.answer import Answer, ReadReport, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
-from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns_of
-from mllm_plugin.memory_llm.pairing import DEFAULT, choose_reader
 from mllm_plugin.memory_llm.plan import Plan, Planner
+from mllm_plugin.memory_llm.question import Question, Turns, questions_of, turns_of
+from mllm_plugin.memory_llm.reader_choice import DEFAULT, choose_reader
 from mllm_plugin.memory_llm.relevance import chance_of_nothing, worth_reading
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
@@ -227,7 +227,9 @@ class MemoryLLM:
         found = self.memory.chunks(namespace=namespace, prefix=prefix, filter=filter)
         with tqdm(desc="read", unit=" chunks", disable=not progress) as bar:
             while batch := list(islice(found, _WRITTEN_AT_ONCE)):
-                written += self._writer.ahead({(one.namespace, one.text): one.chunk_id for one in batch})
+                written += self._writer.ahead(
+                    {(chunk.namespace, chunk.text): chunk.chunk_id for chunk in batch}
+                )
                 chunks += len(batch)
                 bar.update(len(batch))
         return ReadReport(chunks, written, time.perf_counter() - started)
@@ -294,17 +296,17 @@ class MemoryLLM:
 
     def _plans(self, turns: Sequence[Turns], where: Mapping[str, Any], config: MemoryLLMConfig) -> list[Plan]:
         planner = Planner(PromptLayout(self.llm.tokenizer, config.system), self.llm.context)
-        found = self._recall([one.query for one in turns], where, config)
+        found = self._recall([turn.query for turn in turns], where, config)
         recalls = [worth_reading(recall, config.min_relevance) for recall in found]
         written: Sequence[Recall | None] = [None] * len(recalls)
         if self._writer is not None and config.mode in ("memory", "both"):
             written = self._writer.read(recalls, config)
         given = zip(turns, found, recalls, written, strict=True)
         return [
-            planner.plan(one, recall, config, read)
+            planner.plan(turn, recall, config, read)
             if recall.hits or config.mode == "none" or not config.min_relevance
             else Plan.unread(chance_of_nothing(whole))
-            for one, whole, recall, read in given
+            for turn, whole, recall, read in given
         ]
 
     def _recall(

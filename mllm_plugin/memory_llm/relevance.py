@@ -14,7 +14,7 @@ def worth_reading(recall: Recall, least: float) -> Recall:
         return recall
     ids = {hit.chunk_id for hit in kept}
     levels = {
-        level: found if level > 1 else tuple(one for one in found if one.node_id in ids)
+        level: found if level > 1 else tuple(piece for piece in found if piece.node_id in ids)
         for level, found in recall.levels.items()
     }
     return replace(recall, hits=kept, levels=levels)

@@ -78,7 +78,8 @@ class Writer:
         new = dict(zip(ordered, self.reader.write(self.llm, [text for _, text in ordered]), strict=True))
         if cache is not None:
             entries = {
-                chunks[chunk]: (hash_text(*chunk), _mean(one), _bytes(one)) for chunk, one in new.items()
+                chunks[chunk]: (hash_text(*chunk), _mean(written), _bytes(written))
+                for chunk, written in new.items()
             }
             self.memory.keep_vectors(cache, entries)
         return new
@@ -96,16 +97,16 @@ def _levels(
     hits: Sequence[Hit], written: Mapping[Chunk, Written]
 ) -> Iterator[tuple[int, tuple[MemoryEmbedding, ...]]]:
     pairs = [(hit, written[hit.namespace, hit.text]) for hit in hits]
-    pairs = [(hit, one) for hit, one in pairs if len(one.vectors)]
+    pairs = [(hit, written) for hit, written in pairs if len(written.vectors)]
     yield (
         WINDOW,
         tuple(
             _embedding(WINDOW, hit, vector, hit.start + int(span[0]), hit.start + int(span[1]))
-            for hit, one in pairs
-            for vector, span in zip(one.vectors, one.spans, strict=True)
+            for hit, written in pairs
+            for vector, span in zip(written.vectors, written.spans, strict=True)
         ),
     )
-    yield CHUNK, tuple(_embedding(CHUNK, hit, _mean(one), hit.start, hit.end) for hit, one in pairs)
+    yield CHUNK, tuple(_embedding(CHUNK, hit, _mean(written), hit.start, hit.end) for hit, written in pairs)
 
 
 def _embedding(level: int, hit: Hit, vector: NDArray[np.float32], start: int, end: int) -> MemoryEmbedding:
@@ -114,13 +115,17 @@ def _embedding(level: int, hit: Hit, vector: NDArray[np.float32], start: int, en
     )
 
 
-def _mean(one: Written) -> NDArray[np.float32]:
+def _mean(written: Written) -> NDArray[np.float32]:
     """Level 1: the mean of its windows."""
-    return one.vectors.mean(axis=0) if len(one.vectors) else np.zeros(one.vectors.shape[1], np.float32)
+    return (
+        written.vectors.mean(axis=0)
+        if len(written.vectors)
+        else np.zeros(written.vectors.shape[1], np.float32)
+    )
 
 
-def _bytes(one: Written) -> bytes:
-    return one.spans.astype(_SPANS).tobytes() + one.vectors.astype(_VECTORS).tobytes()
+def _bytes(written: Written) -> bytes:
+    return written.spans.astype(_SPANS).tobytes() + written.vectors.astype(_VECTORS).tobytes()
 
 
 def _written(data: bytes, width: int) -> Written | None:
