@@ -68,10 +68,12 @@ class Hit(_Report):
     """A chunk that answers a query.
 
     Attributes:
-        score: Higher is better; compares across queries, namespaces and memories of one encoder.
+        score: Higher is better; compares across queries, namespaces and memories of one encoder. The
+            reranker's where there is one.
         relevance: The score calibrated to [0, 1].
         start, end: Character offsets, `document.text[start:end] == text`.
-        path: The route from the top level down; the last step is the chunk itself (level 1).
+        path: The route from the top level down; the last step is the chunk itself (level 1) with what the
+            leaf ranker gives it.
     """
 
     document_id: str

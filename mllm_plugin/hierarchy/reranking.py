@@ -20,11 +20,13 @@ class PairReranker(Reranker):
         model: A `CrossEncoder` of sentence-transformers, a `BaseCrossEncoder` of LangChain, or a function
             that takes a list of (query, text) and returns a number for each.
         finalists: How many chunks of each query it sees.
-        calibrated: Whether its scores are from 0 to 1 already, and are the relevance.
+        calibrated: Whether its scores are from 0 to 1 already, and are the relevance; left out, where the
+            cross-encoder ends in a sigmoid, as most of sentence-transformers do.
     """
 
-    def __init__(self, model: Any, *, finalists: int = 50, calibrated: bool = False) -> None:
-        self.model, self.finalists, self.calibrated = model, finalists, calibrated
+    def __init__(self, model: Any, *, finalists: int = 50, calibrated: bool | None = None) -> None:
+        self.model, self.finalists = model, finalists
+        self.calibrated = _ends_in_sigmoid(model) if calibrated is None else calibrated
         _call_of(model)  # what cannot be used is said now
 
     def rerank(self, query: str, texts: Sequence[str], scores: NDArray[np.float64]) -> Sequence[float]:
@@ -45,6 +47,11 @@ def as_reranker(given: Any) -> Reranker | None:
     if given is None:
         return None
     return adopted(Reranker, given) if fits(Reranker, given) else PairReranker(given)
+
+
+def _ends_in_sigmoid(model: Any) -> bool:
+    cross_encoder = getattr(model, "client", model)  # LangChain's holds one of sentence-transformers
+    return type(getattr(cross_encoder, "activation_fn", None)).__name__ == "Sigmoid"
 
 
 def _call_of(model: Any) -> Callable[[list[tuple[str, str]]], Any]:

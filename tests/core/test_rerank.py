@@ -199,6 +199,7 @@ def test_it_must_want_some_finalists(memory):
 
 def test_a_cross_encoder_of_sentence_transformers(tmp_path, memory):
     library = pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+    import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "note", "on", "topic", "of", *map(str, range(120))]
@@ -211,4 +212,7 @@ def test_a_cross_encoder_of_sentence_transformers(tmp_path, memory):
     hits = memory.search(QUESTION, k=3, reranker=cross_encoder)
     expected = cross_encoder.predict([(QUESTION, hit.text) for hit in hits])
     assert np.allclose([hit.score for hit in hits], expected, atol=1e-5)
+    assert [hit.relevance for hit in hits] == [hit.score for hit in hits], "it ends in a sigmoid"
+    plain = library.CrossEncoder(str(tmp_path), device="cpu", activation_fn=torch.nn.Identity())
+    assert not PairReranker(plain).calibrated
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
