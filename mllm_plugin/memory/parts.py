@@ -30,8 +30,6 @@ class MemoryParts:
         reranker: Scores the best chunks of every search anew, where a search says nothing else.
     """
 
-    reranker: Any = None
-
     def __init_subclass__(cls) -> None:
         explain_calls(cls)
 
@@ -39,6 +37,7 @@ class MemoryParts:
         self, database: Database, encoder: TextEncoder, config: MemoryConfig, hierarchies: HierarchyInUse
     ) -> None:
         self.encoder, self.config = encoder, config
+        self.reranker: Any = None
         self._hierarchies = hierarchies
         self.path, self.dim = database.folder, encoder.dim
         self._database = database

@@ -91,7 +91,8 @@ def settings_of(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
+        known = sorted(MemoryLLMConfig.model_fields, key=Decoding.model_fields.__contains__)
         raise InvalidInputError(
             f"setting {name!r} of the MemoryLLM: {first['msg']}, got {first['input']!r}; settings are "
-            f"{', '.join(MemoryLLMConfig.model_fields)}"
+            f"{', '.join(known)}"
         ) from None
