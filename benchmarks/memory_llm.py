@@ -35,8 +35,8 @@ from mllm_plugin import Document
 from mllm_plugin.llm import MemoryReader, load_llm, shipped_reader
 from mllm_plugin.llm.generate import generate, stream
 from mllm_plugin.memory_llm import MemoryLLM
-from mllm_plugin.memory_llm.messages import turns_of
 from mllm_plugin.memory_llm.plan import Plan
+from mllm_plugin.memory_llm.question import turns_of
 from mllm_plugin.training.reader.answers import exact_match, f1
 
 ANSWER_TOKENS = 24

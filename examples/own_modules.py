@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from mllm_plugin import Document, LexicalConfig, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.hierarchy import CosineRanker, Hierarchy, document_mark
+from mllm_plugin.protocols import LevelEncoder, Ranker
 from mllm_plugin.training import TrainingConfig, collect_samples, draw_grouping, draw_spans, fit
 
 # so small that a few paragraphs make a tree, and that their words do not lead past it
@@ -20,8 +21,8 @@ CONFIG = MemoryConfig(tree=TreeConfig(fan_out=6), lexical=LexicalConfig(posting_
 QUESTION = "Which expression makes an anonymous function?"
 
 
-class GatedMean:
-    """Level encoder: the mean of the live children, every dimension times its gate."""
+class GatedMean(LevelEncoder):
+    """The mean of the live children, every dimension times its gate."""
 
     kind = "gated-mean"
 
@@ -34,8 +35,8 @@ class GatedMean:
         return (mean / max(np.linalg.norm(mean), 1e-12)).astype(np.float16)[None]
 
 
-class GatedCosine:
-    """Ranker: the cosine, every dimension of the query times its gate."""
+class GatedCosine(Ranker):
+    """The cosine, every dimension of the query times its gate."""
 
     kind = "gated-cosine"
 

@@ -10,34 +10,29 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ChunkingConfig(_Config):
-    """How documents are cut.
-
-    Args:
-        chunk_tokens: Most tokens of a chunk, without the encoder's special ones; no more than it reads.
-    """
+    """How documents are cut."""
 
     chunk_tokens: int = Field(default=128, ge=8)
+    """Most of the encoder's tokens in a chunk, its special ones not counted."""
 
 
 class TreeConfig(_Config):
-    """How embeddings are grouped.
-
-    Args:
-        fan_out: Target number of children per node; a tuple gives one per level from the chunks up, the last
-            one reused above.
-        cap_factor: A group larger than `cap_factor * fan_out` is split.
-        merge_divisor: A group smaller than `fan_out / merge_divisor` joins its neighbours.
-        seed: Seed of the k-means grouping.
-    """
+    """How embeddings are grouped."""
 
     fan_out: int | tuple[int, ...] = (16, 32)
+    """Target number of children per node; a tuple gives one per level from the chunks up, the last one reused
+    above.
+    """
     cap_factor: int = Field(default=4, ge=2)
+    """A group larger than `cap_factor * fan_out` is split."""
     merge_divisor: int = Field(default=8, ge=4)
+    """A group smaller than `fan_out / merge_divisor` joins its neighbours."""
     seed: int = 0
+    """Seed of the k-means grouping."""
 
     def target(self, level: int) -> int:
         """Target group size for children of `level` (1 = chunks)."""
@@ -55,72 +50,60 @@ class TreeConfig(_Config):
 
 
 class LexicalConfig(_Config):
-    """Words as evidence: BM25 (Robertson and Zaragoza 2009), and which words lead to chunks.
-
-    Args:
-        k1: How soon repeats of a word stop counting.
-        b: How much long chunks are held back, 0 to 1.
-        posting_limit: Most chunks of a word that routes.
-    """
+    """How words count: BM25 (Robertson and Zaragoza 2009)."""
 
     k1: float = Field(default=0.3, gt=0)
+    """How much more a word counts that comes more often."""
     b: float = Field(default=0.3, ge=0, le=1)
+    """How much less it counts in a long chunk."""
     posting_limit: int = Field(default=256, ge=0)
+    """Words in at most so many chunks of a namespace lead a walk to these chunks."""
 
 
 class LeafConfig(_Config):
-    """The leaf ranker where the hierarchy has no trained one, as measured by benchmarks/leaf_weights.py.
-
-    Args:
-        cosine: Weight of the pooled cosine.
-        window: Weight of the best window.
-        lexical: Weight of the words.
-        relevance_slope: Slope of the curve from score to relevance.
-        relevance_offset: Its offset.
-    """
+    """The untrained leaf ranker, as measured by benchmarks/leaf_weights.py."""
 
     cosine: float = 1.0
+    """Weight of the best cosine with the chunk."""
     window: float = 1.0
+    """Weight of the best cosines with its windows."""
     lexical: float = 1.5
+    """Weight of the words."""
     relevance_slope: float = 2.87
+    """Relevance is the logistic function of score times this, plus the offset."""
     relevance_offset: float = -5.37
+    """See `relevance_slope`."""
 
 
 class SearchConfig(_Config):
-    """How a search spends its effort.
-
-    Args:
-        beam_width: Lowest nodes kept (the paper's t); a quarter as many on the levels above.
-        rescore: Candidates, best by cosine and lexical evidence, whose windows are read.
-        flat_below: Up to this many live chunks, `auto` scans all pooled cosines; above, it walks.
-        cache_bytes: Memory for decoded embedding chunks, and as much again for scans, shared by namespaces.
-    """
+    """How a search spends its effort."""
 
     beam_width: int = Field(default=96, ge=1)
+    """Lowest nodes kept (the paper's t); a quarter as many on the levels above."""
     rescore: int = Field(default=200, ge=1)
+    """Candidates, best by cosine and lexical evidence, whose windows are read."""
     flat_below: int = Field(default=50_000, ge=0)
+    """Up to this many live chunks, `auto` scans all pooled cosines; above, it walks."""
     cache_bytes: int = Field(default=1 << 30, ge=0)
+    """Memory for decoded embedding chunks, and as much again for scans, shared by namespaces."""
 
 
 class MemoryConfig(_Config):
-    """All settings of a memory.
-
-    Args:
-        chunking: How documents are cut.
-        tree: How embeddings are grouped.
-        lexical: How words count.
-        leaf: Weights of the leaf ranker.
-        search: How a search spends its effort.
-        level0: Store token windows (about 3 KB a chunk); without them the leaf ranker has the pooled vector
-            only.
-        embedding_cache: Keep embeddings of texts that are not stored yet on disk, so that an interrupted
-            build need not repeat them.
-    """
+    """All settings of a memory."""
 
     chunking: ChunkingConfig = ChunkingConfig()
+    """How documents are cut; fixed when the memory is made."""
     tree: TreeConfig = TreeConfig()
+    """How embeddings are grouped; fixed when the memory is made."""
     lexical: LexicalConfig = LexicalConfig()
+    """How words count."""
     leaf: LeafConfig = LeafConfig()
+    """How chunks are scored where no weights were trained."""
     search: SearchConfig = SearchConfig()
+    """How a search spends its effort; may differ at every opening."""
     level0: bool = True
+    """Store token windows (about 3 KB a chunk); without them the leaf ranker has the pooled vector only."""
     embedding_cache: bool = True
+    """Keep embeddings of texts that are not stored yet on disk, so that an interrupted build need not repeat
+    them.
+    """

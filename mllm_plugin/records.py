@@ -28,7 +28,7 @@ from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import are_windows
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
-from mllm_plugin.store.snapshot import Snapshot, StoredChunk
+from mllm_plugin.store.snapshot import ChunkVectors, Snapshot
 from mllm_plugin.store.values import shown
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
@@ -190,7 +190,7 @@ def validated(data: Any, where: str = "") -> Record:
         raise InvalidDocumentError(f"{what}: {place!r}: {reason}") from None
 
 
-def _chunk(chunk: StoredChunk) -> dict[str, Any]:
+def _chunk(chunk: ChunkVectors) -> dict[str, Any]:
     record: dict[str, Any] = {
         "start": chunk.start,
         "end": chunk.end,

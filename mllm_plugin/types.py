@@ -81,11 +81,13 @@ class Hit(_Report):
     Attributes:
         document_id, chunk_id: Of which document, and which chunk of the memory.
         text: Of the chunk.
-        score: Higher is better; compares across queries, namespaces and memories of one encoder.
+        score: Higher is better; compares across queries, namespaces and memories of one encoder. The
+            reranker's where there is one.
         relevance: The score calibrated to [0, 1].
         start, end: Character offsets, `document.text[start:end] == text`.
         metadata: Of the document.
-        path: The route from the top level down; the last step is the chunk itself (level 1).
+        path: The route from the top level down; the last step is the chunk itself (level 1) with what the
+            leaf ranker gives it.
         namespace: Where it was found.
     """
 
@@ -126,6 +128,12 @@ class Hits(list[Hit]):
     """
 
     statistics: SearchStatistics = SearchStatistics()
+
+    def replaced(self, hits: Iterable[Hit]) -> Hits:
+        """Other hits of the same search."""
+        found = Hits(hits)
+        found.statistics = self.statistics
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -200,6 +208,18 @@ class StoredDocument(_Report):
     masks: tuple[str, ...]
     chunks: int
     split: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk(_Report):
+    """A chunk as the memory holds it: `text` is `start` to `end` of the document's."""
+
+    chunk_id: int
+    document_id: str
+    text: str
+    start: int
+    end: int
+    namespace: Namespace
 
 
 class SkippedDocument(NamedTuple):

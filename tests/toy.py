@@ -8,6 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from mllm_plugin.protocols import TextEncoder
+
 
 @lru_cache(maxsize=100_000)
 def word_vector(word: str, dim: int) -> np.ndarray:
@@ -15,7 +17,7 @@ def word_vector(word: str, dim: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=dim)
 
 
-class ToyEncoder:
+class ToyEncoder(TextEncoder):
     """Pooled vector of all words, one window for each four words; counts the texts that it has seen."""
 
     def __init__(self, dim: int = 16, windows: bool = True) -> None:

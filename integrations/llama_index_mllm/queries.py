@@ -93,7 +93,8 @@ class Search:
         """By words alone; what has none of them is left out. A walk would have no direction."""
         if self._words is None:
             return []
-        where = self._where if self._where.get("exact") else {"mode": "flat", **self._where}
+        how = {} if self._where.get("exact") else {"mode": "flat"}
+        where = {"reranker": None, **how, **self._where}
         hits = self._memory.search(self._words, embedding=_nowhere(self._memory), k=k, **where)
         return [hit for hit in hits if hit.score > 0]
 

@@ -46,6 +46,12 @@ _SHOWN = 4
     help="Read memory tokens, text, both or none of them; auto is both with a reader, else text.",
 )
 @number_option(("-k", "--top-k", "k"), None, "Chunks to find.")
+@click.option(
+    "--min-relevance",
+    metavar="X",
+    type=click.FloatRange(0, 1),
+    help="Read no hit of a lower relevance, and say so where none is left.",
+)
 @number_option("--expand", None, "Of these, how many to spell out.", least=0)
 @number_option("--text-tokens", None, "Most tokens to spell out.")
 @number_option("--memory-budget", None, "Most memory tokens.", least=0)

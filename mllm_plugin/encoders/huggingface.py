@@ -85,14 +85,15 @@ class HuggingFaceEncoder(TokenReader):
         self._model = load_model(
             model, self.folder, "AutoModel", dtype=torch.float32, device=self.device, unused=("pooler",)
         )
-        self._weights = sum(one.numel() for one in self._model.parameters())
+        self._weights = sum(weight.numel() for weight in self._model.parameters())
         self._weights -= self._model.get_input_embeddings().weight.numel()  # of which a token reads one row
         self._short = ShortBert(self._model) if ShortBert.reads(self._model) else None
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, LONGEST)
         prefixes = [ids for ids, _ in self._tokens([self.document_prefix, self.query_prefix])]
-        self.max_tokens = room_for_text(self._length, self._tokenizer.num_special_tokens_to_add(), prefixes)
+        special = self._tokenizer.num_special_tokens_to_add()
+        self.max_tokens: int = room_for_text(self._length, special, prefixes)
         self._check(model)
         self.fingerprint = settings.fingerprint(
             self._model.config.model_type,

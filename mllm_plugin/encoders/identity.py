@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.encoders.base import TextEncoder
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.protocols import TextEncoder
 
 PROBE_TEXTS = (
     "The keeper of the lighthouse writes down the height of the tide.",
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
 
 def is_anonymous(encoder: TextEncoder) -> bool:
     """Whether the fingerprint is a guess, so that vectors must tell."""
-    return bool(getattr(encoder, "anonymous", False))
+    return bool(encoder.anonymous)
 
 
 def sample_of(encoder: TextEncoder, texts: Sequence[str] = PROBE_TEXTS, queries: int = 1) -> Sample:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.encoders.base import TextEncoder
 from mllm_plugin.encoders.bert import NumpyBert
 from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.letters import plain_letters
@@ -17,7 +18,6 @@ from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import resolve_model
 from mllm_plugin.errors import EncoderMismatchError
 from mllm_plugin.model_files import damage, explained
-from mllm_plugin.protocols import TextEncoder
 
 if TYPE_CHECKING:
     from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
@@ -78,7 +78,7 @@ class QuickEncoder(TokenReader):
         if self._bert is None or not self._is_quick(texts):
             return self.loaded._tokens(texts)
         read = [self._bert.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        return [(one.ids, one.offsets) for one in read]
+        return [(encoding.ids, encoding.offsets) for encoding in read]
 
     @property
     def _unknown(self) -> int | None:

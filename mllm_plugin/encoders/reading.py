@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.encoders.base import TextEncoder
 from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.text import is_unread
 from mllm_plugin.errors import InvalidInputError
@@ -17,7 +18,7 @@ Tokens = tuple[Sequence[int], Sequence[tuple[int, int]]]
 """Ids and character spans of a text's tokens."""
 
 
-class TokenReader:
+class TokenReader(TextEncoder):
     """What encoders share that have a tokenizer."""
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:

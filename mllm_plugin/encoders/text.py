@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from mllm_plugin.chunking import TokenOffsets, word_offsets
+from mllm_plugin.chunking import TokenOffsets
+from mllm_plugin.encoders.base import TextEncoder
 from mllm_plugin.errors import InvalidInputError
 
 _RUN = re.compile(r"[0-9A-Za-z+/=]+")
@@ -21,58 +21,52 @@ _BATCH = 64
 _CHANGE_SHARE = 0.3
 
 
-def token_offsets(encoder: Any) -> TokenOffsets:
-    """The encoder's own tokenizer, else words."""
-    return getattr(encoder, "token_offsets", None) or word_offsets
+def token_offsets(encoder: TextEncoder) -> TokenOffsets:
+    """What cuts a text into the encoder's tokens."""
+    return encoder.token_offsets
 
 
-def token_limit(encoder: Any, chunk_tokens: int) -> int:
+def token_limit(encoder: TextEncoder, chunk_tokens: int) -> int:
     """Tokens per chunk: as configured, but no more than the encoder reads."""
-    return min(chunk_tokens, getattr(encoder, "max_tokens", chunk_tokens))
+    return chunk_tokens if encoder.max_tokens is None else min(chunk_tokens, encoder.max_tokens)
 
 
-def document_batches(encoder: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Rows of texts that are best encoded together: the encoder's own choice, else 64 of about one length.
+def document_batches(encoder: TextEncoder, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+    """Rows of texts that are best encoded together.
 
     Raises:
         InvalidInputError: The encoder left texts out or named them twice.
     """
-    own = getattr(encoder, "document_batches", None)
-    if own is not None:
-        batches = own(texts)
-        if sorted(row for batch in batches for row in batch) != list(range(len(texts))):
-            raise InvalidInputError(
-                f"the encoder's document_batches does not name each of {len(texts)} texts once"
-            )
-        return batches
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
-    return [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+    batches = encoder.document_batches(texts)
+    if sorted(row for batch in batches for row in batch) != list(range(len(texts))):
+        raise InvalidInputError(
+            f"the encoder's document_batches does not name each of {len(texts)} texts once"
+        )
+    return batches
 
 
 def window_spans(
-    encoder: Any, texts: Sequence[str], counts: Sequence[int]
+    encoder: TextEncoder, texts: Sequence[str], counts: Sequence[int]
 ) -> list[Sequence[tuple[int, int]]]:
     """Character spans of each chunk's windows; all of it for each where the encoder cannot tell.
 
     Args:
         counts: How many windows each chunk has.
     """
-    own = getattr(encoder, "window_spans", None)
-    found = own(texts) if own else [()] * len(texts)
+    found = encoder.window_spans(texts)
     return [
         spans[:count] if len(spans) >= count else [(0, len(text))] * count
         for spans, text, count in zip(found, texts, counts, strict=True)
     ]
 
 
-def meaningless(encoder: Any, texts: Sequence[str]) -> list[bool]:
+def meaningless(encoder: TextEncoder, texts: Sequence[str]) -> list[bool]:
     """Which texts have no meaning that an embedding could hold: noise, and what the encoder cannot read.
 
     Their embedding is zero, so that only their words lead to them.
     """
     doubtful = [text for text in texts if not text.isascii()]  # no tokenizer is without the letters of ASCII
-    unread = getattr(encoder, "cannot_read", None) if doubtful else None
-    unknown = dict(zip(doubtful, unread(doubtful), strict=True)) if unread else {}
+    unknown = dict(zip(doubtful, encoder.cannot_read(doubtful), strict=True)) if doubtful else {}
     return [is_noise(text) or unknown.get(text, False) for text in texts]
 
 
@@ -85,7 +79,7 @@ def is_unread(text: str, ids: Sequence[int], spans: Sequence[tuple[int, int]], u
         unknown: Id of the unknown token; None where there is none.
     """
     widths = [len(text[start:end].strip()) for start, end in spans]
-    lost = sum(width for one, width in zip(ids, widths, strict=True) if one == unknown)
+    lost = sum(width for token, width in zip(ids, widths, strict=True) if token == unknown)
     return lost > 0 and lost >= _UNREAD_SHARE * sum(widths)
 
 
@@ -104,7 +98,7 @@ def is_noise(text: str) -> bool:
 
 def _are_hexadecimal(digits: str) -> bool:
     """Whether they are neither words like "added" nor a table of numbers, with an e here and there."""
-    letters = [one.lower() for one in digits if one.isalpha()]
+    letters = [digit.lower() for digit in digits if digit.isalpha()]
     return len(set(letters)) >= 4 and len(digits) - len(letters) >= 0.3 * len(digits)
 
 

@@ -4,6 +4,7 @@ from mllm_plugin.hierarchy.hierarchy import IDENTITY, Hierarchy
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
 from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
+from mllm_plugin.hierarchy.reranking import PairReranker, RerankerLike, as_reranker
 from mllm_plugin.hierarchy.shipped import shipped_weights
 from mllm_plugin.hierarchy.weights import Weights, WeightsConfig, document_mark, parse_weights, read_weights
 
@@ -15,8 +16,11 @@ __all__ = [
     "LeafRanker",
     "MappedRanker",
     "MeanLevelEncoder",
+    "PairReranker",
+    "RerankerLike",
     "Weights",
     "WeightsConfig",
+    "as_reranker",
     "document_mark",
     "parse_weights",
     "read_weights",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError
-from mllm_plugin.protocols import LevelEncoder, Ranker
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 
 
 def check_level_encoder(module: LevelEncoder, level: int, dim: int) -> None:

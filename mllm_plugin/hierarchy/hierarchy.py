@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LeafConfig
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.fitting import check_level_encoder, check_ranker
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
 from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, weights_of
-from mllm_plugin.protocols import LevelEncoder, Ranker
+from mllm_plugin.seam import adopted
 
 IDENTITY = "identity"
 _LEARNED_TOLERANCE = 2e-3  # of a vector's component: a few steps of fp16, for another machine's arithmetic
@@ -24,8 +25,8 @@ class Hierarchy:
     """Level encoders and rankers by level; levels above the highest trained one reuse its modules.
 
     Args:
-        level_encoders: Encoder k by the level k of the node it makes (2 = over chunks).
-        rankers: Ranker k by the level k of the embeddings it scores.
+        level_encoders: Encoder k, a `LevelEncoder`, by the level k of the node it makes (2 = over chunks).
+        rankers: Ranker k, a `Ranker`, by the level k of the embeddings it scores.
         leaf_ranker: Scores chunks.
         fingerprint: Names the weights; "identity" when there are none.
         weights: Where the modules came from, if they can be stored.
@@ -34,8 +35,8 @@ class Hierarchy:
     def __init__(
         self,
         *,
-        level_encoders: Mapping[int, LevelEncoder] | None = None,
-        rankers: Mapping[int, Ranker] | None = None,
+        level_encoders: Mapping[int, Any] | None = None,
+        rankers: Mapping[int, Any] | None = None,
         leaf_ranker: LeafRanker | None = None,
         fingerprint: str = IDENTITY,
         weights: Weights | None = None,
@@ -45,6 +46,8 @@ class Hierarchy:
         self.leaf_ranker = leaf_ranker or LeafRanker(LeafConfig())
         self.fingerprint = fingerprint
         self.weights = weights
+        self._folds = {level: adopted(LevelEncoder, given) for level, given in self.level_encoders.items()}
+        self._ranks = {level: adopted(Ranker, given) for level, given in self.rankers.items()}
         self._identity_encoder, self._identity_ranker = MeanLevelEncoder(), CosineRanker()
 
     @classmethod
@@ -104,8 +107,8 @@ class Hierarchy:
             StoreError: The folder cannot be written; what was in it before is kept.
         """
         weights = weights_of(
-            self.level_encoders,
-            self.rankers,
+            self._folds,
+            self._ranks,
             self.leaf_ranker.tensors,
             encoder=encoder,
             about=about or {},
@@ -116,11 +119,11 @@ class Hierarchy:
 
     def fold(self, level: int, children: NDArray[np.float16], live: NDArray[np.bool_]) -> NDArray[np.float16]:
         """Folds an embedding chunk [c, r, d] into the embedding [r, d] of a node of `level`."""
-        return _at_or_below(self.level_encoders, level, self._identity_encoder).fold(children, live)
+        return _at_or_below(self._folds, level, self._identity_encoder).fold(children, live)
 
     def ranker(self, level: int) -> Ranker:
         """The ranker of embeddings of `level` (1 = chunks)."""
-        return _at_or_below(self.rankers, level, self._identity_ranker)
+        return _at_or_below(self._ranks, level, self._identity_ranker)
 
     def check(self, dim: int) -> None:
         """Tries every module on embeddings of a memory's width.
@@ -129,9 +132,9 @@ class Hierarchy:
             DimensionMismatchError: A module is for another width.
             InvalidInputError: A module fails on them, or what it gives are no numbers.
         """
-        for level, encoder in self.level_encoders.items():
+        for level, encoder in self._folds.items():
             check_level_encoder(encoder, level, dim)
-        for level, ranker in self.rankers.items():
+        for level, ranker in self._ranks.items():
             check_ranker(ranker, level, dim)
 
     @property

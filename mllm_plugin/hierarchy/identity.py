@@ -9,10 +9,11 @@ import math
 
 import numpy as np
 
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.shapes import Bool, Float16, Float32
 
 
-class MeanLevelEncoder:
+class MeanLevelEncoder(LevelEncoder):
     """Folds an embedding chunk into the normalised mean of its live children.
 
     The sum of fp16 values in float64 is exact and `math.fsum` rounds once, so the result is the same to the
@@ -28,17 +29,11 @@ class MeanLevelEncoder:
         return (total / norm if norm > 0 else total).astype(np.float16)[None]
 
 
-class CosineRanker:
+class CosineRanker(Ranker):
     """Scores an embedding by its best cosine with any of the query's vectors.
 
-    Attributes:
-        path_weight: Weight of the parent's score; none here.
-        slack: Margin within which a node may still hold a result; unknown without training, so none is
-            dropped.
+    The margin within which a node may still hold a result is unknown without training, so none is dropped.
     """
-
-    path_weight: float = 0.0
-    slack: float | None = None
 
     def score(
         self, queries: Float32[np.ndarray, "b m d"], embeddings: Float32[np.ndarray, "n r d"]

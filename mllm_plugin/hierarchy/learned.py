@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.folder import check_tensors
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.shapes import Bool, Float16, Float32, Float64
 
@@ -35,7 +36,7 @@ _BLOCK = {
 _MAPPED = {"map": ("d", "d"), "scale": (1,), "offset": (1,), "path": (1,), "slack": (1,)}
 
 
-class AttentionLevelEncoder:
+class AttentionLevelEncoder(LevelEncoder):
     """Encoder k: the mean of the live children plus what trained seeds attend to; one vector per node.
 
     Args:
@@ -98,7 +99,7 @@ def _unit(vector: Float64[np.ndarray, " d"]) -> Float64[np.ndarray, " d"]:
     return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
-class MappedRanker:
+class MappedRanker(Ranker):
     """Ranker k: the cosine after a trained map of the query, as an estimate of the best cosine below a node.
 
     Args:
@@ -118,8 +119,7 @@ class MappedRanker:
         scale, offset, path, slack = (
             float(self.tensors[name][0]) for name in ("scale", "offset", "path", "slack")
         )
-        self.path_weight: float = path
-        self.slack: float | None = slack if np.isfinite(slack) else None
+        self.path_weight, self.slack = path, slack if np.isfinite(slack) else None
         self._offset = np.float32(offset)
         self._map = (scale * (np.eye(self.dim, dtype=np.float32) + self.tensors["map"])).astype(np.float32)
         self._cosine = CosineRanker()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.folder import CONFIG, TENSORS, check_numbers, packed, parsed, read_pair, unpacked, write_pair
+from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
 
 NAME = "hierarchy"
@@ -28,24 +29,22 @@ Level = Annotated[int, Field(ge=1, le=64)]
 
 
 class WeightsConfig(BaseModel):
-    """What goes with the tensors.
+    """What goes with the tensors."""
 
-    Args:
-        format_version: Of this layout.
-        encoder: Fingerprint of the Encoder 1 that the modules were trained for.
-        level_encoders, rankers: Kind of module by level.
-        documents: Marks of the user's documents that the training saw, see `document_mark`.
-        about: Data, command, seeds, figures; for people.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format_version: int = Field(default=1, ge=1, le=1)
+    """Of this layout."""
     encoder: str
+    """Fingerprint of the Encoder 1 that the modules were trained for."""
     level_encoders: dict[Level, str] = {}
+    """Kind of module by level."""
     rankers: dict[Level, str] = {}
+    """Kind of module by level."""
     documents: tuple[str, ...] = ()
+    """Marks of the user's documents that the training saw, see `document_mark`."""
     about: dict[str, Any] = {}
+    """Data, command, seeds, figures; for people."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ def _modules(config: WeightsConfig) -> list[tuple[str, int, str]]:
 
 
 def weights_of(
-    level_encoders: Mapping[int, Any],
-    rankers: Mapping[int, Any],
+    level_encoders: Mapping[int, LevelEncoder],
+    rankers: Mapping[int, Ranker],
     leaf: Mapping[str, NDArray[np.float32]],
     *,
     encoder: str,
@@ -128,11 +127,11 @@ def weights_of(
     Raises:
         InvalidInputError: A module has none, or a tensor is not finite.
     """
-    groups = {"encoder": level_encoders, "ranker": rankers}
+    groups: dict[str, Mapping[int, Any]] = {"encoder": level_encoders, "ranker": rankers}
     named = {f"{_LEAF}{name}": value for name, value in leaf.items()}
     for group, modules in groups.items():
         for level, module in modules.items():
-            if not hasattr(module, "kind") or not hasattr(module, "tensors"):
+            if not module.kind:
                 raise InvalidInputError(
                     f"{type(module).__name__} of level {level} cannot be saved: it needs `kind` and `tensors`"
                 )

@@ -16,26 +16,24 @@ _LONGEST_CHARACTER = 3  # bytes of a character that may still be missing its las
 
 
 class Decoding(BaseModel):
-    """Settings of generation.
+    """Settings of generation."""
 
-    Args:
-        max_new_tokens: Longest output.
-        temperature: 0 takes the likeliest token, the same at every run.
-        top_p: Sample among the likeliest tokens that together have this probability.
-        seed: Makes sampling repeatable; random when left out.
-        stop: Texts before which the output ends.
-        decline_above: Where the model was trained to decline, it does so when it finds it likelier than this
-            that it was not given the answer; 1 for never.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_new_tokens: int = Field(default=64, ge=1)
+    """Longest output."""
     temperature: float = Field(default=0.0, ge=0)
+    """0 takes the likeliest token, the same at every run."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample among the likeliest tokens that together have this probability."""
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    """Makes sampling repeatable; random when left out."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts before which the output ends."""
     decline_above: float = Field(default=0.5, ge=0, le=1)
+    """Where the model was trained to decline, it does so when it finds it likelier than this that it was not
+    given the answer; 1 for never.
+    """
 
 
 class SeededSampling(LogitsProcessor):
@@ -49,14 +47,16 @@ class SeededSampling(LogitsProcessor):
         self._temperature = decoding.temperature
         self._nucleus = TopPLogitsWarper(decoding.top_p) if decoding.top_p < 1 else None
         own = [seed if decoding.seed is not None else seed + row for row in range(rows)]
-        self._generators = [torch.Generator().manual_seed(one) for one in own]
+        self._generators = [torch.Generator().manual_seed(number) for number in own]
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Scores [b, v] in, noisy scores [b, v] out."""
         scores = scores.float() / self._temperature
         if self._nucleus is not None:
             scores = self._nucleus(input_ids, scores)
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=one) for one in self._generators])
+        uniform = torch.stack(
+            [torch.rand(scores.shape[-1], generator=generator) for generator in self._generators]
+        )
         noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
         return scores + noise.to(scores.device)
 
@@ -184,7 +184,7 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Tokens that end a text, by the model's settings and its tokenizer's."""
     given = model.generation_config.eos_token_id
     known = given if isinstance(given, list) else [given]
-    return frozenset(int(one) for one in (*known, tokenizer.eos_token_id) if one is not None)
+    return frozenset(int(token) for token in (*known, tokenizer.eos_token_id) if token is not None)
 
 
 def decoder(tokenizer: Any) -> Callable[[list[int]], str]:

@@ -34,7 +34,7 @@ def linear_layers(model: Any) -> dict[str, Any]:
 
     places = {id(module): name for name, module in model.named_modules()}
     modules = model.get_decoder().modules()
-    return {places[id(one)]: one for one in modules if isinstance(one, torch.nn.Linear | Conv1D)}
+    return {places[id(module)]: module for module in modules if isinstance(module, torch.nn.Linear | Conv1D)}
 
 
 def added(model: Any, tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:

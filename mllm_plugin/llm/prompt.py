@@ -7,11 +7,15 @@
 The memory block is a run of soft positions, grouped coarse to fine (see `memory_order`); it lies inside the
 last user turn, after earlier turns of a chat. A `Prompt` holds token ids and where the block goes; `assemble`
 puts ids and projected embeddings together.
+
+Texts are put into the layout after it was rendered, and encoded so that they hold no token that steers the
+model (`plain_text`) and no mark of a turn (`fence`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +25,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.llm.fence import Fence
 from mllm_plugin.llm.models import LoadedLLM
+from mllm_plugin.llm.plain_text import PRIVATE, cleaned, plain_tokenizer
 from mllm_plugin.shapes import Bool, Float, Int
 
 DEFAULT_SYSTEM = "Answer with a few words from the memory."
-_HERE = "\ue000memory\ue001"  # private characters that no sane text has; taken out of texts that do
+_PLACE = re.compile(f"{PRIVATE[0]}(\\d+){PRIVATE[1]}")
+_NAME = re.compile(f"{PRIVATE[0]}t\\d+{PRIVATE[1]}")
 _SEPARATOR = "\n\n"
 
 Message = Mapping[str, str]
+_EVERY_ROLE = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,19 @@ class PromptLayout:
 
     def __init__(self, tokenizer: Any, system: str = DEFAULT_SYSTEM) -> None:
         self.tokenizer, self.system = tokenizer, system
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        self._special = {one.content for one in added if one.special} | set(tokenizer.all_special_tokens)
-        self._render((), "Hello")
+        self._plain = plain_tokenizer(tokenizer)
+        self._fence = Fence(())
+        self._fence = Fence(self._own_pieces())
+
+    def _own_pieces(self) -> Iterator[str]:
+        """What the layout itself writes where no token of its own marks it."""
+        self._render((), "")  # what cannot be rendered at all is said now
+        try:
+            rendered, _ = self._render(_EVERY_ROLE, "")
+        except InvalidInputError:
+            rendered, _ = self._render((), "")
+        for piece in _PLACE.split(rendered)[::2]:
+            yield from _NAME.split(self._plain.own(piece))
 
     def build(
         self,
@@ -88,25 +106,41 @@ class PromptLayout:
         Raises:
             InvalidInputError: The model's chat template cannot render these turns.
         """
-        user = _SEPARATOR.join(self._plain(text.strip()) for text in [*passages, question])
+        user = _SEPARATOR.join(cleaned(text).strip() for text in [*passages, question])
+        rendered, texts = self._render(history, self._fence(user))
+        head, found, tail = rendered.partition(_place(len(texts) - 1))
         if not memory_tokens:
-            return Prompt(tuple(self._ids(self._render(history, user), first=True)))
-        head, found, tail = self._render(history, _HERE + user).partition(_HERE)
+            return Prompt(tuple(self._ids(rendered, texts, first=True)))
         if not found:
             raise InvalidInputError("the model's chat template does not show the user's message as it is")
-        before = self._ids(head, first=True)
-        return Prompt((*before, *self._ids(tail, first=False)), len(before), memory_tokens)
+        before = self._ids(head, texts, first=True)
+        return Prompt((*before, *self._ids(found + tail, texts, first=False)), len(before), memory_tokens)
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
-        return len(self._ids(self._plain(text), first=False))
+        return self._plain.count(self._fence(text))
 
-    def _render(self, history: Sequence[Message], user: str) -> str:
-        turns = [{"role": one["role"], "content": self._plain(one["content"])} for one in history]
+    def _render(self, history: Sequence[Message], user: str) -> tuple[str, list[str]]:
+        """The prompt with a place in place of every text, and the texts; the last is the user's."""
+        texts: list[str] = []
+
+        def placed(text: str) -> str:
+            if not (inside := text.strip()):
+                return text
+            texts.append(inside)
+            return text.replace(inside, _place(len(texts) - 1), 1)
+
+        turns = [{"role": message["role"], "content": placed(self._outside(message))} for message in history]
         if self.system and not (turns and turns[0]["role"] == "system"):
-            turns.insert(0, {"role": "system", "content": self._plain(self.system)})
-        turns = merged([*turns, {"role": "user", "content": user}])
-        return self._template(turns) if self.tokenizer.chat_template else _plain_layout(turns)
+            turns.insert(0, {"role": "system", "content": placed(cleaned(self.system))})
+        texts.append(user)
+        turns = merged([*turns, {"role": "user", "content": _place(len(texts) - 1)}])
+        return (self._template(turns) if self.tokenizer.chat_template else _plain_layout(turns)), texts
+
+    def _outside(self, message: Message) -> str:
+        """What a message says; the system's may say what it wants."""
+        text = cleaned(message["content"])
+        return text if message["role"] == "system" else self._fence(text)
 
     def _template(self, turns: list[dict[str, str]]) -> str:
         """By the model's chat template: as it is, or in a form that more templates take."""
@@ -123,29 +157,29 @@ class PromptLayout:
             f"plain layout"
         ) from problem
 
-    def _plain(self, text: str) -> str:
-        """The text with tokens that would steer the model broken up, so that they are mere characters."""
-        text = text.replace(_HERE[0], "").replace(
-            _HERE[-1], ""
-        )  # first, or what is left might be such a token
-        for token in self._special:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+    def _ids(self, rendered: str, texts: Sequence[str], *, first: bool) -> list[int]:
+        pieces = [
+            texts[int(piece)] if odd % 2 else self._plain.own(piece)
+            for odd, piece in enumerate(_PLACE.split(rendered))
+        ]
+        wrapped = first and not self.tokenizer.chat_template  # a chat template writes its own
+        return self._plain.ids("".join(pieces), wrapped=wrapped)
 
-    def _ids(self, text: str, *, first: bool) -> list[int]:
-        special = first and not self.tokenizer.chat_template  # a chat template writes its own
-        return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+def _place(number: int) -> str:
+    """What stands for a text while the chat template is at work, so that the text can do nothing to it."""
+    return f"{PRIVATE[0]}{number}{PRIVATE[1]}"
 
 
 def merged(turns: Sequence[Message]) -> list[dict[str, str]]:
     """Messages with neighbours of one role as one, since many chat templates take turns only."""
     found: list[dict[str, str]] = []
-    for one in turns:
-        if found and found[-1]["role"] == one["role"]:
-            texts = [found[-1]["content"], one["content"]]
-            found[-1] = {**found[-1], **one, "content": _SEPARATOR.join(filter(None, texts))}
+    for turn in turns:
+        if found and found[-1]["role"] == turn["role"]:
+            texts = [found[-1]["content"], turn["content"]]
+            found[-1] = {**found[-1], **turn, "content": _SEPARATOR.join(filter(None, texts))}
         else:
-            found.append(dict(one))
+            found.append(dict(turn))
     return found
 
 
@@ -167,7 +201,7 @@ def _without_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:
 def _plain_layout(turns: Sequence[Message]) -> str:
     """For models without a chat template."""
     names = {"user": "Question: ", "assistant": "Answer: "}
-    return "\n\n".join(f"{names.get(one['role'], '')}{one['content']}" for one in turns) + "\n\nAnswer:"
+    return "\n\n".join(f"{names.get(turn['role'], '')}{turn['content']}" for turn in turns) + "\n\nAnswer:"
 
 
 def memory_order(levels: ArrayLike, ranks: ArrayLike, starts: ArrayLike | None = None) -> NDArray[np.int64]:

@@ -46,6 +46,7 @@ from mllm_plugin.llm.packing import (
     shapes_of,
     unpacked_rows,
 )
+from mllm_plugin.llm.plain_text import plain_tokenizer
 from mllm_plugin.llm.reading import RATIOS, ReadingVectors
 from mllm_plugin.shapes import Float, Float32, Int64
 
@@ -57,39 +58,36 @@ _BATCH_TOKENS = 4096
 
 
 class ReaderConfig(BaseModel):
-    """What a reader is made for and of.
+    """What a reader is made for and of."""
 
-    Args:
-        format_version: Of this layout.
-        kind: Always "reader".
-        llm: Fingerprint of the language model.
-        llm_name: Its name, for messages.
-        hidden: Width of the model's input.
-        ratios: Window sizes that it was trained with, in tokens.
-        ratio: The one in use: tokens of text per memory token.
-        scale: Of the low-rank changes.
-        refusal: What it says when the memory does not hold the answer.
-        reading: Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others.
-        auto: Settings that mode "auto" stands for; what was measured to answer best.
-        documents: Marks of the user's documents that the training saw, see `document_mark`.
-        about: Data, command, seeds, figures; for people.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format_version: int = Field(default=1, ge=1, le=1)
+    """Of this layout."""
     kind: Literal["reader"] = "reader"
+    """Always "reader"."""
     llm: str
+    """Fingerprint of the language model."""
     llm_name: str
+    """Its name, for messages."""
     hidden: int = Field(ge=1)
+    """Width of the model's input."""
     ratios: tuple[Annotated[int, Field(ge=1)], ...] = RATIOS
+    """Window sizes that it was trained with, in tokens."""
     ratio: int = 4
+    """The one in use: tokens of text per memory token."""
     scale: float = Field(default=2.0, gt=0)
+    """Of the low-rank changes."""
     refusal: str = "unknown"
+    """What it says when the memory does not hold the answer."""
     reading: dict[str, Any] = {}
+    """Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others."""
     auto: dict[str, Any] = {"mode": "both"}
+    """Settings that mode "auto" stands for; what was measured to answer best."""
     documents: tuple[str, ...] = ()
+    """Marks of the user's documents that the training saw, see `document_mark`."""
     about: dict[str, Any] = {}
+    """Data, command, seeds, figures; for people."""
 
     @model_validator(mode="after")
     def _check_fields(self) -> ReaderConfig:
@@ -240,7 +238,9 @@ class MemoryReader:
         size = torch.full((len(rows),), ratio, device=llm.device)
         vectors = space.windows(ids, live, states, size, -(-longest // ratio))
         vectors = vectors.half().float()  # as they are kept, so that it does not matter whether they were
-        return [one[: -(-len(row) // ratio)].cpu().numpy() for one, row in zip(vectors, rows, strict=True)]
+        return [
+            windows[: -(-len(row) // ratio)].cpu().numpy() for windows, row in zip(vectors, rows, strict=True)
+        ]
 
     # -- reading
 
@@ -329,8 +329,11 @@ def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
 
 def _parts(tokenizer: Any, text: str) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
     """Ids and character spans of a text, in parts that the writer takes."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, spans = encoded["input_ids"], np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+    tokens = plain_tokenizer(tokenizer).encode(text)
+    ids, spans = (
+        [token for token, _ in tokens],
+        np.array([span for _, span in tokens], np.int64).reshape(-1, 2),
+    )
     for start in range(0, len(ids), _LONGEST):
         yield ids[start : start + _LONGEST], spans[start : start + _LONGEST]
 
@@ -357,7 +360,7 @@ def _joined(parts: Sequence[Written], hidden: int) -> Written:
     if not parts:
         return Written(np.zeros((0, hidden), np.float32), np.zeros((0, 2), np.int64))
     return Written(
-        np.concatenate([one.vectors for one in parts]), np.concatenate([one.spans for one in parts])
+        np.concatenate([part.vectors for part in parts]), np.concatenate([part.spans for part in parts])
     )
 
 

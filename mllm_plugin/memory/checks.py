@@ -9,7 +9,9 @@ from typing import Any
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
+from mllm_plugin.hierarchy import as_reranker
 from mllm_plugin.memory.scope import Scope
+from mllm_plugin.protocols import Reranker
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.documents import Which, check_selection
 from mllm_plugin.store.filters import compile_filter, plain_filter
@@ -36,6 +38,14 @@ def at_least(name: str, value: Any, least: int) -> int:
     if value < least:
         raise InvalidInputError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def reranker_of(given: Any) -> Reranker | None:
+    """What scores the best chunks anew; None for nothing."""
+    reranker = as_reranker(given)
+    if reranker is not None:
+        positive("the reranker's finalists", reranker.finalists)
+    return reranker
 
 
 def seconds(name: str, value: Any) -> float:

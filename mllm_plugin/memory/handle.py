@@ -15,7 +15,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import MLLMError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.ingest import Ingest
-from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.protocols import Reranker, TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
 from mllm_plugin.store.database import FILE_NAME, Database
@@ -29,6 +29,7 @@ class Handle:
 
     Attributes:
         given: The encoder as `open` got it.
+        reranker: Of every search that says nothing else.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Handle:
     ) -> None:
         self.database, self.encoder, self.config = database, encoder, config
         self.hierarchies, self.given = hierarchies, given
+        self.reranker: Reranker | None = None
         self.path, self.dim = database.folder, encoder.dim
         self.cache = None if database.read_only else EmbeddingCache(self.path, encoder.fingerprint, self.dim)
         used = self.cache if config.embedding_cache else None  # one that is not used is still erased

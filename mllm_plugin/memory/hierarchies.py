@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError, InvalidTypeError
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, LeafRanker, read_weights, shipped_weights
 
-DEFAULT = "default"
+DEFAULT: Literal["default"] = "default"
 
 
 def choose_hierarchy(given: str | Path | Hierarchy, encoder: str, leaf: LeafConfig, *, dim: int) -> Hierarchy:

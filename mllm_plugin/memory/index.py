@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike, as_encoder
-from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.hierarchy import Hierarchy, RerankerLike
 from mllm_plugin.memory import editing, searching, upkeep
 from mllm_plugin.memory.checks import (
     at_least,
@@ -20,6 +20,7 @@ from mllm_plugin.memory.checks import (
     label_of,
     new_file,
     path_of,
+    reranker_of,
     scope_of,
     seconds,
     which_of,
@@ -28,6 +29,7 @@ from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
 from mllm_plugin.options import explain_calls
+from mllm_plugin.protocols import Reranker
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.twins import class_twin, iterator_twin, twin
 from mllm_plugin.types import (
@@ -44,6 +46,7 @@ from mllm_plugin.types import (
     Recall,
     RemoveReport,
     Stats,
+    StoredChunk,
     StoredDocument,
     VectorsLike,
     VerifyReport,
@@ -90,6 +93,7 @@ class MemoryIndex:
         encoder: EncoderLike | None = DEFAULT_ENCODER,
         config: MemoryConfig | None = None,
         hierarchy: str | Path | Hierarchy = DEFAULT,
+        reranker: RerankerLike | None = None,
         timeout: float = 30.0,
         create: bool = True,
         read_only: bool = False,
@@ -105,6 +109,9 @@ class MemoryIndex:
                 encoder (identity when there are none), "identity" for untrained ones, a folder of weights
                 that `mllm train` made, or a `Hierarchy`. A memory keeps a copy; at a later opening "default"
                 means what it has, and `install` changes it.
+            reranker: Scores the best chunks of every search anew, by their text: a `Reranker`, a
+                `CrossEncoder` of sentence-transformers, a `BaseCrossEncoder` of LangChain, or a function of
+                (query, text) pairs.
             timeout: Seconds to wait for another writer.
             create: Make the memory when there is none.
             read_only: Never write; works without write permission.
@@ -117,10 +124,10 @@ class MemoryIndex:
         """
         folder, timeout = path_of(path), seconds("timeout", timeout)
         check_opening(folder, encoder, config, create)
-        given = None if encoder is None else as_encoder(encoder)
+        given, ranks_last = None if encoder is None else as_encoder(encoder), reranker_of(reranker)
         files = {"timeout": timeout, "create": create, "read_only": read_only}
         handle = open_memory(folder, given, config, hierarchy, **files)
-        handle.given = absolute(encoder)
+        handle.given, handle.reranker = absolute(encoder), ranks_last
         return cls(handle)
 
     aopen = class_twin(open)
@@ -317,6 +324,7 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: RerankerLike | Literal["default"] | None = DEFAULT,
     ) -> Hits:
         """Finds the chunks that best answer a query.
 
@@ -334,6 +342,7 @@ class MemoryIndex:
             filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
             exclude_labels: Documents with one of these labels are left out.
             unique_documents: At most one hit per document, its best chunk.
+            reranker: Scores the best chunks anew, see `open`; None for none, "default" for the memory's.
 
         Returns:
             Hits, best first; ties in order of document id and offset. A list, which also has the
@@ -346,7 +355,9 @@ class MemoryIndex:
             FilterError: The filter is malformed.
         """
         scope = scope_of(namespace, prefix, filter, exclude_labels)
-        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        how = searching.request_of(
+            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+        )
         given = None if embedding is None else [embedding]
         return searching.search(self._handle, scope, how, [query], given)[0]
 
@@ -366,10 +377,13 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: RerankerLike | Literal["default"] | None = DEFAULT,
     ) -> list[Hits]:
         """Several searches at once: encoded in one batch, walked together, same results as one by one."""
         scope = scope_of(namespace, prefix, filter, exclude_labels)
-        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        how = searching.request_of(
+            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+        )
         return searching.search(self._handle, scope, how, queries, embeddings)
 
     asearch_batch = twin(search_batch)
@@ -389,6 +403,7 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: RerankerLike | Literal["default"] | None = DEFAULT,
     ) -> Recall:
         """Finds the chunks that best answer a query, and the best embeddings of every level beside them.
 
@@ -409,6 +424,7 @@ class MemoryIndex:
             filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
             exclude_labels: Documents with one of these labels are left out.
             unique_documents: At most one hit per document, its best chunk.
+            reranker: As for `search`.
 
         Returns:
             The hits as `search` returns them, and per level its embeddings, best first.
@@ -420,7 +436,9 @@ class MemoryIndex:
             FilterError: The filter is malformed.
         """
         scope = scope_of(namespace, prefix, filter, exclude_labels)
-        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        how = searching.request_of(
+            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+        )
         given = None if embedding is None else [embedding]
         return searching.recall_all(self._handle, scope, how, at_least("nodes", nodes, 0), [query], given)[0]
 
@@ -441,10 +459,13 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
+        reranker: RerankerLike | Literal["default"] | None = DEFAULT,
     ) -> list[Recall]:
         """Several recalls at once: encoded in one batch, walked together, same results as one by one."""
         scope = scope_of(namespace, prefix, filter, exclude_labels)
-        how = searching.request_of(self._handle, scope, k, beam_width, exact, mode, unique_documents)
+        how = searching.request_of(
+            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+        )
         return searching.recall_all(
             self._handle, scope, how, at_least("nodes", nodes, 0), queries, embeddings
         )
@@ -478,6 +499,18 @@ class MemoryIndex:
 
     adocuments = iterator_twin(documents)
 
+    def chunks(
+        self,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Iterator[StoredChunk]:
+        """All live chunks of a namespace, or of every one below it, document by document; as `documents`."""
+        return searching.chunks(self._handle, scope_of(namespace, prefix, filter))
+
+    achunks = iterator_twin(chunks)
+
     def namespaces(self, prefix: Namespace | str = ()) -> list[Namespace]:
         """All namespaces that begin with `prefix`."""
         return searching.namespaces(self._handle, check_namespace(prefix))
@@ -499,6 +532,11 @@ class MemoryIndex:
     def hierarchy(self) -> Hierarchy:
         """The level encoders and rankers in use."""
         return self._handle.hierarchy
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """Scores the best chunks of every search anew, where a search says nothing else."""
+        return self._handle.reranker
 
     def stats(self) -> Stats:
         """Counts, sizes and the shape of every tree."""

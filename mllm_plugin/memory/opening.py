@@ -58,6 +58,7 @@ def options_of(memory: Handle, encoder: Any) -> dict[str, Any]:
         "encoder": None if memory.given is None else encoder,
         "config": memory.config,
         "hierarchy": reopening(memory.hierarchy),
+        "reranker": memory.reranker,
         "timeout": memory.database.timeout,
         "read_only": memory.database.read_only,
     }
@@ -71,12 +72,12 @@ def pickled_options(memory: Handle) -> dict[str, Any]:
     """
     options = options_of(memory, memory.given)
     try:
-        pickle.dumps((options["encoder"], options["hierarchy"]))
+        pickle.dumps((options["encoder"], options["hierarchy"], options["reranker"]))
     except Exception as error:
         raise InvalidTypeError(
-            f"the memory at {memory.path} cannot be pickled, its encoder or hierarchy cannot: {error}. "
-            f"Pickle its path, and open it where it is needed with MemoryIndex.open(path, encoder=…); or "
-            f"open it here with a model's name"
+            f"the memory at {memory.path} cannot be pickled, its encoder, hierarchy or reranker "
+            f"cannot: {error}. Pickle its path, and open it where it is needed with "
+            f"MemoryIndex.open(path, encoder=…); or open it here with a model's name"
         ) from error
     return options
 

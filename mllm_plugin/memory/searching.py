@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from mllm_plugin.encoders.text import window_spans
-from mllm_plugin.memory.checks import mode_of, positive
+from mllm_plugin.memory.checks import mode_of, positive, reranker_of
 from mllm_plugin.memory.handle import Handle
+from mllm_plugin.memory.hierarchies import DEFAULT
 from mllm_plugin.memory.scope import Scope
 from mllm_plugin.search.engine import Clock, Request
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.recall import recall
+from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.store.documents import Which
-from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredDocument
+from mllm_plugin.store.namespaces import NamespaceRow
+from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument
 from mllm_plugin.vectors import listed
 
 _READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
+_Stored = TypeVar("_Stored", StoredChunk, StoredDocument)
 
 
 def request_of(
@@ -28,6 +34,7 @@ def request_of(
     exact: bool,
     mode: Mode,
     unique_documents: bool,
+    reranker: Any = DEFAULT,
 ) -> Request:
     """How to search, checked."""
     memory.database.check_open()
@@ -39,6 +46,7 @@ def request_of(
         condition=scope.filter,
         exclude_labels=scope.exclude_labels,
         unique_documents=unique_documents,
+        reranker=reranker_of(memory.reranker if reranker == DEFAULT else reranker),
     )
 
 
@@ -53,7 +61,10 @@ def search(
     with memory.database.snapshot() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
-        return memory.searcher.search(views, prepared, request, clock)
+        wider = replace(request, k=hits_needed(request.reranker, request.k))
+        found = memory.searcher.search(views, prepared, wider, clock)
+    with clock.stage("rerank"):
+        return reranked(request.reranker, prepared, found, request.k)
 
 
 def recall_all(
@@ -95,17 +106,28 @@ def get(memory: Handle, namespace: Namespace, which: Which) -> list[StoredDocume
 
 def documents(memory: Handle, scope: Scope) -> Iterator[StoredDocument]:
     """All documents of a scope, of one moment, in the order they were added."""
+    return _listed(memory, scope, Snapshot.documents)
+
+
+def chunks(memory: Handle, scope: Scope) -> Iterator[StoredChunk]:
+    """All live chunks of a scope, of one moment, document by document."""
+    return _listed(memory, scope, Snapshot.chunks)
+
+
+def _listed(
+    memory: Handle, scope: Scope, read: Callable[[Snapshot, NamespaceRow, Sequence[int]], Iterator[_Stored]]
+) -> Iterator[_Stored]:
     condition = scope.filter or {}
     with memory.database.snapshot() as snapshot:
         listing = (
-            document
+            found
             for row in snapshot.namespaces(scope.namespace, prefix=scope.prefix)
-            for document in snapshot.documents(row, snapshot.select(row, condition=condition).rowids)
+            for found in read(snapshot, row, snapshot.select(row, condition=condition).rowids)
         )
         first, characters = [], 0
-        for document in listing:
-            first.append(document)
-            characters += len(document.text)
+        for found in listing:
+            first.append(found)
+            characters += len(found.text)
             if characters > _READ_AHEAD:
                 yield from first
                 yield from listing

@@ -1,6 +1,6 @@
 """A language model that answers from a memory."""
 
-from mllm_plugin.memory_llm.answer import Answer, Dropped, Source, Usage
+from mllm_plugin.memory_llm.answer import Answer, Dropped, ReadReport, Source, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig
 from mllm_plugin.memory_llm.facade import MemoryLLM
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
@@ -12,6 +12,7 @@ __all__ = [
     "Dropped",
     "MemoryLLM",
     "MemoryLLMConfig",
+    "ReadReport",
     "Source",
     "Usage",
 ]

@@ -77,6 +77,25 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadReport:
+    """What `read_index` did.
+
+    Attributes:
+        chunks: That it looked at.
+        written: Of these, the ones that had no reading vectors yet.
+        seconds: That it took.
+    """
+
+    chunks: int
+    written: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-ready dictionary."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A text with what it rests on.
 
@@ -89,8 +108,10 @@ class Answer:
         dropped: What was left out.
         prompt: What it read, for people.
         known: Whether the memory holds the answer, as far as the model can tell; `text` is its way to decline
-            where not. None where it was not trained to tell.
-        unknown: How likely it finds it, in [0, 1], that the memory does not hold the answer.
+            where not. None where it was not trained to tell. False where no hit reached `min_relevance`,
+            and the model was not asked.
+        unknown: How likely it finds it, in [0, 1], that the memory does not hold the answer; where it was not
+            asked, one less the best relevance of a hit.
     """
 
     text: str

@@ -35,27 +35,30 @@ class MemoryBlock:
     def in_order(self) -> tuple[MemoryEmbedding, ...]:
         """The pieces as the model reads them: coarse to fine, windows of a chunk as in the document."""
         ranks = [
-            self.ranks[one.node_id] if one.level == WINDOW else place for place, one in enumerate(self.pieces)
+            self.ranks[piece.node_id] if piece.level == WINDOW else place
+            for place, piece in enumerate(self.pieces)
         ]
-        order = memory_order([one.level for one in self.pieces], ranks, [one.start for one in self.pieces])
+        order = memory_order(
+            [piece.level for piece in self.pieces], ranks, [piece.start for piece in self.pieces]
+        )
         return tuple(self.pieces[place] for place in order.tolist())
 
     def tensors(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Vectors [n, h] as the model reads them, and their levels [n]."""
-        vectors = np.concatenate([one.vectors for one in self.in_order])
-        return vectors, np.array([one.level for one in self.in_order])
+        vectors = np.concatenate([piece.vectors for piece in self.in_order])
+        return vectors, np.array([piece.level for piece in self.in_order])
 
     def first(self, count: int) -> MemoryBlock:
         """The most relevant pieces, the others counted as dropped."""
         lost = dict(self.dropped)
-        for one in self.pieces[count:]:
-            kind = "windows" if one.level == WINDOW else "chunks"
+        for piece in self.pieces[count:]:
+            kind = "windows" if piece.level == WINDOW else "chunks"
             lost[kind] = lost.get(kind, 0) + 1
         return MemoryBlock(self.pieces[:count], self.ranks, lost)
 
     def without_last(self, positions: int, *, windows_only: bool) -> MemoryBlock:
         """Drops so many pieces from the least relevant end, or as many as there are."""
-        most = sum(not windows_only or one.level == WINDOW for one in self.pieces)
+        most = sum(not windows_only or piece.level == WINDOW for piece in self.pieces)
         return self.first(len(self.pieces) - min(positions, most))
 
 
@@ -77,5 +80,7 @@ def _candidates(
     most = {CHUNK: config.chunks, WINDOW: config.windows}
     for level in (CHUNK, WINDOW):
         spelled = () if config.repeat else passages
-        others = [one for one in recall.levels.get(level, ()) if not any(p.covers(one) for p in spelled)]
+        others = [
+            piece for piece in recall.levels.get(level, ()) if not any(p.covers(piece) for p in spelled)
+        ]
         yield from others[: most[level]]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import DEFAULT_SYSTEM
@@ -15,57 +15,48 @@ from mllm_plugin.types import Mode
 ReadingMode = Literal["auto", "memory", "text", "both", "none"]
 
 
-class MemoryLLMConfig(BaseModel):
-    """What the model reads of a memory, and how it writes.
-
-    Args:
-        mode: "memory" for what the reader wrote of the chunks only, "text" for chunks spelled out only,
-            "both", "none" for the plain model without a search, or "auto": what the reader was measured to do
-            best with, text without one.
-        k: Chunks to find.
-        expand: Of these, the best so many are spelled out; when left out, 1 beside memory tokens and all k
-            in mode "text".
-        text_tokens: Most of the model's tokens for what is spelled out; a chunk that does not fit is cut to
-            the windows that answer the question best.
-        memory_budget: Most of the model's positions for the whole memory block, one for each vector; filled
-            with chunks, then windows.
-        chunks: Chunks as one vector each, the mean of their windows.
-        windows: Token windows of the chunks found, those of the best chunk first.
-        repeat: Read as vectors also what is spelled out.
-        lora: Use the reader's changes to the model; when left out, with memory tokens only, so that mode
-            "text" runs the untouched model.
-        system: The system line; in mode "none" there is none unless it is set.
-        max_new_tokens: Longest answer.
-        temperature: 0 takes the likeliest token, the same at every run.
-        top_p: Sample among the likeliest tokens that together have this probability.
-        seed: Makes sampling repeatable.
-        stop: Texts before which the answer ends.
-        decline_above: Decline when the model finds it likelier than this, in [0, 1], that the memory does not
-            hold the answer; 1 for never. Only a reader that was trained to decline does so.
-        search: How chunks are found, see `MemoryIndex.search`.
-        beam_width: Nodes kept per level while searching; the memory's own when left out.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class MemoryLLMConfig(Decoding):
+    """What the model reads of a memory, and how it writes."""
 
     mode: ReadingMode = "auto"
+    """What is read: "memory" for what the reader wrote of the chunks, "text" for chunks spelled out, "both",
+    "none" for the plain model without a search, or "auto": what the reader was measured to do best with,
+    text without one.
+    """
     k: int = Field(default=5, ge=1)
+    """Chunks to find."""
     expand: int | None = Field(default=None, ge=0)
+    """Of these, the best so many are spelled out; when left out, 1 beside memory tokens and all k in mode
+    "text".
+    """
     text_tokens: int | None = Field(default=None, ge=1)
+    """Most of the model's tokens for what is spelled out; a chunk that does not fit is cut to the windows
+    that answer the question best.
+    """
     memory_budget: int = Field(default=512, ge=0)
+    """Most of the model's positions for the whole memory block, one for each vector; filled with chunks, then
+    windows.
+    """
     chunks: int = Field(default=0, ge=0)
+    """Chunks as one vector each, the mean of their windows."""
     windows: int = Field(default=512, ge=0)
+    """Token windows of the chunks found, those of the best chunk first."""
     repeat: bool = False
+    """Read as vectors also what is spelled out."""
     lora: bool | None = None
+    """Use the reader's changes to the model; when left out, with memory tokens only, so that mode "text" runs
+    the untouched model.
+    """
     system: str = DEFAULT_SYSTEM
-    max_new_tokens: int = Field(default=64, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    decline_above: float = Field(default=0.5, ge=0, le=1)
+    """The system line; in mode "none" there is none unless it is set."""
+    min_relevance: float = Field(default=0.0, ge=0, le=1)
+    """Hits of a lower relevance are not read; where none is left the model is not asked, and the answer is
+    that the memory does not know.
+    """
     search: Mode = "auto"
+    """How chunks are found, see `MemoryIndex.search`."""
     beam_width: int | None = Field(default=None, ge=1)
+    """Nodes kept per level while searching; the memory's own when left out."""
 
     @property
     def decoding(self) -> Decoding:
@@ -100,7 +91,8 @@ def settings_of(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
+        known = sorted(MemoryLLMConfig.model_fields, key=Decoding.model_fields.__contains__)
         raise InvalidInputError(
             f"setting {name!r} of the MemoryLLM: {first['msg']}, got {first['input']!r}; settings are "
-            f"{', '.join(MemoryLLMConfig.model_fields)}"
+            f"{', '.join(known)}"
         ) from None

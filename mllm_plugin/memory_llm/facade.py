@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from tqdm import tqdm
+
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, load_llm
+from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, ReaderConfig, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.checks import scope_of
 from mllm_plugin.memory.scope import SCOPE, Scope
-from mllm_plugin.memory_llm.answer import Answer, Usage
+from mllm_plugin.memory_llm.answer import Answer, ReadReport, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
-from mllm_plugin.memory_llm.messages import Question, Turns, questions_of, turns_of
-from mllm_plugin.memory_llm.pairing import DEFAULT, choose_reader
 from mllm_plugin.memory_llm.plan import Plan, Planner
+from mllm_plugin.memory_llm.question import Question, Turns, questions_of, turns_of
+from mllm_plugin.memory_llm.reader_choice import DEFAULT, choose_reader
+from mllm_plugin.memory_llm.relevance import chance_of_nothing, worth_reading
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
 from mllm_plugin.twins import like
 from mllm_plugin.types import Namespace, Recall
+
+_WRITTEN_AT_ONCE = 64  # chunks; an interrupted run loses no more
 
 
 class MemoryLLM:
@@ -166,15 +173,10 @@ class MemoryLLM:
         config = self._settings(settings)
         [plan] = self._plans([turns_of(question)], scope, config)
         closed = Event()
-        pieces = stream(
-            self.llm,
-            plan.prompt,
-            plan.memory,
-            adapter=self.adapter,
-            lora=_lora(config),
-            decoding=config.decoding,
-            cancelled=closed,
-        )
+        if plan.unknown is not None:
+            pieces = _piece_by_piece(self._refusal())
+        else:
+            pieces = stream(self.llm, plan.prompt, plan.memory, **self._generation(config), cancelled=closed)
         return AnswerStream(plan, pieces, partial(self._answer, config.decline_above), closed)
 
     @like(answer)
@@ -197,6 +199,50 @@ class MemoryLLM:
         """`stream` without blocking the event loop."""
         return AsyncAnswerStream(lambda: self.stream(question, **options))
 
+    # -- writing ahead
+
+    def read_index(
+        self,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        progress: bool = False,
+    ) -> ReadReport:
+        """Writes the reading vectors of all live chunks, so that no answer waits for them.
+
+        What is written already is left as it is, so that an interrupted run goes on where it was. Masked
+        documents are left out. Every `remove` empties the place where the vectors are kept.
+
+        Args:
+            namespace: Whose chunks.
+            prefix: Also those of every namespace below.
+            filter: Metadata condition.
+            progress: Show a bar on stderr.
+
+        Raises:
+            InvalidInputError: There is no reader, or the memory keeps nothing.
+        """
+        if self._writer is None:
+            raise InvalidInputError(
+                f"a reader writes the reading vectors, and there is none for {self.llm.name}; train one with "
+                f"`mllm train-llm`"
+            )
+        started, chunks, written = time.perf_counter(), 0, 0
+        found = self.memory.chunks(namespace=namespace, prefix=prefix, filter=filter)
+        with tqdm(desc="read", unit=" chunks", disable=not progress) as bar:
+            while batch := list(islice(found, _WRITTEN_AT_ONCE)):
+                written += self._writer.ahead(
+                    {(chunk.namespace, chunk.text): chunk.chunk_id for chunk in batch}
+                )
+                chunks += len(batch)
+                bar.update(len(batch))
+        return ReadReport(chunks, written, time.perf_counter() - started)
+
+    async def aread_index(self, **options: Any) -> ReadReport:
+        """`read_index` without blocking the event loop."""
+        return await asyncio.to_thread(partial(self.read_index, **options))
+
     # -- parts
 
     def _answers(
@@ -208,18 +254,24 @@ class MemoryLLM:
     ) -> list[Answer]:
         config = self._settings(settings)
         plans = self._plans(questions_of(questions), scope, config)
-        texts = generate(
-            self.llm,
-            [plan.prompt for plan in plans],
-            [plan.memory for plan in plans],
-            adapter=self.adapter,
-            lora=_lora(config),
-            decoding=config.decoding,
-            cancelled=cancelled,
+        asked = [plan for plan in plans if plan.unknown is None]
+        prompts, memory = [plan.prompt for plan in asked], [plan.memory for plan in asked]
+        texts = iter(
+            generate(self.llm, prompts, memory, **self._generation(config), cancelled=cancelled)
+            if asked
+            else ()
         )
-        return [
-            self._answer(config.decline_above, plan, text) for plan, text in zip(plans, texts, strict=True)
-        ]
+        given = [self._refusal() if plan.unknown is not None else next(texts) for plan in plans]
+        return [self._answer(config.decline_above, *pair) for pair in zip(plans, given, strict=True)]
+
+    def _generation(self, config: MemoryLLMConfig) -> dict[str, Any]:
+        """How the model writes."""
+        return {"adapter": self.adapter, "lora": _lora(config), "decoding": config.decoding}
+
+    def _refusal(self) -> Generated:
+        """What is said where the model is not asked: the words that a reader learns for it."""
+        own = self.adapter.config if self.adapter else ReaderConfig(llm="", llm_name="", hidden=1)
+        return Generated(own.refusal, 0, "stop")
 
     def _settings(self, given: Mapping[str, Any]) -> MemoryLLMConfig:
         """Settings of a call, with a mode that is no longer "auto"."""
@@ -249,12 +301,18 @@ class MemoryLLM:
 
     def _plans(self, turns: Sequence[Turns], scope: Scope, config: MemoryLLMConfig) -> list[Plan]:
         planner = Planner(PromptLayout(self.llm.tokenizer, config.system), self.llm.context)
-        recalls = self._recall([one.query for one in turns], scope, config)
+        found = self._recall([turn.query for turn in turns], scope, config)
+        recalls = [worth_reading(recall, config.min_relevance) for recall in found]
         written: Sequence[Recall | None] = [None] * len(recalls)
         if self._writer is not None and config.mode in ("memory", "both"):
             written = self._writer.read(recalls, config)
-        given = zip(turns, recalls, written, strict=True)
-        return [planner.plan(one, recall, config, read) for one, recall, read in given]
+        given = zip(turns, found, recalls, written, strict=True)
+        return [
+            planner.plan(turn, recall, config, read)
+            if recall.hits or config.mode == "none" or not config.min_relevance
+            else Plan.unread(chance_of_nothing(whole))
+            for turn, whole, recall, read in given
+        ]
 
     def _recall(self, queries: Sequence[str], scope: Scope, config: MemoryLLMConfig) -> list[Recall]:
         """What the memory has for each query; windows serve to cut text, too."""
@@ -265,6 +323,7 @@ class MemoryLLM:
         )
 
     def _answer(self, decline_above: float, plan: Plan, generated: Generated) -> Answer:
+        unknown = generated.declined if plan.unknown is None else plan.unknown
         usage = Usage(
             input_tokens=len(plan.prompt),
             memory_tokens=plan.prompt.memory_tokens,
@@ -279,8 +338,8 @@ class MemoryLLM:
             generated.finish_reason,
             plan.dropped,
             self._readable(plan),
-            None if generated.declined is None else generated.declined <= decline_above,
-            generated.declined,
+            None if unknown is None else plan.unknown is None and unknown <= decline_above,
+            unknown,
         )
 
     def _readable(self, plan: Plan) -> str:
@@ -290,6 +349,11 @@ class MemoryLLM:
             return decode(list(prompt.ids))
         head, tail = prompt.ids[: prompt.memory_at], prompt.ids[prompt.memory_at :]
         return f"{decode(list(head))}[{prompt.memory_tokens} memory tokens]{decode(list(tail))}"
+
+
+def _piece_by_piece(whole: Generated) -> Generator[str | Generated]:
+    yield whole.text
+    yield whole
 
 
 def _lora(config: MemoryLLMConfig) -> bool:

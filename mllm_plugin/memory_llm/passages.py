@@ -38,9 +38,9 @@ class Passage:
         """Whether it is only a part of the chunk."""
         return (self.start, self.end) != (self.hit.start, self.hit.end)
 
-    def covers(self, one: MemoryEmbedding) -> bool:
+    def covers(self, piece: MemoryEmbedding) -> bool:
         """Whether all that a window or chunk stands for is in it."""
-        return one.node_id == self.hit.chunk_id and self.start <= one.start and one.end <= self.end
+        return piece.node_id == self.hit.chunk_id and self.start <= piece.start and piece.end <= self.end
 
 
 def choose_passages(
@@ -86,8 +86,8 @@ def cut_passage(
     Returns:
         None when nothing fits.
     """
-    own = sorted((one for one in windows if passage.covers(one)), key=lambda one: one.start)
-    if not own or any(one.end - one.start >= passage.end - passage.start for one in own):
+    own = sorted((window for window in windows if passage.covers(window)), key=lambda window: window.start)
+    if not own or any(window.end - window.start >= passage.end - passage.start for window in own):
         return _beginning(passage, budget, count)
     first = last = max(range(len(own)), key=lambda place: own[place].score)
     best = None

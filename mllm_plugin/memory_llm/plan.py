@@ -13,8 +13,8 @@ from mllm_plugin.llm import Prompt, PromptLayout
 from mllm_plugin.memory_llm.answer import AnswerMode, Dropped, Source
 from mllm_plugin.memory_llm.block import MemoryBlock, choose_block
 from mllm_plugin.memory_llm.config import MemoryLLMConfig
-from mllm_plugin.memory_llm.messages import Turns
 from mllm_plugin.memory_llm.passages import Passage, choose_passages, cut_passage
+from mllm_plugin.memory_llm.question import Turns
 from mllm_plugin.types import MemoryEmbedding, Recall
 
 _EMPTY = MemoryBlock((), {}, {})
@@ -30,6 +30,8 @@ class Plan:
         block: What the reader wrote.
         dropped: What was left out.
         text_tokens: Tokens of what is spelled out.
+        unknown: How likely the memory does not hold the answer, where nothing that it has is relevant enough
+            to be read and the model is not asked; else None.
     """
 
     prompt: Prompt
@@ -37,6 +39,12 @@ class Plan:
     block: MemoryBlock
     dropped: Dropped
     text_tokens: int
+    unknown: float | None = None
+
+    @classmethod
+    def unread(cls, unknown: float) -> Plan:
+        """Of a question that the model is not asked."""
+        return cls(Prompt(()), (), _EMPTY, Dropped(), 0, unknown)
 
     @property
     def mode(self) -> AnswerMode:
@@ -54,22 +62,30 @@ class Plan:
 
     def sources(self) -> Iterator[Source]:
         """What is read: first what is spelled out, then embeddings."""
-        for one in self.passages:
-            hit = one.hit
+        for passage in self.passages:
+            hit = passage.hit
             yield Source(
-                hit.document_id, hit.chunk_id, one.start, one.end, 1, hit.score, True, one.text, hit.namespace
+                hit.document_id,
+                hit.chunk_id,
+                passage.start,
+                passage.end,
+                1,
+                hit.score,
+                True,
+                passage.text,
+                hit.namespace,
             )
-        for one in self.block.in_order if self.block.pieces else ():
+        for piece in self.block.in_order if self.block.pieces else ():
             yield Source(
-                one.document_id,
-                one.node_id,
-                one.start,
-                one.end,
-                one.level,
-                one.score,
+                piece.document_id,
+                piece.node_id,
+                piece.start,
+                piece.end,
+                piece.level,
+                piece.score,
                 False,
                 "",
-                one.namespace,
+                piece.namespace,
             )
 
 
@@ -105,11 +121,11 @@ class Planner:
         fitted = draft.fit(windows)
         dropped = Dropped(
             passages=len(hits) - len(fitted.passages),
-            cut=sum(one.is_cut for one in fitted.passages),
+            cut=sum(passage.is_cut for passage in fitted.passages),
             turns=len(turns.history) - len(fitted.turns.history),
             **fitted.block.dropped,
         )
-        tokens = sum(self.layout.count(one.text) for one in fitted.passages)
+        tokens = sum(self.layout.count(passage.text) for passage in fitted.passages)
         return Plan(fitted.prompt(), fitted.passages, fitted.block, dropped, tokens)
 
 
@@ -126,7 +142,7 @@ class _Draft:
     def prompt(self) -> Prompt:
         return self.planner.layout.build(
             self.turns.question,
-            passages=[one.text for one in self.passages],
+            passages=[passage.text for passage in self.passages],
             memory_tokens=len(self.block.pieces),
             history=self.turns.messages,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import LoadedLLM, MemoryReader
 from mllm_plugin.llm.reader import Written
 from mllm_plugin.memory import MemoryIndex
@@ -51,18 +52,40 @@ class Writer:
 
     def written(self, chunks: Mapping[Chunk, int]) -> dict[Chunk, Written]:
         """Chunks, by namespace and text, as the reader reads them; with the id of each."""
-        cache = self.memory.vector_cache(self.reader.fingerprint, self.reader.config.hidden)
+        cache = self._cache()
         found = {chunk: kept for chunk in chunks if (kept := self._kept(cache, chunk)) is not None}
-        missing = sorted(chunks.keys() - found.keys())
-        if missing:
-            new = dict(zip(missing, self.reader.write(self.llm, [text for _, text in missing]), strict=True))
-            if cache is not None:
-                entries = {
-                    chunks[chunk]: (hash_text(*chunk), _mean(one), _bytes(one)) for chunk, one in new.items()
-                }
-                self.memory.keep_vectors(cache, entries)
-            found |= new
-        return found
+        return found | self._write(cache, {chunk: chunks[chunk] for chunk in chunks.keys() - found.keys()})
+
+    def ahead(self, chunks: Mapping[Chunk, int]) -> int:
+        """Writes chunks that are not written yet, and keeps them; returns how many there were.
+
+        Raises:
+            InvalidInputError: The memory keeps nothing.
+        """
+        cache = self._cache()
+        if cache is None:
+            raise InvalidInputError(
+                f"the memory at {self.memory.path} keeps no reading vectors; open it without read_only, and "
+                f"with MemoryConfig.embedding_cache"
+            )
+        missing = {chunk: row for chunk, row in chunks.items() if self._kept(cache, chunk) is None}
+        return len(self._write(cache, missing))
+
+    def _write(self, cache: EmbeddingCache | None, chunks: Mapping[Chunk, int]) -> dict[Chunk, Written]:
+        if not chunks:
+            return {}
+        ordered = sorted(chunks)
+        new = dict(zip(ordered, self.reader.write(self.llm, [text for _, text in ordered]), strict=True))
+        if cache is not None:
+            entries = {
+                chunks[chunk]: (hash_text(*chunk), _mean(written), _bytes(written))
+                for chunk, written in new.items()
+            }
+            self.memory.keep_vectors(cache, entries)
+        return new
+
+    def _cache(self) -> EmbeddingCache | None:
+        return self.memory.vector_cache(self.reader.fingerprint, self.reader.config.hidden)
 
     def _kept(self, cache: EmbeddingCache | None, chunk: Chunk) -> Written | None:
         entry = cache.get(hash_text(*chunk)) if cache is not None else None
@@ -74,16 +97,16 @@ def _levels(
     hits: Sequence[Hit], written: Mapping[Chunk, Written]
 ) -> Iterator[tuple[int, tuple[MemoryEmbedding, ...]]]:
     pairs = [(hit, written[hit.namespace, hit.text]) for hit in hits]
-    pairs = [(hit, one) for hit, one in pairs if len(one.vectors)]
+    pairs = [(hit, written) for hit, written in pairs if len(written.vectors)]
     yield (
         WINDOW,
         tuple(
             _embedding(WINDOW, hit, vector, hit.start + int(span[0]), hit.start + int(span[1]))
-            for hit, one in pairs
-            for vector, span in zip(one.vectors, one.spans, strict=True)
+            for hit, written in pairs
+            for vector, span in zip(written.vectors, written.spans, strict=True)
         ),
     )
-    yield CHUNK, tuple(_embedding(CHUNK, hit, _mean(one), hit.start, hit.end) for hit, one in pairs)
+    yield CHUNK, tuple(_embedding(CHUNK, hit, _mean(written), hit.start, hit.end) for hit, written in pairs)
 
 
 def _embedding(level: int, hit: Hit, vector: NDArray[np.float32], start: int, end: int) -> MemoryEmbedding:
@@ -92,13 +115,17 @@ def _embedding(level: int, hit: Hit, vector: NDArray[np.float32], start: int, en
     )
 
 
-def _mean(one: Written) -> NDArray[np.float32]:
+def _mean(written: Written) -> NDArray[np.float32]:
     """Level 1: the mean of its windows."""
-    return one.vectors.mean(axis=0) if len(one.vectors) else np.zeros(one.vectors.shape[1], np.float32)
+    return (
+        written.vectors.mean(axis=0)
+        if len(written.vectors)
+        else np.zeros(written.vectors.shape[1], np.float32)
+    )
 
 
-def _bytes(one: Written) -> bytes:
-    return one.spans.astype(_SPANS).tobytes() + one.vectors.astype(_VECTORS).tobytes()
+def _bytes(written: Written) -> bytes:
+    return written.spans.astype(_SPANS).tobytes() + written.vectors.astype(_VECTORS).tobytes()
 
 
 def _written(data: bytes, width: int) -> Written | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
@@ -37,6 +38,7 @@ class Request:
     condition: Mapping[str, Any] | None
     exclude_labels: tuple[str, ...]
     unique_documents: bool
+    reranker: Reranker | None = None
 
 
 class Clock:

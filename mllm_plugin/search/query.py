@@ -86,8 +86,7 @@ def _encode(
     if not rows:
         return encoded, None
     asked = [texts[row] for row in rows]
-    together = getattr(encoder, "encode_query_windows", None)
-    pooled, windows = together(asked) if together else (encoder.encode_queries(asked), None)
+    pooled, windows = encoder.encode_query_windows(asked)
     vectors = as_vectors(pooled, encoder.dim)
     if len(vectors) != len(asked):
         raise InvalidInputError(f"the encoder returned {len(vectors)} vectors for {len(asked)} queries")

@@ -22,6 +22,7 @@ from mllm_plugin.search.engine import MOST_QUERIES, Clock, Request, Searcher
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import cosines
 from mllm_plugin.search.refold import Nodes, Refolder
+from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.search.walk import Beam, descend
 from mllm_plugin.tree.editor import LEAF_LEVEL
@@ -54,8 +55,10 @@ def recall(
         nodes: Most nodes of each level from 2 up.
         spans: Gives the character spans of the windows of chunks: of their texts, and how many each has.
     """
-    hits = searcher.search(views, queries, request, clock)
+    wider = replace(request, k=hits_needed(request.reranker, request.k))
+    found = searcher.search(views, queries, wider, clock)
     with clock.stage("recall"):
+        hits = reranked(request.reranker, queries, found, request.k)
         upper = [
             own
             for start in range(0, len(queries), MOST_QUERIES)

@@ -176,8 +176,8 @@ class _Step:
             vectors=np.concatenate([block.vectors for block in fetched.blocks]),
             versions=joined([block.versions for block in fetched.blocks], np.int64),
             below=view.below(fetched.live, fetched.ids),
-            path_weight=getattr(ranker, "path_weight", 0.0),
-            slack=getattr(ranker, "slack", None),
+            path_weight=ranker.path_weight,
+            slack=ranker.slack,
             level=level,
             width=beam_at(level, beam.width),
             beam=beam,
@@ -215,7 +215,7 @@ def _promising(
     view: View, queries: Sequence[Query], frontiers: Sequence[Frontier], beam: Beam
 ) -> list[Frontier]:
     """Looks into the best nodes first and drops those that fall too short of what was found there."""
-    slack = getattr(view.hierarchy.ranker(LEAF_LEVEL), "slack", None)
+    slack = view.hierarchy.ranker(LEAF_LEVEL).slack
     first, want = looked_into(beam.width), max(beam.need, BEST_LEAST)
     if slack is None or all(len(frontier.refs) <= first for frontier in frontiers):
         return list(frontiers)

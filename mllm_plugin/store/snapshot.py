@@ -28,7 +28,7 @@ from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
-from mllm_plugin.types import Namespace, StoredDocument
+from mllm_plugin.types import Namespace, StoredChunk, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.hierarchy import Hierarchy
@@ -67,7 +67,7 @@ class Frequency(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StoredChunk:
+class ChunkVectors:
     """A chunk with what was made of it.
 
     Attributes:
@@ -193,7 +193,7 @@ class Snapshot:
         stored = dict(self._tx.execute(query, (_listed(ids),)))
         return unpack_all([stored.get(chunk_id, b"") for chunk_id in ids], self.dim)
 
-    def chunks_of(self, document_rowid: int) -> list[StoredChunk]:
+    def chunks_of(self, document_rowid: int) -> list[ChunkVectors]:
         """The chunks of a document in order, with their vectors and windows."""
         rows = self._tx.execute(
             'SELECT c.chunk_id, c.node_id, c.start, c."end", w.data, c.text_hash IS NULL '
@@ -202,7 +202,7 @@ class Snapshot:
         ).fetchall()
         vectors = self._vectors({found[0]: found[1] for found in rows})
         return [
-            StoredChunk(start, end, vectors[chunk_id], windows, bool(given))
+            ChunkVectors(start, end, vectors[chunk_id], windows, bool(given))
             for chunk_id, _, start, end, windows, given in rows
         ]
 
@@ -276,6 +276,22 @@ class Snapshot:
                         split=bool(split),
                     )
                 yield document
+
+    def chunks(self, row: NamespaceRow, rowids: Sequence[int]) -> Iterator[StoredChunk]:
+        """Live chunks of documents by row id, in the order asked."""
+        for start in range(0, len(rowids), _READ_BATCH):
+            wanted = list(rowids[start : start + _READ_BATCH])
+            rows = self._tx.execute(
+                'SELECT d.document_rowid, d.id, d.text, c.chunk_id, c.start, c."end" '
+                f"FROM {_WANTED} documents d ON d.document_rowid = wanted.value AND d.namespace_id = ? "
+                "JOIN chunks c USING (document_rowid) WHERE d.masked = 0 "
+                "ORDER BY wanted.key, c.start, c.chunk_id",
+                (_listed(wanted), row.namespace_id),
+            ).fetchall()
+            texts = {rowid: text.decode("utf-8") for rowid, _, text, *_ in rows}
+            for rowid, document_id, _, chunk_id, first, last in rows:
+                text = texts[rowid][first:last]
+                yield StoredChunk(chunk_id, document_id, text, first, last, row.namespace)
 
     def texts(self, rowids: Iterable[int]) -> dict[int, tuple[str, str]]:
         """Text and metadata (JSON) of documents, by row id."""

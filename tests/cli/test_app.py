@@ -23,8 +23,8 @@ def test_every_command_has_help_and_json(command: str) -> None:
 
 def test_the_commands_that_are_promised_are_there() -> None:
     expected = (
-        "ask backup compact demo export import index install list mask reembed remove restore search show "
-        "stats train train-llm unmask verify"
+        "ask backup compact demo export import index install list mask read-index reembed remove restore "
+        "search show stats train train-llm unmask verify"
     )
     assert expected.split() == COMMANDS
 
@@ -40,6 +40,7 @@ NEEDING_A_MEMORY = [
     ["train", "--out", "weights"],
     ["train-llm", "--into", "adapter"],
     ["ask", "x"],
+    ["read-index"],
     ["install", "identity"],
     ["verify"],
     ["compact"],

@@ -101,3 +101,19 @@ def test_no_question(mllm, indexed, model):
 
 def test_no_memory(mllm, model):
     assert "no memory at" in mllm("ask", QUESTION, "--model", model, code=1).stderr
+
+
+def test_nothing_that_is_relevant_enough(mllm_json, mllm, indexed, model):
+    options = ("--model", model, "--adapter", "none", "--min-relevance", 1)
+    found = mllm_json("ask", QUESTION, *options, *SHORT)
+    assert (found["text"], found["known"], found["sources"]) == ("unknown", False, [])
+    assert "It read nothing" in mllm("ask", QUESTION, *options, *SHORT).stdout
+
+
+def test_read_index_writes_ahead_and_goes_on(mllm_json, mllm, indexed, model, adapter):
+    options = ("--model", model, "--adapter", adapter)
+    first, second = (mllm_json("read-index", *options) for _ in range(2))
+    assert first["chunks"] == first["written"] == second["chunks"] > 0
+    assert second["written"] == 0
+    assert "0 of them written now" in mllm("read-index", *options).stdout
+    mllm("read-index", "--adapter", "none", code=1)

@@ -153,7 +153,7 @@ def test_own_modules_are_saved_by_kind(tmp_path):
         Hierarchy.load(tmp_path)
     assert isinstance(Hierarchy.load(tmp_path, kinds={"median": Median}).level_encoders[2], Median)
     with pytest.raises(InvalidInputError, match="needs `kind` and `tensors`"):
-        Hierarchy(rankers={2: object()}).save(tmp_path, encoder="e")  # type: ignore[dict-item]
+        Hierarchy(rankers={2: CosineRanker()}).save(tmp_path, encoder="e")
 
 
 def test_weights_that_cannot_be_read(tmp_path, folder):

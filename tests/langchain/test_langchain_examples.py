@@ -32,6 +32,13 @@ def test_the_rag_chain_answers_and_forgets_what_is_masked(capsys: pytest.Capture
     assert "[fog, relevance" not in after
 
 
+def test_a_cross_encoder_scores_the_hits_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "langchain_reranker.py"), run_name="__main__")
+    printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert printed["cross-encoder"].startswith("bell ")
+    assert printed["leaf ranker"] != printed["cross-encoder"]
+
+
 def test_the_agent_reads_the_memory_through_its_tool(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "langchain_agent.py"), run_name="__main__")
     printed = capsys.readouterr().out

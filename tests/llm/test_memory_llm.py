@@ -17,7 +17,7 @@ from mllm_plugin import AdapterMismatchError, InvalidInputError, InvalidTypeErro
 from mllm_plugin.errors import FilterError
 from mllm_plugin.llm import PromptLayout, load_llm
 from mllm_plugin.memory_llm import Answer, Dropped, MemoryLLM, MemoryLLMConfig
-from mllm_plugin.memory_llm.messages import turns_of
+from mllm_plugin.memory_llm.question import turns_of
 
 QUESTION = "Which part has the violins number 6?"
 

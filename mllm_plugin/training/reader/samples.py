@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_plugin.chunking import split_text, word_offsets
+from mllm_plugin.chunking import split_text
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import document_mark
 from mllm_plugin.memory import MemoryIndex
@@ -97,7 +97,7 @@ def collect(
 
 def _cut(memory: MemoryIndex) -> Cut:
     """Chunks as the memory has them, since those are what will be read."""
-    offsets = getattr(memory.encoder, "token_offsets", None) or word_offsets
+    offsets = memory.encoder.token_offsets
     return lambda text: split_text(text, memory.config.chunking.chunk_tokens, offsets)
 
 
@@ -140,7 +140,7 @@ def _asked(
     rows = {query: (str(row["text"]), _answers(row)) for query, row in queries.items() if _answers(row)}
     graded = {query: relevant(qrels, query) for query in rows}
     open_ones = [query for query in rows if not graded[query]]
-    found = memory.search_batch([rows[query][0] for query in open_ones], namespace=namespace)
+    found = memory.search_batch([rows[query][0] for query in open_ones], namespace=namespace, reranker=None)
     for query, hits in zip(open_ones, found, strict=True):
         graded[query] = [hit.document_id for hit in hits]
     asked = []

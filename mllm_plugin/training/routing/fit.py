@@ -155,8 +155,8 @@ def hierarchy_walks(hierarchy: Hierarchy, trial: Trial) -> dict[int, tuple[float
         children = np.stack(folded)
         rankers.append(hierarchy.ranker(level))
         scores.append(rankers[-1].score(trial.queries[:, None], children.astype(np.float32)))
-    slacks = [getattr(ranker, "slack", None) for ranker in rankers]
-    paths = [getattr(ranker, "path_weight", 0.0) for ranker in rankers]
+    slacks = [ranker.slack for ranker in rankers]
+    paths = [ranker.path_weight for ranker in rankers]
     return {one: trial.walk(scores, width=one, slacks=slacks, paths=paths).point for one in WIDTHS}
 
 

@@ -88,7 +88,8 @@ def collect_samples(
         texts = list(queries[start : start + _BATCH])
         prepared = make_queries(texts, None, memory.encoder, memory.config.chunking.chunk_tokens)
         embeddings = [query.vectors for query in prepared]
-        found = memory.search_batch(texts, embeddings=embeddings, k=TARGETS, mode="flat", namespace=namespace)
+        where = {"namespace": namespace, "reranker": None}
+        found = memory.search_batch(texts, embeddings=embeddings, k=TARGETS, mode="flat", **where)
         routed = routed_chunks(memory, prepared, namespace)
         for place, hits in enumerate(found, start):
             wanted = [hit.chunk_id for hit in hits if hit.chunk_id not in routed[place - start]]

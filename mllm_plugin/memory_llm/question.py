@@ -37,7 +37,7 @@ class Turns:
 
     def shortened(self) -> list[Turns]:
         """The same with fewer and fewer of the oldest messages; each history begins with the user."""
-        starts = [place for place, one in enumerate(self.history) if one["role"] == "user"]
+        starts = [place for place, message in enumerate(self.history) if message["role"] == "user"]
         places = sorted({0, *starts, len(self.history)})
         return [replace(self, history=self.history[place:]) for place in places]
 
@@ -55,14 +55,14 @@ def turns_of(question: Any) -> Turns:
         raise InvalidTypeError(
             f"a question is a string or a list of messages, got {type(question).__name__} {question!r:.80}"
         )
-    messages = merged([_message(one) for one in question])
+    messages = merged([_message(message) for message in question])
     if not messages or messages[-1]["role"] != "user":
         raise InvalidInputError(
             f"the last message must be the user's, got {messages[-1]['role'] if messages else 'none'!r}"
         )
     system = tuple(messages[:1]) if messages[0]["role"] == "system" else ()
     history = messages[len(system) : -1]
-    if any(one["role"] == "system" for one in history):
+    if any(message["role"] == "system" for message in history):
         raise InvalidInputError("a system message may only be the first one")
     query = messages[-1].get("query", messages[-1]["content"])
     return Turns(messages[-1]["content"], query, tuple(history), system)
@@ -72,7 +72,7 @@ def questions_of(questions: Any) -> list[Turns]:
     """Checks several questions."""
     if isinstance(questions, str | bytes | Mapping) or not isinstance(questions, Sequence):
         raise InvalidTypeError(f"questions are a list, got {type(questions).__name__} {questions!r:.80}")
-    return [turns_of(one) for one in questions]
+    return [turns_of(question) for question in questions]
 
 
 def _message(given: Any) -> dict[str, str]:

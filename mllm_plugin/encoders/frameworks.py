@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.encoders.base import Spans, TextEncoder
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
-from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.seam import adopted, fits
 
 _EMBEDDING_FIELDS = (
     "deployment",
@@ -61,7 +62,7 @@ class LlamaIndexModel(Protocol):
 EncoderLike = str | PathLike[str] | TextEncoder | LangChainModel | LlamaIndexModel
 
 
-class FrameworkEncoder:
+class FrameworkEncoder(TextEncoder):
     """Pooled embeddings of a LangChain `Embeddings` or a LlamaIndex `BaseEmbedding`.
 
     Args:
@@ -69,8 +70,8 @@ class FrameworkEncoder:
         fingerprint: Names the model, and is then what tells it. Left out, class, plain settings and dimension
             make a name, and a memory tells the model by the vectors that it makes of a few texts.
         dim: Width of the embeddings; asked of the model with one short text when left out.
-        windows: A second encoder, usually local, whose windows are stored beside the model's embeddings; its
-            dimension must be the same.
+        windows: A second `TextEncoder`, usually local, whose windows are stored beside the model's
+            embeddings; its dimension must be the same.
 
     Attributes:
         model: The framework's embedding model, as given.
@@ -83,11 +84,12 @@ class FrameworkEncoder:
         *,
         fingerprint: str | None = None,
         dim: int | None = None,
-        windows: TextEncoder | None = None,
+        windows: Any = None,
     ) -> None:
         self.model = model
         self._embed_documents, self._embed_query = _methods(model)
         self.dim = dim or len(self._embed_query("dimension"))
+        windows = None if windows is None else adopted(TextEncoder, windows)
         if windows is not None and windows.dim != self.dim:
             raise InvalidInputError(
                 f"the window encoder has {windows.dim} dimensions, expected {self.dim}; choose another"
@@ -124,15 +126,14 @@ class FrameworkEncoder:
 
     def encode_documents(
         self, texts: Sequence[str]
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
+    ) -> tuple[NDArray[np.float32], Sequence[NDArray[np.float32]] | None]:
         """Embeds texts: pooled [n, d]; windows only with a second encoder."""
         pooled = np.asarray(self._embed_documents(list(texts)), dtype=np.float32).reshape(-1, self.dim)
         return pooled, self._windows.encode_documents(texts)[1] if self._windows else None
 
-    def window_spans(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]:
+    def window_spans(self, texts: Sequence[str]) -> Sequence[Spans]:
         """Character spans of each text's windows, as the second encoder tells them; none when it does not."""
-        spans = getattr(self._windows, "window_spans", None)
-        return spans(texts) if spans else [()] * len(texts)
+        return (self._windows or super()).window_spans(texts)
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds queries [n, d]."""
@@ -147,7 +148,7 @@ def _restored(
     return encoder
 
 
-class VectorsOnly:
+class VectorsOnly(TextEncoder):
     """Stands in for an encoder where every vector is given by the caller.
 
     Args:
@@ -178,9 +179,7 @@ def as_encoder(encoder: EncoderLike) -> TextEncoder:
         from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
         return HuggingFaceEncoder(encoder if isinstance(encoder, str) else Path(encoder))
-    if isinstance(encoder, TextEncoder):
-        return encoder
-    return FrameworkEncoder(encoder)
+    return adopted(TextEncoder, encoder) if fits(TextEncoder, encoder) else FrameworkEncoder(encoder)
 
 
 def _methods(model: Any) -> tuple[Any, Any]:
@@ -208,7 +207,7 @@ def _fingerprint(model: Any, dim: int) -> str:
 def _is_plain(value: Any) -> bool:
     """Whether `str` gives the same in every process; that of an object may show its address."""
     if isinstance(value, Mapping):
-        return all(_is_plain(one) for pair in value.items() for one in pair if one is not None)
+        return all(_is_plain(setting) for pair in value.items() for setting in pair if setting is not None)
     if isinstance(value, list | tuple):
-        return all(_is_plain(one) for one in value if one is not None)
+        return all(_is_plain(setting) for setting in value if setting is not None)
     return isinstance(value, str | int | float | Enum | PurePath)
