@@ -19,7 +19,7 @@ test: $(READY) lint
 SOAK := test_disk_faults test_damage test_repair test_forks
 soak: $(READY)
 	MLLM_SOAK=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rP \
-		$(SOAK:%=tests/robustness/%.py)
+		$(SOAK:%=tests/store/%.py)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -7,9 +7,11 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-from toy import ToyEncoder
 
 from mllm_plugin import MemoryIndex
+from tests.helpers.memory_fixtures import *  # noqa: F403
+from tests.helpers.recall_fixtures import *  # noqa: F403
+from tests.helpers.toy import ToyEncoder
 
 
 @pytest.fixture

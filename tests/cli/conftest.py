@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from toy import ToyEncoder
 
 from mllm_plugin.cli import main
 from mllm_plugin.cli.settings import Settings
+from tests.helpers.toy import ToyEncoder
 
 TEXTS = {
     "herons.md": "# Herons\n\nHerons eat fish. They stand still for hours.\n",

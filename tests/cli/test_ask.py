@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import write_tiny
 
 from mllm_plugin.llm import MemoryReader, load_llm
+from tests.helpers.tiny import write_tiny
 
 QUESTION = "What do herons eat?"
 SHORT = ("--max-new-tokens", 4)

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from toy import ToyEncoder
 
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.cli.settings import namespace_options
+from tests.helpers.toy import ToyEncoder
 
 NAMESPACES = [
     (),

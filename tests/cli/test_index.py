@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy import ToyEncoder
 
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.cli.indexing import Wishes
 from mllm_plugin.cli.watch import changes
 from mllm_plugin.errors import MissingDependencyError
+from tests.helpers.toy import ToyEncoder
 
 HERONS = "# Herons\n\nHerons eat fish. They stand still for hours.\n"
 

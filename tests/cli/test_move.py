@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from toy import ToyEncoder
 
 from mllm_plugin import Document, MemoryIndex
+from tests.helpers.toy import ToyEncoder
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from toy import ToyEncoder
+
+from tests.helpers.toy import ToyEncoder
 
 
 def test_search_prints_hits_with_their_place(mllm, indexed: Path) -> None:

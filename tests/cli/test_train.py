@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import ToyEncoder
 
 from mllm_plugin import Document, LexicalConfig, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, MappedRanker
+from tests.helpers.toy import ToyEncoder
 
 DIM = 16
 WORDS = ["oak", "elm", "ash", "fir", "yew", "bay", "fig", "nut", "sap", "bud", "bark", "root", "leaf", "twig"]

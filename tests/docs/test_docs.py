@@ -20,7 +20,14 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from docs_pages import (
+
+import mllm_plugin
+import mllm_plugin.training
+from mllm_plugin import MemoryIndex
+from mllm_plugin.cli import main
+from mllm_plugin.cli.settings import Settings
+from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
+from tests.helpers.docs_pages import (
     PAGES,
     ROOT,
     Block,
@@ -32,13 +39,6 @@ from docs_pages import (
     same_output,
     sections,
 )
-
-import mllm_plugin
-import mllm_plugin.training
-from mllm_plugin import MemoryIndex
-from mllm_plugin.cli import main
-from mllm_plugin.cli.settings import Settings
-from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 
 API = ROOT / "docs" / "api.md"
 CLI = ROOT / "docs" / "cli.md"

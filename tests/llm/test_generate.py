@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_memory_llm import random_reader
 
 from mllm_plugin.llm.decoding import Decoding
 from mllm_plugin.llm.generate import Generated, generate, stream
+from tests.helpers.tiny_memory_llm import random_reader
 
 LONG = Decoding(max_new_tokens=24)
 

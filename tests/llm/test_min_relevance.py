@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from llm_tools import documents
-from tiny_memory_llm import random_reader
-from toy import ToyEncoder
 
 from mllm_plugin import InvalidInputError, MemoryIndex
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
 from mllm_plugin.memory_llm.relevance import worth_reading
+from tests.helpers.llm_tools import documents
+from tests.helpers.tiny_memory_llm import random_reader
+from tests.helpers.toy import ToyEncoder
 
 QUESTION = "What part has the kettles number 1?"
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from tiny import write_tiny
 
 from mllm_plugin import InvalidInputError, MissingDependencyError, ModelNotFoundError
 from mllm_plugin.llm import DEFAULT_LLM, gguf, load_llm, models, resolve_llm
 from mllm_plugin.pretrained import Carrier, packaged
+from tests.helpers.tiny import write_tiny
 
 
 def test_a_folder_is_taken_as_it_is(tiny_folder):

@@ -10,13 +10,13 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import byte_tokenizer
-from tokenizer_tools import FAMILIES, LINES, PLAIN, SPECIAL, tokenizer_of
 
 from mllm_plugin.llm import PromptLayout
 from mllm_plugin.llm.fence import Fence
 from mllm_plugin.llm.plain_text import PRIVATE, PlainTokenizer, plain_tokenizer
 from mllm_plugin.llm.reader import _parts
+from tests.helpers.tiny import byte_tokenizer
+from tests.helpers.tokenizer_tools import FAMILIES, LINES, PLAIN, SPECIAL, tokenizer_of
 
 ADDED = [*SPECIAL, *PLAIN, "<mask>", "halt"]
 

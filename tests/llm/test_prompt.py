@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import END, START, byte_tokenizer
 
 from mllm_plugin import InvalidInputError
 from mllm_plugin.llm import LoadedLLM, PromptLayout, assemble, memory_order
+from tests.helpers.tiny import END, START, byte_tokenizer
 
 
 def text_of(layout: PromptLayout, prompt) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from llm_tools import documents
-from tiny_memory_llm import random_reader
-from toy import ToyEncoder
 
 from mllm_plugin import InvalidInputError, MemoryConfig, MemoryIndex
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig, facade
+from tests.helpers.llm_tools import documents
+from tests.helpers.tiny_memory_llm import random_reader
+from tests.helpers.toy import ToyEncoder
 
 QUESTION = "What part has the kettles number 1?"
 CONFIG = MemoryLLMConfig(mode="memory", max_new_tokens=4, k=3)

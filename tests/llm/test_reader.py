@@ -8,16 +8,16 @@ import sqlite3
 import numpy as np
 import pytest
 import torch
-from llm_tools import documents
 from safetensors.torch import load_file, save_file
-from tiny import write_tiny
-from tiny_memory_llm import random_reader
-from toy import ToyEncoder
 
 from mllm_plugin import AdapterMismatchError, InvalidInputError, MemoryIndex, NotFoundError
 from mllm_plugin.hierarchy import document_mark
 from mllm_plugin.llm import MemoryReader, load_llm, shipped_reader
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
+from tests.helpers.llm_tools import documents
+from tests.helpers.tiny import write_tiny
+from tests.helpers.tiny_memory_llm import random_reader
+from tests.helpers.toy import ToyEncoder
 
 QUESTION = "Which part has the violins number 6?"
 TEXT = "The ship Aurora sails from Oslo to Lisbon."

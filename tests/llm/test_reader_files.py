@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage_tools import damages
 from hypothesis import HealthCheck, given, settings
 from safetensors.torch import load_file, save_file
-from tiny import write_tiny
-from tiny_memory_llm import random_reader
 
 from mllm_plugin import DiskFullError, InvalidInputError, MLLMError
 from mllm_plugin.llm import MemoryReader, load_llm
-from mllm_plugin.memory_llm.pairing import choose_reader
+from mllm_plugin.memory_llm.reader_choice import choose_reader
+from tests.helpers.damage_tools import damages
+from tests.helpers.tiny import write_tiny
+from tests.helpers.tiny_memory_llm import random_reader
 
 
 @pytest.fixture(scope="module")

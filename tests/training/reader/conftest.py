@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reader_facts import NAMES, TOWNS
-from tiny import write_tiny
-from toy import ToyEncoder
 
 from mllm_plugin import Document, MemoryIndex
+from tests.helpers.reader_facts import NAMES, TOWNS
+from tests.helpers.tiny import write_tiny
+from tests.helpers.toy import ToyEncoder
 
 
 @pytest.fixture(scope="session", params=["llama", "qwen2"])

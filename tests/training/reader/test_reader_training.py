@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import write_tiny
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm, lora
@@ -24,6 +23,7 @@ from mllm_plugin.training.reader.stack import Changes, LlamaStack
 from mllm_plugin.training.reader.steps import TensorStep, assemble, compact
 from mllm_plugin.training.reader.tasks import Sampler
 from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, Asked, ReaderTexts, prepare
+from tests.helpers.tiny import write_tiny
 
 SIZES = Sizes(chunks=8, short=14, long=6, short_tokens=256, long_tokens=640, predicted=1600)
 WORDS = ["harbour", "lantern", "meadow", "copper", "orchard", "violin", "granite", "pepper"]

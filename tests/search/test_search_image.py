@@ -1,0 +1,277 @@
+"""The search image: what is derived from the file, on disk and walked."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
+from mllm_plugin.config import LexicalConfig
+from mllm_plugin.image import (
+    ImageFolder,
+    Plan,
+    exact_order,
+    lexical,
+    nearest,
+    plain,
+    read_delta,
+    read_space,
+    walk,
+)
+from mllm_plugin.image.kernels import kernels
+from mllm_plugin.lexical import QueryTerms, term_hash
+from mllm_plugin.store.namespaces import find_namespace
+from tests.helpers.toy import ToyEncoder
+
+CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)
+_WORDS = [f"word{place}" for place in range(60)]
+
+
+def documents(count: int, seed: int = 0, prefix: str = "d") -> list[Document]:
+    rng = random.Random(seed)
+    return [
+        Document(id=f"{prefix}{place}", text=" ".join(rng.choices(_WORDS, k=9))) for place in range(count)
+    ]
+
+
+def open_library(folder) -> MemoryIndex:
+    return MemoryIndex.open(folder, encoder=ToyEncoder(), config=CONFIG, hierarchy="identity")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    with open_library(tmp_path_factory.mktemp("image")) as memory:
+        memory.add(documents(300))
+        memory.add(documents(20, prefix="other"), namespace="other")
+        yield memory
+
+
+@pytest.fixture
+def own_library(library, tmp_path):
+    library.backup(tmp_path / "memory.db")
+    with open_library(tmp_path) as memory:
+        yield memory
+
+
+@pytest.fixture
+def queries():
+    return np.random.default_rng(3).normal(size=(5, 2, 16)).astype(np.float32)
+
+
+def space_of(memory, namespace=()):
+    with memory._database.read() as tx:
+        return read_space(tx, find_namespace(tx, namespace), memory.dim)
+
+
+def delta_of(memory, space):
+    with memory._database.read() as tx:
+        return read_delta(tx, find_namespace(tx, ()), space, memory.dim)
+
+
+def live_chunks(memory) -> set[int]:
+    with memory._database.read() as tx:
+        return {
+            chunk
+            for (chunk,) in tx.execute(
+                "SELECT chunk_id FROM chunks JOIN documents USING (document_rowid) "
+                "WHERE masked = 0 AND namespace_id = (SELECT namespace_id FROM namespaces WHERE path = '')"
+            )
+        }
+
+
+def chunks_in(space, live) -> set[int]:
+    return set(space.chunk_ids[live[space.nodes :] > 0].tolist())
+
+
+def test_the_arrays_hold_every_level(library):
+    space = space_of(library)
+    levels = library.stats().namespaces[0].levels
+    assert np.diff(space.bounds).tolist() == [level.embeddings for level in reversed(levels)]
+    assert chunks_in(space, space.live) == live_chunks(library)
+    assert space.counts(np.ones(len(space.chunk_ids), bool))[: space.bounds[1]].sum() == 300
+    assert (space.counts(space.live[space.nodes :] > 0) == space.live).all()
+
+
+def test_a_walk_that_keeps_everything_finds_what_the_scan_finds(library, queries):
+    space = space_of(library)
+    wide, scan = (walk(space, queries, Plan(width)) for width in (1000, None))
+    for query, one, other in zip(queries, wide, scan, strict=True):
+        assert one.best(10).tolist() == other.best(10).tolist()
+        vectors = space.halves.astype(np.float32)
+        truth = np.argsort(-(vectors @ query.T).max(axis=1), kind="stable")[:5]
+        assert set(exact_order(space, query, one.best(20), 5)[0].tolist()) == set(truth.tolist())
+
+
+def test_a_batch_gives_what_single_queries_give(library, queries):
+    space = space_of(library)
+    for place, together in enumerate(walk(space, queries, Plan(6))):
+        alone = walk(space, queries[place : place + 1], Plan(6))[0]
+        assert (alone.chunks == together.chunks).all()
+        assert (alone.scores == together.scores).all()
+        assert alone.scored == together.scored < len(space.ids)
+
+
+@pytest.mark.parametrize("width", [1, 6, None])
+@pytest.mark.parametrize("mapped", [False, True], ids=["one query", "a query per level"])
+def test_compiled_and_plain_kernels_agree_to_the_bit(library, queries, monkeypatch, width, mapped):
+    pytest.importorskip("numba")
+    space = space_of(library)
+    if mapped:
+        queries = np.random.default_rng(4).normal(size=(5, len(space.bounds) - 1, 2, 16)).astype(np.float32)
+    counts = space.counts(np.arange(len(space.chunk_ids)) % 7 == 0)
+    plan = Plan(width, need=9, paths=[0.3] * (len(space.bounds) - 1))
+    compiled = [walk(space, queries, plan, chosen) for chosen in (None, counts)]
+    best, scored = nearest(space, queries, plan, 4, counts)
+    assert kernels() is not plain
+    monkeypatch.setattr("mllm_plugin.image.descent.kernels", lambda: plain)
+    for ours, theirs in zip(
+        compiled, [walk(space, queries, plan, chosen) for chosen in (None, counts)], strict=True
+    ):
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one.chunks == other.chunks).all()
+            assert (one.scores == other.scores).all()
+            assert one.scored == other.scored
+    plain_best, plain_scored = nearest(space, queries, plan, 4, counts)
+    assert [one.tolist() for one in best] == [one.tolist() for one in plain_best]
+    assert scored.tolist() == plain_scored.tolist()
+    chunks = np.arange(40)
+    order = [exact_order(space, queries[0].reshape(-1, 16), chunks, 40)]
+    monkeypatch.undo()
+    order.append(exact_order(space, queries[0].reshape(-1, 16), chunks, 40))
+    assert order[0][0].tolist() == order[1][0].tolist()
+    assert order[0][1].tolist() == order[1][1].tolist()
+
+
+def test_the_nearest_are_the_best_that_the_walk_reaches(library, queries, monkeypatch):
+    space = space_of(library)
+    for width in (5, None):
+        plan = Plan(width)
+        fused, scored = nearest(space, queries, plan, 7)
+        for query, one, found, count in zip(queries, fused, walk(space, queries, plan), scored, strict=True):
+            assert one.tolist() == exact_order(space, query, found.best(21), 7)[0].tolist()
+            assert found.scored == count
+        monkeypatch.setattr(type(space), "checked", False)
+        stepwise, counted = nearest(space, queries, plan, 7)
+        monkeypatch.undo()
+        assert [one.tolist() for one in stepwise] == [one.tolist() for one in fused]
+        assert counted.tolist() == scored.tolist()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_lexical_evidence_is_that_of_the_file(library, monkeypatch, compiled):
+    if compiled:
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr("mllm_plugin.image.descent.kernels", lambda: plain)
+    space, config = space_of(library), LexicalConfig()
+    text = "word3 words3 word7 word7 unheard"
+    frequencies = {term_hash(word): 40 + place for place, word in enumerate(_WORDS)}
+    query = QueryTerms.of(text, frequencies, 300, 2700)
+    order = np.argsort(space.terms.hashes, kind="stable")
+    hashes, rows, counts = (
+        one[order] for one in (space.terms.hashes, space.terms.rows(), space.terms.counts)
+    )
+    bounds = [np.searchsorted(hashes, query.hashes, side=side) for side in ("left", "right")]
+    found = [(rows[a:b], counts[a:b]) for a, b in zip(*bounds, strict=True)]
+    chunks = np.arange(0, 300, 3)
+    assert (
+        lexical(space, query, chunks, config).tolist()
+        == query.score(found, space.terms.lengths, config)[::3].tolist()
+    )
+
+
+def test_a_filter_widens_the_beam_until_enough_is_held(library, queries):
+    space = space_of(library)
+    chosen = np.arange(len(space.chunk_ids)) % 60 == 0
+    for found in walk(space, queries, Plan(1, need=5), space.counts(chosen)):
+        assert len(found.chunks) == 5
+        assert chosen[found.chunks].all()
+
+
+def test_what_was_written_since_joins_the_arrays(own_library):
+    library = own_library
+    space = space_of(library)
+    library.add(documents(5, seed=1, prefix="later"))
+    library.mask(["d3", "d4"])
+    library.remove([f"d{place}" for place in range(10, 16)])
+    delta = delta_of(library, space)
+    old, new = chunks_in(space, delta.live), chunks_in(delta.added, delta.added.live)
+    assert not old & new
+    assert old | new == live_chunks(library)
+    assert len(old) > 100
+    assert (space.counts(delta.live[space.nodes :] > 0) == delta.live).all()
+
+
+def test_a_tiny_memory_grows(library, tmp_path):
+    with MemoryIndex.open(tmp_path / "tiny", encoder=ToyEncoder(), config=CONFIG) as memory:
+        memory.add(documents(3))
+        space = space_of(memory)
+        assert len(space.bounds) == 2
+        assert len(walk(space, np.ones((1, 1, 16), np.float32), Plan(4))[0].chunks) == 3
+        memory.add(documents(30, prefix="more"))
+        delta = delta_of(memory, space)
+        assert chunks_in(space, delta.live) | chunks_in(delta.added, delta.added.live) == live_chunks(memory)
+
+
+def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
+    spaces = {7: space_of(library), 9: space_of(library, ("other",))}
+    folder = ImageFolder(tmp_path / "image", "one")
+    assert folder.space(7) is None
+    assert folder.publish(spaces.items(), folder.epoch())
+    assert folder.publish(spaces.items(), folder.epoch())
+    assert len(list((tmp_path / "image").glob("*.image"))) == 1
+    assert ImageFolder(tmp_path / "image", "another").space(7) is None
+    for namespace_id, space in spaces.items():
+        mapped = folder.space(namespace_id)
+        for one, other in zip(walk(mapped, queries, Plan(6)), walk(space, queries, Plan(6)), strict=True):
+            assert (one.chunks == other.chunks).all()
+            assert (one.scores == other.scores).all()
+            assert (mapped.vectors(one.chunks) == space.vectors(other.chunks)).all()
+        assert not mapped.checked
+    assert folder.check_all()
+    assert folder.space(7).checked
+
+
+def test_nothing_forgotten_comes_back(library, tmp_path):
+    folder, other = (ImageFolder(tmp_path / "image", "one") for _ in range(2))
+    epoch, spaces = folder.epoch(), [(1, space_of(library))]
+    assert folder.forget()
+    assert not folder.publish(spaces, epoch)  # read before anything was there to forget
+    epoch = folder.epoch()
+    folder.publish(spaces, epoch)
+    assert other.space(1) is not None
+    assert folder.forget()
+    assert other.space(1) is None
+    assert not list((tmp_path / "image").glob("*.image*"))
+    assert not folder.publish(spaces, epoch)  # read before it was forgotten
+    assert folder.space(1) is None
+    assert not list((tmp_path / "image").glob("*.image*"))
+    assert folder.publish(spaces, folder.epoch())
+
+
+def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tmp_path):
+    folder, space = tmp_path / "image", space_of(library)
+    truth = _answers(space, queries)
+    rng, dropped = random.Random(0), 0
+    for _ in range(120):
+        image = ImageFolder(folder, "one")
+        image.publish([(1, space)], image.epoch())
+        path = next(folder.glob("*.image"))
+        data = bytearray(path.read_bytes())
+        if rng.random() < 0.2:
+            data = data[: rng.randrange(len(data))]
+        else:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        found = ImageFolder(folder, "one").walked(1, lambda mapped: _answers(mapped, queries))
+        dropped += found is None
+        assert found is None or found == truth
+        assert (found is None) == (not path.exists())
+    assert dropped > 100
+
+
+def _answers(space, queries):
+    found = walk(space, queries, Plan(6))
+    return [(one.chunks.tolist(), one.scores.tolist(), space.vectors(one.best(5)).tolist()) for one in found]

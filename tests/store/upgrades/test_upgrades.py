@@ -1,0 +1,111 @@
+"""Memories of older formats open, answer and verify; a step of the format is taken whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from pathlib import Path
+
+import apsw
+import pytest
+
+from mllm_plugin import Document, FormatVersionError, MemoryIndex, StoreError, repair
+from mllm_plugin.store import creation, schema
+from mllm_plugin.store.database import FILE_NAME
+from tests.helpers.toy import ToyEncoder
+
+_SCRIPT = Path(__file__).with_name("make_memory_of_format_1.py")
+_spec = importlib.util.spec_from_file_location("make_memory_of_format_1", _SCRIPT)
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    path = tmp_path / "memory"
+    path.mkdir()
+    (path / FILE_NAME).write_bytes(gzip.decompress(made.FIXTURE.read_bytes()))
+    return path
+
+
+@pytest.fixture
+def next_format(monkeypatch):
+    """A release whose format has one table more."""
+
+    def m002_notes(connection: apsw.Connection) -> None:
+        connection.execute("CREATE TABLE notes (document_rowid INTEGER PRIMARY KEY, note TEXT)")
+        connection.execute("INSERT INTO notes SELECT document_rowid, 'kept' FROM documents")
+
+    monkeypatch.setitem(schema.MIGRATIONS, 2, m002_notes)
+    monkeypatch.setattr(schema, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(creation, "FORMAT_VERSION", 2)
+
+
+def check(memory: MemoryIndex) -> None:
+    assert memory.verify().problems == ()
+    stored = {one.id: one for one in memory.documents()}
+    for document in made.DOCUMENTS:
+        found = stored[document.id]
+        assert (found.text, found.metadata, found.labels) == (
+            document.text,
+            document.metadata,
+            document.labels,
+        )
+        assert found.masks == (("draft",) if document.metadata["number"] < 3 else ())
+    assert memory.search(made.DOCUMENTS[17].text, k=1)[0].document_id == "room-17"
+    assert memory.search("door", k=50, filter={"colour": "red", "number": {"$gte": 3}}, mode="exact")
+    assert memory.search("key", k=1, namespace=("users", "anna"))[0].document_id == made.PRIVATE.id
+    assert memory.stats().namespaces[0].levels[-1].level >= 2
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["writable", "read-only"])
+def test_a_memory_of_format_1_opens_answers_and_verifies(folder, read_only):
+    with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM), read_only=read_only) as memory:
+        check(memory)
+
+
+def test_a_memory_of_format_1_is_edited_and_repaired(folder, tmp_path):
+    with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM)) as memory:
+        memory.add([Document("a new room", id="new")])
+        assert memory.remove(["new"]).erased
+        check(memory)
+    assert repair(folder, tmp_path / "repaired", progress=False).lost == ()
+    with MemoryIndex.open(tmp_path / "repaired", encoder=ToyEncoder(made.DIM)) as memory:
+        check(memory)
+
+
+def test_the_next_format_is_reached_on_opening(folder, next_format):
+    with pytest.raises(FormatVersionError, match="open it once for writing"):
+        MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM), read_only=True)
+    for _ in range(2):
+        with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM)) as memory, memory._database.read() as tx:
+            assert tx.pragma("user_version") == 2
+            assert tx.execute("SELECT count(*) FROM notes WHERE note = 'kept'").get == 43
+            check(memory)
+    with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM), read_only=True) as memory:
+        check(memory)
+
+
+def test_a_new_memory_has_the_newest_format(tmp_path, next_format):
+    with MemoryIndex.open(tmp_path / "new", encoder=ToyEncoder()) as memory, memory._database.read() as tx:
+        assert tx.pragma("user_version") == 2
+        assert memory.verify().ok
+
+
+def test_a_step_that_fails_leaves_the_file_as_it_was(folder, next_format, monkeypatch):
+    step = schema.MIGRATIONS[2]
+
+    def fails(connection: apsw.Connection) -> None:
+        step(connection)
+        raise apsw.FullError("refused on purpose")
+
+    before = (folder / FILE_NAME).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setitem(schema.MIGRATIONS, 2, fails)
+        with pytest.raises(StoreError, match="no space left"):
+            MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM))
+    assert sorted(path.name for path in folder.iterdir() if path.stat().st_size) == [FILE_NAME]
+    after = (folder / FILE_NAME).read_bytes()
+    assert after[schema.PAGE_SIZE :] == before[schema.PAGE_SIZE :], "the first page tells that there is a log"
+    with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM)) as memory:
+        check(memory)
