@@ -6,14 +6,7 @@ from types import TracebackType
 
 from mllm_plugin.errors import MissingDependencyError, MLLMError
 
-_OWN = (
-    "mllm_plugin",
-    "langchain_mllm",
-    "langgraph_mllm",
-    "llama_index_mllm",
-    "mem0_mllm",
-    "openai_agents_mllm",
-)
+_OWN = ("mllm_plugin", "langchain_mllm", "langgraph_mllm", "llama_index_mllm")
 
 
 class needs:
