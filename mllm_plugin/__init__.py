@@ -34,6 +34,7 @@ from mllm_plugin.errors import (
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.reembedding import reembed
 from mllm_plugin.repairing import repair
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.types import (
     AddReport,
     BuildReport,
@@ -92,6 +93,7 @@ __all__ = [
     "PathStep",
     "ReadOnlyStoreError",
     "Recall",
+    "Recency",
     "RemoveReport",
     "RepairReport",
     "SearchConfig",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +36,8 @@ from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickle
 from mllm_plugin.memory.updating import KEEP, change_of
 from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import Reranker
+from mllm_plugin.search.passages import merged
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.twins import class_twin, iterator_twin, twin
@@ -398,6 +401,12 @@ class MemoryIndex:
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
         reranker: RerankerLike | Literal["default"] | None = DEFAULT,
+        as_of: Moment | None = None,
+        since: Moment | None = None,
+        recency: Recency | timedelta | float | None = None,
+        include_masked: Sequence[str] = (),
+        neighbours: int = 0,
+        merge: bool = False,
     ) -> Hits:
         """Finds the chunks that best answer a query.
 
@@ -416,6 +425,17 @@ class MemoryIndex:
             exclude_labels: Documents with one of these labels are left out.
             unique_documents: At most one hit per document, its best chunk.
             reranker: Scores the best chunks anew, see `open`; None for none, "default" for the memory's.
+            as_of: What held at that moment: documents that were there (`created_at`) or, where they say so,
+                valid then (`valid_from` up to, but not including, `valid_to`), also those masked as
+                "superseded". A datetime with a time zone, a date (midnight UTC), or ISO 8601 text.
+            since: Documents whose `valid_from`, or else `created_at`, is then or later.
+            recency: Newer ones score higher: a half-life (timedelta or seconds), or a `Recency`. Its evidence
+                is in `Hit.score`, not in `Hit.relevance`. It is read for the best candidates; mode "exact"
+                reads it for all.
+            include_masked: Masks to look through; a document is found that has no other. The nodes above know
+                nothing of what is masked, so everything is compared.
+            neighbours: So many chunks before and after each in `Hit.before` and `Hit.after`.
+            merge: Hits of one document that touch, with their neighbours, become one; fewer than k may come.
 
         Returns:
             Hits, best first; ties in order of document id and offset. A list, which also has the
@@ -428,11 +448,23 @@ class MemoryIndex:
             FilterError: The filter is malformed.
         """
         scope = scope_of(namespace, prefix, filter, exclude_labels)
+        times = {"as_of": as_of, "since": since, "recency": recency}
         how = searching.request_of(
-            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+            self._handle,
+            scope,
+            k,
+            beam_width,
+            exact,
+            mode,
+            unique_documents,
+            reranker,
+            include_masked=include_masked,
+            neighbours=neighbours,
+            **times,
         )
         given = None if embedding is None else [embedding]
-        return searching.search(self._handle, scope, how, [query], given)[0]
+        found = searching.search(self._handle, scope, how, [query], given)[0]
+        return merged(found) if merge else found
 
     asearch = twin(search)
 
@@ -451,13 +483,31 @@ class MemoryIndex:
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
         reranker: RerankerLike | Literal["default"] | None = DEFAULT,
+        as_of: Moment | None = None,
+        since: Moment | None = None,
+        recency: Recency | timedelta | float | None = None,
+        include_masked: Sequence[str] = (),
+        neighbours: int = 0,
+        merge: bool = False,
     ) -> list[Hits]:
         """Several searches at once: encoded in one batch, walked together, same results as one by one."""
         scope = scope_of(namespace, prefix, filter, exclude_labels)
+        times = {"as_of": as_of, "since": since, "recency": recency}
         how = searching.request_of(
-            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+            self._handle,
+            scope,
+            k,
+            beam_width,
+            exact,
+            mode,
+            unique_documents,
+            reranker,
+            include_masked=include_masked,
+            neighbours=neighbours,
+            **times,
         )
-        return searching.search(self._handle, scope, how, queries, embeddings)
+        found = searching.search(self._handle, scope, how, queries, embeddings)
+        return [merged(hits) for hits in found] if merge else found
 
     asearch_batch = twin(search_batch)
 

@@ -10,13 +10,14 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from mllm_plugin.encoders.text import window_spans
-from mllm_plugin.memory.checks import mode_of, positive, reranker_of
+from mllm_plugin.memory.checks import at_least, mode_of, positive, reranker_of, when_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT
 from mllm_plugin.memory.scope import Scope
 from mllm_plugin.search.engine import Clock, Request
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.recall import recall
+from mllm_plugin.search.recency import recency_of
 from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.listing import Listing
@@ -38,14 +39,24 @@ def request_of(
     mode: Mode,
     unique_documents: bool,
     reranker: Any = DEFAULT,
+    *,
+    as_of: Any = None,
+    since: Any = None,
+    recency: Any = None,
+    include_masked: Any = (),
+    neighbours: Any = 0,
 ) -> Request:
     """How to search, checked."""
     memory.database.check_open()
     width = memory.config.search.beam_width if beam_width is None else beam_width
+    when = when_of(as_of, since, include_masked)
     return Request(
         k=positive("k", k),
         beam_width=positive("beam_width", width),
-        mode=mode_of(mode, exact),
+        mode=mode_of(mode, exact, through_masks=bool(when.include_masked)),
+        when=when,
+        recency=recency_of(recency),
+        neighbours=at_least("neighbours", neighbours, 0),
         condition=scope.filter,
         exclude_labels=scope.exclude_labels,
         unique_documents=unique_documents,

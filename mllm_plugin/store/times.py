@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import apsw
@@ -12,6 +13,8 @@ from mllm_plugin.types import Document
 
 EXPIRED = "expired"  # the mask of what has expired
 _COLUMNS = "created, updated, expires, valid_from, valid_to, version, hidden"
+SUPERSEDED = "superseded"  # the mask of what was said once and no longer holds
+_BEGIN = "coalesce(t.valid_from, t.created)"
 _GIVEN = ("expires_at", "valid_from", "valid_to")
 
 
@@ -49,6 +52,51 @@ class Times(NamedTuple):
             "valid_to": clock.at(self.valid_to),
             "version": self.version,
         }
+
+
+class When(NamedTuple):
+    """Which documents a search sees, by time and mask.
+
+    Attributes:
+        since: Those whose validity, or else existence, began then or later.
+        as_of: Those that were valid then.
+        include_masked: Masks that it looks through.
+    """
+
+    since: int | None = None
+    as_of: int | None = None
+    include_masked: tuple[str, ...] = ()
+
+    def restricts(self) -> bool:
+        """Whether it is anything else than what every search sees."""
+        return self != ALWAYS
+
+    def condition(self, live: str, overdue: int | None) -> tuple[str, tuple]:
+        """SQL on a document `d` with times `t`, and its parameters.
+
+        Args:
+            live: What `d` must fulfil without it.
+            overdue: The latest expiry that no mask tells of yet.
+        """
+        parts, parameters = [live], []
+        if self.include_masked:
+            masked = (
+                "NOT EXISTS (SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid "
+                "AND m.label NOT IN (SELECT value FROM json_each(?)))"
+            )
+            parts, parameters = [masked], [json.dumps(self.include_masked)]
+            if overdue is not None and EXPIRED not in self.include_masked:
+                parts.append(f"(t.expires IS NULL OR t.expires > {overdue})")
+        if self.since is not None:
+            parts.append(f"{_BEGIN} >= ?")
+            parameters.append(self.since)
+        if self.as_of is not None:
+            parts.append(f"({_BEGIN} IS NULL OR {_BEGIN} <= ?) AND (t.valid_to IS NULL OR t.valid_to > ?)")
+            parameters += [self.as_of, self.as_of]
+        return " AND ".join(parts), tuple(parameters)
+
+
+ALWAYS = When()
 
 
 def given_times(document: Document) -> tuple[int | None, ...]:
