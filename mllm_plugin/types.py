@@ -115,12 +115,12 @@ class Hit(_Report):
     metadata: dict[str, Any]
     path: tuple[PathStep, ...] = ()
     namespace: Namespace = ()
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
     expires_at: datetime | None = None
     valid_from: datetime | None = None
     valid_to: datetime | None = None
-    version: int = 0
+    version: int = field(default=0, compare=False)
     before: str = ""
     after: str = ""
 
@@ -225,8 +225,8 @@ class StoredDocument(_Report):
             wrote it.
         updated_at: When its text, metadata, labels or times last changed.
         expires_at, valid_from, valid_to: As given, in UTC.
-        version: Number of the write that last changed it: it grows with every change, and no two writes of
-            a memory have the same. 0 where an earlier release wrote it.
+        version: Number of the write that last changed it: it grows with every change. 0 where an earlier
+            release wrote it. Like the two moments of writing it does not count in comparisons.
     """
 
     id: str
@@ -237,12 +237,12 @@ class StoredDocument(_Report):
     masks: tuple[str, ...]
     chunks: int
     split: bool
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
     expires_at: datetime | None = None
     valid_from: datetime | None = None
     valid_to: datetime | None = None
-    version: int = 0
+    version: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

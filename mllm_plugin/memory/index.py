@@ -15,6 +15,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike, as_encoder
 from mllm_plugin.hierarchy import Hierarchy, RerankerLike
 from mllm_plugin.memory import editing, searching, upkeep
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.checks import (
     at_least,
     check_opening,
@@ -352,6 +353,14 @@ class MemoryIndex:
             return edit.unmask(where, which, label, prefix=bool(prefix))
 
     aunmask = twin(unmask)
+
+    def batch(self) -> Batch:
+        """Several edits, in any namespaces, as one transaction: `with memory.batch() as batch:`.
+
+        Raises:
+            ReadOnlyStoreError: The memory was opened read-only.
+        """
+        return Batch(self._handle)
 
     def install(self, hierarchy: str | Path | Hierarchy) -> InstallReport:
         """Puts another hierarchy in place: copies its weights into the memory and folds every node anew.

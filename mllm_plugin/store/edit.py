@@ -125,6 +125,7 @@ class Edit:
         split: bool = True,
         provisional: bool = False,
         kept: Mapping[str, Times] = {},
+        renew: bool = False,
     ) -> Put:
         """Adds prepared documents, or replaces those of their ids, and renews the fields of the others.
 
@@ -135,6 +136,7 @@ class Edit:
             split: How the others were cut when they were looked at.
             provisional: Place whole groups quickly; `regroup` must follow.
             kept: Times of documents in the memory that they come from, by id.
+            renew: Leave the chunks of prepared documents that are stored with this text already.
 
         Raises:
             StaleError: A document that is not prepared is no longer stored with this text.
@@ -146,7 +148,8 @@ class Edit:
         renewed: list[tuple[DocumentState, Document]] = []
         for document in documents:
             state = document_state(self._tx, row.namespace_id, document.id)
-            if item := fresh.get(document.id):
+            item = fresh.get(document.id)
+            if item is not None and not (renew and same_text(state, document, split)):
                 inserts.append(_placed(item, state, kept.get(document.id)))
                 replaced += [] if state is None else [state.rowid]
             elif state is None or not same_text(state, document, split):

@@ -139,7 +139,8 @@ def stamped(document: Document, write: int, before: Times | None, kept: Times | 
     """
     now, kept = clock.micros_now(), kept or Times()
     created = now if before is None else before.created
-    version = max(write, before.version + 1) if before else kept.version or write
+    known = before.version if before else 0
+    version = kept.version if kept.version > known else max(write, known + 1)
     return Times(
         created if kept.created is None else kept.created,
         now if kept.updated is None else kept.updated,
