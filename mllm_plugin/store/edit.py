@@ -38,12 +38,13 @@ from mllm_plugin.store.namespaces import (
     find_namespace,
     namespaces_below,
     select_namespaces,
+    touch_namespace,
 )
 from mllm_plugin.store.settings import mark_as_copy
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.statistics import chunk_count
 from mllm_plugin.store.times import EXPIRED, Times, expired_ids, overdue, set_hidden
-from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
+from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument, next_version
 from mllm_plugin.types import Document, MaskReport, Namespace, StoredDocument
 
 
@@ -261,10 +262,8 @@ class Edit:
         Raises:
             NotFoundError: An id is not there.
         """
-        return self._turn_all(
-            (row, add_masks(self._tx, rowids, label), True)
-            for row, rowids in self._all_of(namespace, which, prefix)
-        )
+        chosen = self._all_of(namespace, which, prefix)
+        return self._turn_all(chosen, lambda rowids: add_masks(self._tx, rowids, label), masked=True)
 
     def unmask(
         self, namespace: Namespace, which: Which | None, label: str | None, *, prefix: bool = False
@@ -279,7 +278,7 @@ class Edit:
         else:
             rows = select_namespaces(self._tx, namespace, prefix=prefix)
             chosen = [(row, masked_documents(self._tx, row.namespace_id, label)) for row in rows]
-        return self._turn_all((row, drop_masks(self._tx, rowids, label), False) for row, rowids in chosen)
+        return self._turn_all(chosen, lambda rowids: drop_masks(self._tx, rowids, label), masked=False)
 
     def _all_of(
         self, namespace: Namespace, which: Which, prefix: bool
@@ -290,8 +289,20 @@ class Edit:
             raise NotFoundError(f"no document {', '.join(map(repr, missing))} {where}")
         return chosen
 
-    def _turn_all(self, turned: Iterable[tuple[NamespaceRow, list[int], bool]]) -> MaskReport:
-        reports = [self._turn(row, rowids, masked=masked) for row, rowids, masked in turned]
+    def _turn_all(
+        self,
+        chosen: Iterable[tuple[NamespaceRow, list[int]]],
+        turn: Callable[[list[int]], list[int]],
+        *,
+        masked: bool,
+    ) -> MaskReport:
+        """Changes masks, and the trees where documents turned between live and masked."""
+        reports = []
+        for row, rowids in chosen:
+            before = self._tx.total_changes()
+            reports.append(self._turn(row, turn(rowids), masked=masked))
+            if not reports[-1].documents and self._tx.total_changes() != before:
+                touch_namespace(self._tx, row, next_version(self._tx))  # who looks through masks sees it
         return MaskReport(sum(one.documents for one in reports), sum(one.chunks for one in reports))
 
     def _turn(self, row: NamespaceRow, rowids: list[int], *, masked: bool) -> MaskReport:

@@ -89,5 +89,10 @@ def create_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow:
     return found
 
 
+def touch_namespace(tx: apsw.Connection, row: NamespaceRow, write: int) -> None:
+    """Notes that a write changed something of a namespace beside its tree."""
+    tx.execute("UPDATE namespaces SET version = ? WHERE namespace_id = ?", (write, row.namespace_id))
+
+
 def _path(namespace: Namespace) -> str:
     return "".join(part + NAME_SEPARATOR for part in namespace)

@@ -140,7 +140,8 @@ def stamped(document: Document, write: int, before: Times | None, kept: Times | 
     now, kept = clock.micros_now(), kept or Times()
     created = now if before is None else before.created
     known = before.version if before else 0
-    version = kept.version if kept.version > known else max(write, known + 1)
+    same = before is not None and kept.version == known and kept.updated == before.updated
+    version = kept.version if kept.version > known or same else max(write, known + 1)
     return Times(
         created if kept.created is None else kept.created,
         now if kept.updated is None else kept.updated,
