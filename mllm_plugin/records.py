@@ -37,7 +37,6 @@ from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 from mllm_plugin.vectors import as_vectors
 
-_PAST = ("created", "updated")
 _TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told
 _BATCH = 256
@@ -267,10 +266,10 @@ def _masks(record: Record) -> tuple[str, ...]:
 def _kept(record: Record) -> Times:
     """What a record knows of its document's past."""
     try:
-        moments = {name: clock.moment(f"{name}_at", getattr(record, f"{name}_at")) for name in _PAST}
+        created, updated = (clock.moment(name, getattr(record, name)) for name in _TIMES[:2])
     except InvalidInputError as error:
         raise InvalidDocumentError(f"record {record.id!r}: {error}") from None
-    return Times(**moments, version=record.version)
+    return Times(created, updated, version=record.version)
 
 
 def _prepared(document: Document, record: Record, namespace: Namespace, dim: int) -> PreparedDocument:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -78,7 +78,7 @@ class When(NamedTuple):
             live: What `d` must fulfil without it.
             overdue: The latest expiry that no mask tells of yet.
         """
-        parts, parameters = [live], []
+        parts, parameters = [live], list[Any]()
         if self.include_masked:
             masked = (
                 "NOT EXISTS (SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid "
@@ -99,7 +99,7 @@ class When(NamedTuple):
 ALWAYS = When()
 
 
-def given_times(document: Document) -> tuple[int | None, ...]:
+def given_times(document: Document) -> tuple[int | None, int | None, int | None]:
     """Expiry, begin and end of validity as the file keeps them.
 
     Raises:
@@ -142,10 +142,13 @@ def stamped(document: Document, write: int, before: Times | None, kept: Times | 
     known = before.version if before else 0
     same = before is not None and kept.version == known and kept.updated == before.updated
     version = kept.version if kept.version > known or same else max(write, known + 1)
+    expires, begin, end = given_times(document)
     return Times(
         created if kept.created is None else kept.created,
         now if kept.updated is None else kept.updated,
-        *given_times(document),
+        expires,
+        begin,
+        end,
         version,
     )
 
