@@ -247,7 +247,15 @@ class StoredDocument(_Report):
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk(_Report):
-    """A chunk as the memory holds it: `text` is `start` to `end` of the document's."""
+    """A chunk as the memory holds it.
+
+    Attributes:
+        chunk_id: Its id.
+        document_id: Of which document.
+        text: What it says.
+        start, end: Character offsets, `document.text[start:end] == text`.
+        namespace: Where it is.
+    """
 
     chunk_id: int
     document_id: str

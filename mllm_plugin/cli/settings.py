@@ -117,8 +117,8 @@ class Settings:
         parts = tuple(part for part in name.split("/") if part)
         if memory.namespaces(parts):
             click.echo(
-                f"there is no namespace of the one name {name!r}; taken is that of the names {[*parts]}, which "
-                f"is spelled {namespace_options(parts)}. A new one of the one name is "
+                f"there is no namespace of the one name {name!r}; taken is that of the names {[*parts]}, "
+                f"which is spelled {namespace_options(parts)}. A new one of the one name is "
                 f"{namespace_options((name,))}",
                 err=True,
             )

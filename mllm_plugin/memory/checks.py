@@ -45,9 +45,10 @@ def at_least(name: str, value: Any, least: int) -> int:
 
 def reranker_of(given: Any) -> Reranker | None:
     """What scores the best chunks anew; None for nothing."""
+    if given is None:
+        return None
     reranker = as_reranker(given)
-    if reranker is not None:
-        positive("the reranker's finalists", reranker.finalists)
+    positive("the reranker's finalists", reranker.finalists)
     return reranker
 
 

@@ -75,6 +75,8 @@ def search(
     with memory.moment() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
+        if request.reranker is None:
+            return memory.searcher.search(views, prepared, request, clock)
         wider = replace(request, k=hits_needed(request.reranker, request.k))
         found = memory.searcher.search(views, prepared, wider, clock)
     with clock.stage("rerank"):

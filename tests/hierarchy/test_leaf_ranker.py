@@ -112,7 +112,7 @@ def test_tensors_give_the_ranker_back():
     ids=["missing", "unknown", "shape", "negative", "nan"],
 )
 def test_refuses_other_tensors(tensors):
-    with pytest.raises(InvalidInputError, match="leaf ranker's tensors"):
+    with pytest.raises(InvalidInputError, match="leaf ranker: tensor"):
         LeafRanker(tensors=tensors)
 
 
