@@ -128,16 +128,17 @@ def save_times(tx: apsw.Connection, rowid: int, times: Times) -> None:
     tx.execute("INSERT OR REPLACE INTO times VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (rowid, *times))
 
 
-def stamped(document: Document, write: int, before: Times | None, kept: Times | None) -> Times:
+def stamped(document: Document, write: int, now: int, before: Times | None, kept: Times | None) -> Times:
     """The times of a document that is being written.
 
     Args:
         document: As it is from now on.
         write: Number of this write.
+        now: Its moment.
         before: Of what it replaces; None for a new one.
         kept: Of the same document in the memory that it comes from.
     """
-    now, kept = clock.micros_now(), kept or Times()
+    kept = kept or Times()
     created = now if before is None else before.created
     known = before.version if before else 0
     same = before is not None and kept.version == known and kept.updated == before.updated

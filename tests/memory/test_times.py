@@ -412,6 +412,12 @@ def test_documents_in_an_order_page_by_page(memory, hands):
     assert memory.count(prefix=True) == 4
     assert memory.count(prefix=True, masked=False) == 3
     assert memory.count(namespace="right") == 2
+    memory.add(cats(3), namespace="left")
+    assert [one.id for one in memory.documents(namespace="left", order="-created_at")][:3] == [
+        "c2",
+        "c1",
+        "c0",
+    ]
     with pytest.raises(InvalidInputError, match="unknown order"):
         memory.documents(order="age")
     with pytest.raises(InvalidInputError, match="limit"):
