@@ -30,6 +30,7 @@ from mllm_plugin.store.values import (
     lists_at,
     may_be_rounded,
     parsed_metadata,
+    same,
     scalar,
     scalar_flaw,
 )
@@ -248,10 +249,8 @@ def _moment_of(text: str) -> int | None:
 def _values_match(metadata: str, key: str, name: str, operand: str) -> bool:
     """Whether a list, a long string, or a number, of the metadata compares as wanted; integers exactly."""
     if name == _SAME:
-        same = json.dumps(json.loads(operand), sort_keys=True)
-        return any(
-            json.dumps(one, sort_keys=True) == same for one in lists_at(parsed_metadata(metadata), key)
-        )
+        wanted = json.loads(operand)
+        return any(same(one, wanted) for one in lists_at(parsed_metadata(metadata), key))
     wanted, compare = _parsed(operand), _COMPARE[name]
     values = [value for found, value in flatten("", parsed_metadata(metadata)) if found == key]
     if isinstance(wanted, str):

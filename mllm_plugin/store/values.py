@@ -138,6 +138,15 @@ def lists_at(metadata: Mapping[str, Any], key: str) -> Iterator[list[Any]]:
             waiting += ((name, one) for one in item)
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal; `1` and `1.0` are, `1` and true are not."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
 def scalar(value: str | float | None) -> tuple[str, str | float]:
     """Kind and value of a posting; integers beyond 64 bits are posted as the nearest float."""
     if value is None:
