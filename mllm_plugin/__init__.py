@@ -32,6 +32,7 @@ from mllm_plugin.errors import (
     VersionConflictError,
 )
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.reembedding import reembed
 from mllm_plugin.repairing import repair
 from mllm_plugin.search.recency import Recency
@@ -62,6 +63,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdapterMismatchError",
     "AddReport",
+    "Batch",
     "BuildReport",
     "ChunkingConfig",
     "ClosedError",

@@ -36,6 +36,7 @@ from mllm_plugin.store.namespaces import (
     NamespaceRow,
     create_namespace,
     find_namespace,
+    namespace_of,
     namespaces_below,
     select_namespaces,
     touch_namespace,
@@ -239,9 +240,10 @@ class Edit:
     def expire(self, most: int) -> int:
         """Masks what has expired, at most so many documents; returns how many."""
         due = overdue(self._tx, clock.micros_now(), most)
-        rows = {row.namespace_id: row for row in namespaces_below(self._tx, ())} if due else {}
         for namespace_id, rowids in due.items():
-            self._turn(rows[namespace_id], add_masks(self._tx, rowids, EXPIRED), masked=True)
+            self._turn(
+                namespace_of(self._tx, namespace_id), add_masks(self._tx, rowids, EXPIRED), masked=True
+            )
             set_hidden(self._tx, rowids)
         return sum(map(len, due.values()))
 

@@ -61,6 +61,11 @@ def find_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow | 
     return NamespaceRow(*row) if row else None
 
 
+def namespace_of(tx: apsw.Connection, namespace_id: int) -> NamespaceRow:
+    """A namespace's row by its number."""
+    return NamespaceRow(*tx.execute(f"SELECT {_COLUMNS} WHERE n.namespace_id = ?", (namespace_id,)).get)
+
+
 def namespaces_below(tx: apsw.Connection, prefix: Namespace) -> list[NamespaceRow]:
     """All namespaces that begin with `prefix`, itself included, in order of their names."""
     low = _path(prefix)

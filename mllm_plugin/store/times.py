@@ -78,13 +78,15 @@ class When(NamedTuple):
             live: What `d` must fulfil without it.
             overdue: The latest expiry that no mask tells of yet.
         """
-        parts, parameters = [live], list[Any]()
+        parts: list[str] = [live]
+        parameters: list[Any] = []
         if self.include_masked:
             masked = (
                 "NOT EXISTS (SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid "
                 "AND m.label NOT IN (SELECT value FROM json_each(?)))"
             )
-            parts, parameters = [masked], [json.dumps(self.include_masked)]
+            parts = [masked]
+            parameters.append(json.dumps(self.include_masked))
             if overdue is not None and EXPIRED not in self.include_masked:
                 parts.append(f"(t.expires IS NULL OR t.expires > {overdue})")
         if self.since is not None:
