@@ -29,10 +29,13 @@ from mllm_plugin.errors import (
     StoreBusyError,
     StoreError,
     UnsupportedFilesystemError,
+    VersionConflictError,
 )
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.reembedding import reembed
 from mllm_plugin.repairing import repair
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.types import (
     AddReport,
     BuildReport,
@@ -51,6 +54,7 @@ from mllm_plugin.types import (
     SkippedDocument,
     Stats,
     StoredDocument,
+    UpdateReport,
     VerifyReport,
 )
 
@@ -59,6 +63,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdapterMismatchError",
     "AddReport",
+    "Batch",
     "BuildReport",
     "ChunkingConfig",
     "ClosedError",
@@ -90,6 +95,7 @@ __all__ = [
     "PathStep",
     "ReadOnlyStoreError",
     "Recall",
+    "Recency",
     "RemoveReport",
     "RepairReport",
     "SearchConfig",
@@ -101,7 +107,9 @@ __all__ = [
     "StoredDocument",
     "TreeConfig",
     "UnsupportedFilesystemError",
+    "UpdateReport",
     "VerifyReport",
+    "VersionConflictError",
     "reembed",
     "repair",
 ]

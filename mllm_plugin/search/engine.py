@@ -15,6 +15,7 @@ from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, rank
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.search.scan import scan
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
@@ -23,6 +24,7 @@ from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.image import ImageCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.times import ALWAYS, When
 from mllm_plugin.types import Hit, Hits, Mode, Namespace, SearchStatistics
 
 MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
@@ -39,6 +41,9 @@ class Request:
     exclude_labels: tuple[str, ...]
     unique_documents: bool
     reranker: Reranker | None = None
+    when: When = ALWAYS
+    recency: Recency | None = None
+    neighbours: int = 0
 
 
 class Clock:
@@ -78,14 +83,19 @@ class Searcher:
         """Each namespace with live chunks, and which of these the request's filter lets through."""
         hierarchy, lexical = snapshot.hierarchy(self._hierarchies), self._config.lexical
         views = [
-            View(snapshot, row, self._blocks, hierarchy, lexical)
+            View(snapshot, row, self._blocks, hierarchy, lexical, recency=request.recency)
             for row in rows
-            if row.root_id is not None and row.live_chunks
+            if row.root_id is not None and (row.live_chunks or request.when.include_masked)
         ]
-        if not request.condition and not request.exclude_labels:
+        seen = request.when.restricts() or snapshot.overdue is not None
+        if not (request.condition or request.exclude_labels or seen):
             return views
+        through = bool(request.when.include_masked)
         with clock.stage("filter"):
-            return [replace(view, allowed=self._let_through(view, request)) for view in views]
+            return [
+                replace(view, allowed=self._let_through(view, request), through_masks=through)
+                for view in views
+            ]
 
     def search(
         self, views: Sequence[View], queries: Sequence[Query], request: Request, clock: Clock
@@ -102,7 +112,8 @@ class Searcher:
         return [_merged(own, request.k, mode, clock) for own in found]
 
     def _let_through(self, view: View, request: Request) -> Allowed:
-        return self._allowed.get(view.snapshot, view.row, request.condition, request.exclude_labels)
+        wanted = request.condition, request.exclude_labels, request.when
+        return self._allowed.get(view.snapshot, view.row, *wanted)
 
     # -- one namespace
     # -------------------------------------------------------------------------------------------
@@ -118,7 +129,7 @@ class Searcher:
         with clock.stage("fetch"):
             k, unique = request.k, request.unique_documents
             hits = [
-                read_hits(view, query, own, k=k, unique_documents=unique)
+                read_hits(view, query, own, k=k, unique_documents=unique, neighbours=request.neighbours)
                 for query, own in zip(queries, ranked, strict=True)
             ]
         found = [Found(*pair) for pair in zip(hits, candidates, strict=True)]
@@ -147,6 +158,8 @@ class Searcher:
     def _mode(self, view: View, request: Request) -> Mode:
         if request.mode != "auto":
             return request.mode
+        if view.through_masks:  # a walk would not see below the masks
+            return "flat"
         return "flat" if view.row.live_chunks <= self._search.flat_below else "beam"
 
 

@@ -19,6 +19,8 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
 from mllm_plugin.store.codec import Windows
 
+_READ_FOR_RECENCY = 8  # times as many as are kept
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -46,15 +48,17 @@ class Ranked(NamedTuple):
 
     score: float
     chunk_id: int
+    plain: float  # without what recency added
 
 
 def rank(view: View, query: Query, candidates: Candidates) -> list[Ranked]:
     """Candidates by all their evidence, best first, lower chunk ids first on ties."""
     cosine, window = evidence_of(view, query, candidates)
-    scores = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
+    plain = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
+    scores = plain + view.added(candidates.ids)
     order = np.lexsort((candidates.ids, -scores))
-    ids = candidates.ids[order].tolist()
-    return [Ranked(*pair) for pair in zip(scores[order].tolist(), ids, strict=True)]
+    columns = (scores, candidates.ids, plain)
+    return [Ranked(*one) for one in zip(*(column[order].tolist() for column in columns), strict=True)]
 
 
 def evidence_of(
@@ -95,6 +99,16 @@ def best_rows(scores: NDArray[np.floating], ids: NDArray[np.int64], most: int) -
         threshold = np.partition(scores, len(scores) - most)[len(scores) - most]
         rows = np.flatnonzero(scores >= threshold)
     return rows[np.lexsort((ids[rows], -scores[rows]))][:most]
+
+
+def best_candidates(
+    view: View, partial: NDArray[np.floating], ids: NDArray[np.int64], most: int
+) -> NDArray[np.int64]:
+    """Rows of the `most` best by partial score and recency; the latter is read for the best of the former."""
+    if view.recency is None:
+        return best_rows(partial, ids, most)
+    rows = best_rows(partial, ids, _READ_FOR_RECENCY * most)
+    return rows[best_rows(partial[rows] + view.added(ids[rows]), ids[rows], most)]
 
 
 def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mllm_plugin.lexical import TermCounts, score_terms
 from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, best_rows, cosines_of, joined, scores_of
+from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined, scores_of
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.store.blocks import Block
 from mllm_plugin.tree.editor import LEAF_LEVEL
@@ -252,7 +252,7 @@ def _leaves(
             met = np.union1d(met, more[np.isin(fetched.ids[more], list(routed[place]))])
         rows = met[admitted[met]]
         partial = view.hierarchy.leaf_ranker.partial(cosines[place][rows], lexical[place][rows])
-        best = rows[best_rows(partial, fetched.ids[rows], most)]
+        best = rows[best_candidates(view, partial, fetched.ids[rows], most)]
         results.append(
             Candidates(
                 ids=fetched.ids[best],
