@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from mllm_plugin.store.log import log_of
 from mllm_plugin.store.schema import migrate
 from mllm_plugin.store.scrub import scrub_vfs
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.surroundings import check_surroundings
 
 FILE_NAME = "memory.db"
 _LONG_LOG = 1000  # pages
@@ -71,8 +73,11 @@ class Database:
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
         refuse_network_filesystem(folder)
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             self._create(create)
+        check_surroundings(self.path, writes=not read_only)
+        if self.path.is_symlink():
+            self.place = self.path.resolve()  # its log lies beside the file itself
         if _identity(self.place) in _stranded:
             raise forked(self.path)
         self._file = _identity(self.place)

@@ -148,9 +148,14 @@ def _held_folder(target: Path) -> tuple[Path, int]:
             os.close(handle)
 
 
+def drafts_of(target: Path) -> Iterator[Path]:
+    """The draft folders beside a file or folder."""
+    return target.parent.glob(f".{glob.escape(target.name)}.*{_DRAFT}")
+
+
 def _sweep(target: Path) -> None:
     """Deletes drafts that no living process holds."""
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.*{_DRAFT}"):
+    for folder in drafts_of(target):
         with suppress(OSError):
             handle, is_free = _lock(folder)
             try:
@@ -167,7 +172,7 @@ def _lock(folder: Path) -> tuple[int, bool | None]:
     """
     if sys.platform == "win32":
         return os.open(folder / ".lock", os.O_CREAT), None
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would not be opened ever
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,0 +1,30 @@
+"""What a stranger may put into a folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from mllm_plugin.store.schema import PAGE_SIZE
+
+
+def linked(path: Path, target: Path) -> None:
+    """Puts a link in the place of whatever is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def journal(name: bytes, pages: int = 7) -> bytes:
+    """A rollback journal of a file of `pages` pages that ends in the name of another, which SQLite deletes."""
+    magic = bytes.fromhex("d9d505f920a163d7")
+    numbers = (
+        0,
+        0,
+        pages,
+        512,
+        PAGE_SIZE,
+    )  # records, salt, pages of the database, bytes of a sector and of a page
+    header = magic + b"".join(number.to_bytes(4, "big") for number in numbers)
+    total = sum(byte if byte < 128 else byte - 256 for byte in name) % (1 << 32)
+    end = (1 << 22).to_bytes(4, "big") + name + len(name).to_bytes(4, "big") + total.to_bytes(4, "big")
+    return header.ljust(512, b"\0") + end + magic
