@@ -116,9 +116,13 @@ class Database:
                 snapshot.end()
 
     @contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
-        """A write transaction: all of it is kept, or nothing."""
-        with self._exclusively(self.timeout) as connection:
+    def write(self, wait: float | None = None) -> Iterator[apsw.Connection]:
+        """A write transaction: all of it is kept, or nothing.
+
+        Args:
+            wait: Seconds to wait for another writer, in place of `timeout`.
+        """
+        with self._exclusively(wait) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 self._size = check_size(connection, self.place, self._size)
@@ -135,19 +139,20 @@ class Database:
 
     def exclusive(self, work: Callable[[apsw.Connection], _T], wait: float | None = None) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
-        with self._exclusively(self.timeout if wait is None else wait) as connection:
+        with self._exclusively(wait) as connection:
             return work(connection)
 
     @contextmanager
-    def _exclusively(self, wait: float) -> Iterator[apsw.Connection]:
+    def _exclusively(self, wait: float | None) -> Iterator[apsw.Connection]:
         self.check_writable()
-        turn = self._writing
+        turn, wait = self._writing, self.timeout if wait is None else wait
         if not turn.acquire(timeout=wait):
-            raise busy(self.path, self.timeout)
+            raise busy(self.path, wait)
         try:
             with self._errors():
                 with self._lock:
                     connection = self._writer_connection()
+                    connection.set_busy_timeout(int(wait * 1000))
                     nested = connection in self._used
                     self._used[connection] = threading.get_ident()
                 try:
@@ -162,13 +167,10 @@ class Database:
         """Moves the write-ahead log into the file and empties it; False when a reader held it too long."""
 
         def checkpoint(connection: apsw.Connection) -> bool:
-            connection.set_busy_timeout(int(wait * 1000))
             try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except apsw.BusyError:
                 return False
-            finally:
-                connection.set_busy_timeout(int(self.timeout * 1000))
             with suppress(FileNotFoundError):
                 # SQLite syncs the file but not that the log is empty: after a power failure its old frames,
                 # with all that they hold, would be back. The log has no locks, so it may be opened here.

@@ -41,8 +41,8 @@ def check_surroundings(path: Path, *, writes: bool) -> None:
             )
     if _end(journal) == _NAMES_ANOTHER:
         raise StoreError(
-            f"{journal} names another file, which SQLite would delete; nothing was opened. No release of this "
-            f"package writes such a journal: delete it if you do not know where it comes from"
+            f"{journal} names another file, which SQLite would delete; nothing was opened. No release "
+            f"of this package writes such a journal: delete it if you do not know where it comes from"
         )
 
 

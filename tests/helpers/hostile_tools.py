@@ -15,7 +15,7 @@ def linked(path: Path, target: Path) -> None:
 
 
 def journal(name: bytes, pages: int = 7) -> bytes:
-    """A rollback journal of a file of `pages` pages that ends in the name of another, which SQLite deletes."""
+    """A rollback journal of a file of so many pages, which ends in the name of a file that SQLite deletes."""
     magic = bytes.fromhex("d9d505f920a163d7")
     numbers = (
         0,

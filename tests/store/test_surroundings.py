@@ -1,4 +1,4 @@
-"""What lies at a memory's place and beside it: links, pipes and journals that SQLite would write into or obey."""
+"""What lies beside a memory: links, pipes and journals that SQLite would write into or obey."""
 
 from __future__ import annotations
 
