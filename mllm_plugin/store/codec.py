@@ -29,9 +29,11 @@ def vector_of(ids: NDArray[np.int64], vectors: NDArray[Any], child_id: int) -> N
 def children_of(block: Sequence[Any], dim: int) -> Children:
     """Decodes the columns of an embedding chunk: ids, vectors, live, total, versions, terms."""
     ids, vectors, live, total, versions, terms = block
-    count = len(ids) // 8
+    count, children = len(ids) // 8, np.frombuffer(ids, dtype="<i8")
+    if (children[1:] <= children[:-1]).any():
+        raise ValueError("its ids are not in order")
     return Children(
-        ids=np.frombuffer(ids, dtype="<i8"),
+        ids=children,
         vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, dim),
         live=np.frombuffer(live, dtype="<u4", count=count).astype(np.int64),
         total=np.frombuffer(total, dtype="<u4", count=count).astype(np.int64),

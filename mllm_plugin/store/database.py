@@ -17,7 +17,7 @@ from mllm_plugin.errors import ClosedError, DamagedStoreError, NotFoundError, Re
 from mllm_plugin.errors import StoreBusyError as _Busy
 from mllm_plugin.store.connections import READ_WRITE, checksum_vfs, close, connect
 from mllm_plugin.store.creation import check_file, check_size, copy_file, create_file
-from mllm_plugin.store.failures import busy, consistent, forked, gone, translated
+from mllm_plugin.store.failures import busy, consistent, enough_handles, forked, gone, translated
 from mllm_plugin.store.filesystem import refuse_network_filesystem, sync
 from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.store.log import log_of
@@ -72,7 +72,8 @@ class Database:
         self._closed, self._size = False, -1
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
-        refuse_network_filesystem(folder)
+        with enough_handles(self.path):
+            refuse_network_filesystem(folder)
         if not os.path.lexists(self.path):
             self._create(create)
         check_surroundings(self.path, writes=not read_only)
@@ -341,7 +342,7 @@ class Database:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with translated(self.path, self.timeout), consistent(self.path):
+        with translated(self.path, self.timeout), enough_handles(self.path), consistent(self.path):
             yield
 
 

@@ -77,10 +77,10 @@ def test_an_interruption_costs_one_batch_at_most(tmp_path, how, end):
 def interrupted(tmp_path):
     """The folder of a memory whose process was killed between cache and write, with some of it in the log."""
     with MemoryIndex.open(tmp_path / "open", encoder=ToyEncoder()) as memory:
-        memory._ingest.prepare(FEW[:12], (), True)
+        memory._handle.ingest.prepare(FEW[:12], (), True)
         with closing(sqlite3.connect(memory.path / "cache" / "cache.db")) as connection:
             connection.execute("PRAGMA wal_checkpoint")
-        memory._ingest.prepare(FEW[12:], (), True)
+        memory._handle.ingest.prepare(FEW[12:], (), True)
         shutil.copytree(tmp_path / "open", tmp_path / "memory")
     return tmp_path / "memory"
 
@@ -118,7 +118,7 @@ def check(folder, right, encoded: int | None = None) -> None:
         memory.add(FEW)
         assert vectors(memory) == right
         assert encoded is None or len(encoder.encoded) == encoded
-        memory._ingest.prepare(some_documents(3, prefix="new"), (), True)
+        memory._handle.ingest.prepare(some_documents(3, prefix="new"), (), True)
         assert memory.stats().cache_bytes > 0
         assert memory.remove([FEW[0].id], wait=0.1).erased
         assert_sound(memory, [document.id for document in FEW[1:]])
