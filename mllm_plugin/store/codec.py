@@ -50,6 +50,11 @@ def pack_windows(windows: NDArray[np.float32]) -> bytes:
     return scales.tobytes() + codes.tobytes()
 
 
+def packed_size(count: int, dim: int) -> int:
+    """Bytes of so many windows."""
+    return count * (_SCALE_BYTES + dim)
+
+
 def unpack_windows(data: bytes, dim: int) -> NDArray[np.float32]:
     """Windows [w, d] from `pack_windows`."""
     count = len(data) // (_SCALE_BYTES + dim)

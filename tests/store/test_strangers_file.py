@@ -153,7 +153,7 @@ ROWS = {
     ),
     "metadata-nested-deeply": (
         ("UPDATE documents SET metadata = ? WHERE id = 'fox'", ('{"a":' * 5000 + "1" + "}" * 5000,)),
-        "'fox' cannot be read",
+        "metadata postings differ",
     ),
     "windows-that-are-no-numbers": (("UPDATE windows SET data = ?", (BLOB,)), "windows of chunk"),
     "windows-cut-short": ("UPDATE windows SET data = substr(data, 2)", "windows of chunk"),
