@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mllm_plugin.store.schema import PAGE_SIZE
+from mllm_plugin.store.checksums import checksum
+from mllm_plugin.store.schema import CHECKSUM_BYTES, PAGE_SIZE
 
 
 def linked(path: Path, target: Path) -> None:
@@ -28,3 +32,25 @@ def journal(name: bytes, pages: int = 7) -> bytes:
     total = sum(byte if byte < 128 else byte - 256 for byte in name) % (1 << 32)
     end = (1 << 22).to_bytes(4, "big") + name + len(name).to_bytes(4, "big") + total.to_bytes(4, "big")
     return header.ljust(512, b"\0") + end + magic
+
+
+def sealed(page: bytes) -> bytes:
+    """A page of a memory's file with a checksum that holds, as anybody can make it."""
+    a, b = checksum(page[: PAGE_SIZE - CHECKSUM_BYTES])
+    return page[:-CHECKSUM_BYTES] + a.to_bytes(4, "little") + b.to_bytes(4, "little")
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fails when what happens inside takes longer, even where it never ends."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
