@@ -1,6 +1,6 @@
 """Whatever a file holds: an answer or an error of ours, within a bounded time.
 
-`make soak` tries a hundred times as many, or $MLLM_TRIES times. Weights are in tests/hierarchy, caches and links in tests/store.
+`make soak` tries a hundred times as many ($MLLM_TRIES). Weights are in tests/hierarchy, links in tests/store.
 """
 
 from __future__ import annotations
