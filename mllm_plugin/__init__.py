@@ -1,5 +1,6 @@
 """LLM with memory: documents in an editable tree of embeddings on disk, searched from the top down."""
 
+import mllm_start  # noqa: F401 - makes an interruption of the imports below quiet
 from mllm_plugin.builder import IndexBuilder
 from mllm_plugin.config import (
     ChunkingConfig,

@@ -15,6 +15,7 @@ from mllm_plugin.documents import Given, check_documents, describe, skips
 from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
@@ -81,10 +82,11 @@ class Ingest:
         provisional: bool = False,
         on_invalid: OnInvalid = "raise",
         first: int = 0,
+        seen: Seen | None = None,
     ) -> AddReport:
         """Checks, cuts and embeds what is new or changed, and writes all of it or nothing."""
         self._database.check_writable()
-        given = check_documents(documents, on_invalid=on_invalid, first=first)
+        given = check_documents(documents, on_invalid=on_invalid, first=first, seen=seen)
         if embeddings is None:
             report = self._add(given.documents, namespace, split, provisional)
         else:

@@ -66,6 +66,7 @@ from mllm_plugin.types import (
 
 if TYPE_CHECKING:
     from mllm_plugin.records import Record
+    from mllm_plugin.seen import Seen
     from mllm_plugin.store.cache import EmbeddingCache
     from mllm_plugin.store.snapshot import Snapshot
 
@@ -190,14 +191,16 @@ class MemoryIndex:
         split: bool = True,
         on_invalid: OnInvalid = "raise",
         first: int = 0,
+        seen: Seen | None = None,
     ) -> AddReport:
         """`add` for bulk builds: places whole groups quickly; `regroup` should follow.
 
         Args:
             documents, namespace, split, on_invalid: As for `add`.
             first: Place of the first document in all that is built, for messages.
+            seen: The ids of all that is built; one that came before is no document that can be stored.
         """
-        how = {"split": split, "on_invalid": on_invalid, "first": first, "provisional": True}
+        how = {"split": split, "on_invalid": on_invalid, "first": first, "seen": seen, "provisional": True}
         return editing.add(self._handle, documents, check_namespace(namespace), **how)
 
     aadd_provisionally = twin(add_provisionally)

@@ -21,6 +21,7 @@ from mllm_plugin.store.documents import (
     document_state,
     drop_masks,
     masked_documents,
+    missing_chunks,
     same_fields,
     same_text,
     select_documents,
@@ -352,6 +353,10 @@ class Edit:
         return before, nodes
 
     # -- notes
+
+    def missing_chunks(self, chunk_ids: Iterable[int]) -> list[int]:
+        """Those that are not stored (any more); no writer comes in between until the transaction ends."""
+        return missing_chunks(self._tx, chunk_ids)
 
     def note_reader(self, folder: str, marks: Iterable[str]) -> None:
         """Records a reader that was trained on documents, by their marks (see `document_mark`)."""

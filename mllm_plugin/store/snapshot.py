@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mllm_plugin.store.hierarchies import HierarchyInUse
 
 _MOST_ROUTED = 512
+_TOP = 64  # no memory is so large that its tree has more levels
 _READ_BATCH = 64
 _TIMES = "t.created, t.updated, t.expires, t.valid_from, t.valid_to, t.version, t.hidden"
 _WANTED = "json_each(?) wanted CROSS JOIN"  # CROSS: the ids lead, however many rows the table has
@@ -147,7 +148,10 @@ class Snapshot:
         """A node of the tree."""
         query = "SELECT node_id, level, parent_id, version FROM nodes WHERE node_id = ?"
         with decoding(f"node {node_id}"):
-            return NodeRow(*self._tx.execute(query, (node_id,)).get)
+            found = NodeRow(*self._tx.execute(query, (node_id,)).get)
+            if not LEAF_LEVEL <= found.level <= _TOP:
+                raise ValueError(f"level {found.level}")
+            return found
 
     def nodes(self, row: NamespaceRow) -> list[NodeRow]:
         """All nodes of a namespace, the lowest level first."""

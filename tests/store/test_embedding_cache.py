@@ -17,6 +17,7 @@ from mllm_plugin import IndexBuilder, MemoryIndex
 from mllm_plugin.store import cache as cache_module
 from mllm_plugin.store import cache_folder
 from mllm_plugin.store.cache import EmbeddingCache
+from tests.helpers.hostile_tools import journal, linked
 from tests.helpers.robustness_tools import assert_sound, contents, finish, some_documents, start_python
 from tests.helpers.toy import ToyEncoder
 
@@ -263,11 +264,6 @@ def test_a_damaged_database_is_made_anew(interrupted, right, damage):
     check(interrupted, right)
 
 
-def linked(path, target) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    path.symlink_to(target)
-
-
 TRAPS = {
     "the folder is a link": lambda cache, outside: linked(cache, outside),
     "the folder is a link to nothing": lambda cache, outside: linked(cache, outside / "new"),
@@ -287,16 +283,6 @@ TRAPS = {
     ),
     "the file is gone": lambda cache, _: (cache / "cache.db").unlink(),
 }
-
-
-def journal(name: bytes) -> bytes:
-    """A rollback journal that ends in the name of another, which SQLite deletes when it is done."""
-    magic = bytes.fromhex("d9d505f920a163d7")
-    numbers = (0, 0, 7, 512, 4096)  # records, salt, pages of the database, bytes of a sector and of a page
-    header = magic + b"".join(number.to_bytes(4, "big") for number in numbers)
-    total = sum(byte if byte < 128 else byte - 256 for byte in name) % (1 << 32)
-    end = (1 << 22).to_bytes(4, "big") + name + len(name).to_bytes(4, "big") + total.to_bytes(4, "big")
-    return header.ljust(512, b"\0") + end + magic
 
 
 @pytest.mark.parametrize("name", TRAPS)
