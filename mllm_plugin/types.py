@@ -370,7 +370,7 @@ class RemoveReport(_Report):
     missing: tuple[str, ...] = ()
     reason: str = ""
     weights: tuple[str, ...] = ()
-    removed: tuple[tuple[Namespace, str], ...] = ()
+    removed: tuple[tuple[Namespace, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
