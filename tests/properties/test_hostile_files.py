@@ -183,14 +183,14 @@ def test_any_line_is_imported_or_refused(record, noise):
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory) -> bytes:
+def pages(tmp_path_factory) -> Path:
     """A closed memory's file with all that a document can have."""
     folder = tmp_path_factory.mktemp("pages") / "memory"
     with MemoryIndex.open(folder, encoder=ToyEncoder(), config=SMALL_GROUPS) as memory:
         memory.add([*KEPT, *some_documents(120)])
         memory.add([KEPT[0]], namespace=("users", "anna"))
         memory.mask(["d3", "d4"], label="draft")
-    return (folder / FILE_NAME).read_bytes()
+    return folder / FILE_NAME
 
 
 def tampered(data: bytes, draw: random.Random) -> bytes:
@@ -235,7 +235,7 @@ def test_any_bytes_in_sound_pages_are_answered_or_refused(pages, seed):
     folder = Path(tempfile.mkdtemp())
     try:
         (folder / "memory").mkdir()
-        (folder / "memory" / FILE_NAME).write_bytes(tampered(pages, random.Random(seed)))
+        (folder / "memory" / FILE_NAME).write_bytes(tampered(pages.read_bytes(), random.Random(seed)))
         with within(120):
             with suppress(MLLMError):
                 repair(folder / "memory", folder / "saved", encoder=ToyEncoder(), progress=False)

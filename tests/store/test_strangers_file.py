@@ -200,3 +200,19 @@ def test_rows_that_do_not_fit_are_typed_errors_elsewhere(folder, name, read):
         tamper(folder, *(change if isinstance(change, list) else [change]))
         with suppress(MLLMError):
             read(memory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(f"DELETE FROM meta WHERE key = '{key}'" for key in ("encoder", "dim", "config", "hierarchy")),
+        *(
+            f"UPDATE meta SET value = x'ff' WHERE key = '{key}'"
+            for key in ("encoder", "dim", "config", "hierarchy")
+        ),
+    ],
+)
+def test_settings_that_are_missing_or_of_another_type(folder, change):
+    tamper(folder, change)
+    with pytest.raises(DamagedStoreError, match="a setting of"):
+        MemoryIndex.open(folder, encoder=ToyEncoder())
