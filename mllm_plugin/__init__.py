@@ -51,6 +51,7 @@ from mllm_plugin.types import (
     SkippedDocument,
     Stats,
     StoredDocument,
+    Topic,
     VerifyReport,
 )
 
@@ -99,6 +100,7 @@ __all__ = [
     "StoreBusyError",
     "StoreError",
     "StoredDocument",
+    "Topic",
     "TreeConfig",
     "UnsupportedFilesystemError",
     "VerifyReport",

@@ -13,6 +13,7 @@ from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
+from mllm_plugin.search.labels import Labeller
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, rank
 from mllm_plugin.search.scan import scan
@@ -64,13 +65,18 @@ class Found:
 
 
 class Searcher:
-    """Searches snapshots of one memory; shared by threads."""
+    """Searches snapshots of one memory; shared by threads.
+
+    Attributes:
+        labeller: Of the memory's nodes.
+    """
 
     def __init__(self, config: MemoryConfig, hierarchies: HierarchyInUse) -> None:
         self._config, self._search, self._hierarchies = config, config.search, hierarchies
         self._blocks = BlockCache(config.search.cache_bytes)
         self._images = ImageCache(config.search.cache_bytes)
         self._allowed = AllowedCache()
+        self.labeller = Labeller()
 
     def views(
         self, snapshot: Snapshot, rows: Sequence[NamespaceRow], request: Request, clock: Clock
