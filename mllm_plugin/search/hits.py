@@ -19,7 +19,7 @@ Found = tuple[Ranked, Place]
 def read_hits(
     view: View, query: Query, ranked: Sequence[Ranked], *, k: int, unique_documents: bool
 ) -> list[Hit]:
-    """The k best chunks with their texts, metadata and paths."""
+    """The k best chunks with their texts, metadata and paths; their relevance is not known yet."""
     chosen = _first(_places(view, ranked, k + _SPARE), k, unique_documents)
     paths = trace_paths(view, query, {place.node_id for _, place in chosen})
     documents = view.snapshot.texts({place.document_rowid for _, place in chosen})
@@ -34,7 +34,7 @@ def read_hits(
                 start=place.start,
                 end=place.end,
                 score=found.score,
-                relevance=view.hierarchy.leaf_ranker.relevance(found.score),
+                relevance=0.0,
                 metadata=parsed_metadata(metadata),
                 path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
                 namespace=view.row.namespace,

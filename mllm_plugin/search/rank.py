@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
+from mllm_plugin.hierarchy.setting import AMONG, Setting
+from mllm_plugin.lexical import terms_of
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
 from mllm_plugin.store.codec import Windows
@@ -50,11 +52,23 @@ class Ranked(NamedTuple):
 
 def rank(view: View, query: Query, candidates: Candidates) -> list[Ranked]:
     """Candidates by all their evidence, best first, lower chunk ids first on ties."""
+    return rank_in_setting(view, query, candidates)[0]
+
+
+def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[list[Ranked], Setting | None]:
+    """`rank`, and what all of it tells; None for a query without words, or without candidates."""
     cosine, window = evidence_of(view, query, candidates)
     scores = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
     order = np.lexsort((candidates.ids, -scores))
     ids = candidates.ids[order].tolist()
-    return [Ranked(*pair) for pair in zip(scores[order].tolist(), ids, strict=True)]
+    ranked = [Ranked(*pair) for pair in zip(scores[order].tolist(), ids, strict=True)]
+    terms = len(set(terms_of(query.text, view.snapshot.word_rule)))
+    if not ranked or not terms:
+        return ranked, None
+    first = order[:AMONG]
+    evidence = np.stack([cosine[first], window[first], candidates.lexical[first]], axis=1)
+    length = view.row.live_terms / view.row.live_chunks
+    return ranked, Setting.of(evidence, scores[first], chunks=view.answers, length=length, terms=terms)
 
 
 def evidence_of(
