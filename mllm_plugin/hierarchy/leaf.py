@@ -30,7 +30,7 @@ class LeafRanker:
     Args:
         config: Weights and calibration of the untrained ranker.
         tensors: Trained ones that take their place: `weights` [3], none negative, of cosine, window and
-            lexical evidence, `relevance` [2], slope and offset, and if they are there `setting` [7], weights
+            lexical evidence, `relevance` [2], slope and offset, and if they are there `setting` [2], weights
             of what a search as a whole tells.
 
     Raises:

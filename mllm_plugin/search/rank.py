@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.hierarchy.setting import AMONG, Setting
-from mllm_plugin.lexical import terms_of
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
 from mllm_plugin.store.codec import Windows
@@ -62,13 +61,9 @@ def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[l
     order = np.lexsort((candidates.ids, -scores))
     ids = candidates.ids[order].tolist()
     ranked = [Ranked(*pair) for pair in zip(scores[order].tolist(), ids, strict=True)]
-    terms = len(set(terms_of(query.text, view.snapshot.word_rule)))
-    if not ranked or not terms:
+    if not ranked or not query.text:
         return ranked, None
-    first = order[:AMONG]
-    evidence = np.stack([cosine[first], window[first], candidates.lexical[first]], axis=1)
-    length = view.row.live_terms / view.row.live_chunks
-    return ranked, Setting.of(evidence, scores[first], chunks=view.answers, length=length, terms=terms)
+    return ranked, Setting.of(scores[order[:AMONG]], view.answers)
 
 
 def evidence_of(

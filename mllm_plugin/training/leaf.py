@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy.setting import FEATURES, Setting
-from mllm_plugin.lexical import terms_of
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
@@ -49,7 +48,7 @@ class LeafEvidence:
         documents: Document id of each candidate.
         relevant: Ids of the documents that answer the query.
         vectors: Pooled embeddings [n, d], float16, when they were asked for.
-        chunks, length, terms: Of the search, see `Setting`; 0 terms where they are not known.
+        chunks: That were searched, see `Setting`; 0 where that is not known.
     """
 
     features: NDArray[np.float32]
@@ -57,8 +56,6 @@ class LeafEvidence:
     relevant: frozenset[str]
     vectors: NDArray[np.float16] | None = None
     chunks: int = 0
-    length: float = 0.0
-    terms: int = 0
 
     def without_answers(self) -> LeafEvidence:
         """What a memory would find that cannot answer the query."""
@@ -68,8 +65,7 @@ class LeafEvidence:
 
     def setting(self, scores: NDArray[np.floating]) -> Setting:
         """Of the search, given the scores of the candidates [n], which are at least one."""
-        how = {"chunks": self.chunks, "length": self.length, "terms": self.terms}
-        return Setting.of(self.features, scores, **how)
+        return Setting.of(scores, self.chunks)
 
     def ranking(self, scores: NDArray[np.floating], depth: int = 10) -> list[str]:
         """The `depth` best documents by scores of the candidates [n]."""
@@ -284,8 +280,6 @@ def _evidence(
         relevant,
         candidates.vectors.astype(np.float16) if vectors else None,
         chunks=view.answers,
-        length=view.row.live_terms / view.row.live_chunks,
-        terms=len(set(terms_of(query.text, view.snapshot.word_rule))),
     )
 
 
@@ -303,7 +297,7 @@ def _best_inputs(
     for one in (*rows, *(row.without_answers() for row in rows if row.relevant)):
         scores = one.features.astype(np.float64) @ weights
         best = np.argsort(-scores)[:_CALIBRATED]
-        known = one.setting(scores).features() if one.terms and len(best) else np.zeros(FEATURES)
+        known = one.setting(scores).features() if one.chunks and len(best) else np.zeros(FEATURES)
         inputs.append(np.column_stack([scores[best], np.tile(known, (len(best), 1))]))
         relevant.append(np.array([one.documents[row] in one.relevant for row in best], dtype=bool))
     return np.concatenate(inputs), np.concatenate(relevant)
