@@ -55,6 +55,7 @@ from mllm_plugin.types import (
     SkippedDocument,
     Stats,
     StoredDocument,
+    Topic,
     UpdateReport,
     VerifyReport,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "StoreBusyError",
     "StoreError",
     "StoredDocument",
+    "Topic",
     "TreeConfig",
     "UnsupportedFilesystemError",
     "UpdateReport",

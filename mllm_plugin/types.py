@@ -172,6 +172,7 @@ class MemoryEmbedding(_Report):
         start, end: Character offsets of the window or chunk in its document; 0, 0 for a node. Where the
             encoder cannot tell which characters a window covers, they are the chunk's.
         namespace: Where it was found.
+        words: What a node is about, in words of its live chunks, best first; where they were asked for.
     """
 
     level: int
@@ -182,6 +183,7 @@ class MemoryEmbedding(_Report):
     start: int
     end: int
     namespace: Namespace = ()
+    words: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         where = f", {self.document_id!r}[{self.start}:{self.end}]" if self.document_id else ""
@@ -262,6 +264,26 @@ class StoredChunk(_Report):
     text: str
     start: int
     end: int
+    namespace: Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(_Report):
+    """A part of a memory, as `overview` tells of it.
+
+    Attributes:
+        node_id, level: Of the node; the root, for a namespace of a few chunks.
+        words: What it is about, in words of its live chunks, best first.
+        chunks: How many chunks are below it: live ones, which the filter lets through.
+        faces: The chunks nearest to the mean of these, nearest first.
+        namespace: Where it is.
+    """
+
+    node_id: int
+    level: int
+    words: tuple[str, ...]
+    chunks: int
+    faces: tuple[StoredChunk, ...]
     namespace: Namespace
 
 

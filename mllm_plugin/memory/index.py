@@ -25,6 +25,7 @@ from mllm_plugin.memory.checks import (
     mask_of,
     new_file,
     path_of,
+    positive,
     reranker_of,
     scope_of,
     seconds,
@@ -59,6 +60,7 @@ from mllm_plugin.types import (
     Stats,
     StoredChunk,
     StoredDocument,
+    Topic,
     UpdateReport,
     VectorsLike,
     VerifyReport,
@@ -529,6 +531,7 @@ class MemoryIndex:
         *,
         k: int = 5,
         nodes: int = 4,
+        words: int = 0,
         embedding: VectorsLike | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -550,6 +553,7 @@ class MemoryIndex:
             query: Text, or a vector [dim] (or several [m, dim]).
             k: Chunks wanted.
             nodes: Most nodes of each level from 2 up; 0 for none.
+            words: Of each node, so many words that tell what it is about, as `overview` gives them.
             embedding: Vector to use for a text query instead of encoding it.
             beam_width: Lowest nodes visited; a quarter as many on the levels above, but at least `nodes`.
             exact: Score every live chunk and visit every node; the same as mode "exact".
@@ -575,7 +579,8 @@ class MemoryIndex:
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
         given = None if embedding is None else [embedding]
-        return searching.recall_all(self._handle, scope, how, at_least("nodes", nodes, 0), [query], given)[0]
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        return searching.recall_all(self._handle, scope, how, *upper, [query], given)[0]
 
     arecall = twin(recall)
 
@@ -585,6 +590,7 @@ class MemoryIndex:
         *,
         k: int = 5,
         nodes: int = 4,
+        words: int = 0,
         embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -601,11 +607,52 @@ class MemoryIndex:
         how = searching.request_of(
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
-        return searching.recall_all(
-            self._handle, scope, how, at_least("nodes", nodes, 0), queries, embeddings
-        )
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        return searching.recall_all(self._handle, scope, how, *upper, queries, embeddings)
 
     arecall_batch = twin(recall_batch)
+
+    def overview(
+        self,
+        topic: QueryLike | None = None,
+        *,
+        nodes: int = 8,
+        words: int = 6,
+        faces: int = 2,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+    ) -> list[Topic]:
+        """Tells what a memory is about, or what it has on a topic, part by part.
+
+        Nothing of it tells of what a search with the same arguments could not return: what is masked, or does
+        not match, is in no word, no count and no face. Of a part of more than some thousand chunks, words and
+        faces come from an even sample.
+
+        Args:
+            topic: Text or a vector: the parts nearest to it, nearest first. None for the largest parts.
+            nodes: Most parts.
+            words: Of each part, so many words that tell what it is about.
+            faces: Of each part, so many of its most central chunks.
+            namespace: Where to look.
+            prefix: Look in every namespace below `namespace` too; parts never mix namespaces.
+            filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
+            exclude_labels: Documents with one of these labels are left out.
+
+        Returns:
+            The parts; none where nothing may be shown.
+
+        Raises:
+            InvalidInputError: nodes below 1, words or faces below 0, or an empty topic.
+            FilterError: The filter is malformed.
+        """
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        how = searching.request_of(self._handle, scope, 1, None, False, "auto", False, None)
+        counts = positive("nodes", nodes), at_least("words", words, 0), at_least("faces", faces, 0)
+        return searching.topics(self._handle, scope, how, topic, *counts)
+
+    aoverview = twin(overview)
 
     # -- reading
 

@@ -15,6 +15,7 @@ from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT
 from mllm_plugin.memory.scope import Scope
 from mllm_plugin.search.engine import Clock, Request
+from mllm_plugin.search.overview import overview
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.recall import recall
 from mllm_plugin.search.recency import recency_of
@@ -23,7 +24,7 @@ from mllm_plugin.store.documents import Which
 from mllm_plugin.store.listing import Listing
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument
+from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument, Topic
 from mllm_plugin.vectors import listed
 
 _READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
@@ -88,6 +89,7 @@ def recall_all(
     scope: Scope,
     request: Request,
     nodes: int,
+    words: int,
     queries: Sequence[Any],
     embeddings: Any,
 ) -> list[Recall]:
@@ -100,7 +102,20 @@ def recall_all(
     with memory.moment() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
-        return recall(memory.searcher, views, prepared, request, clock, nodes=nodes, spans=spans)
+        how = {"nodes": nodes, "words": words, "spans": spans}
+        return recall(memory.searcher, views, prepared, request, clock, **how)
+
+
+def topics(
+    memory: Handle, scope: Scope, request: Request, topic: Any, nodes: int, words: int, faces: int
+) -> list[Topic]:
+    """What the memory is about, or the parts of it that are nearest to a topic."""
+    clock = Clock()
+    query = None if topic is None else _prepared(memory, "overview", [topic], None, clock)[0]
+    with memory.database.snapshot() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        views = memory.searcher.views(snapshot, rows, request, clock)
+        return overview(memory.searcher, views, query, request, nodes=nodes, words=words, faces=faces)
 
 
 def _prepared(memory: Handle, call: str, queries: Any, embeddings: Any, clock: Clock) -> list[Query]:

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.hierarchy import LeafRanker
+from mllm_plugin.hierarchy.setting import Setting
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
+from mllm_plugin.search.labels import Labeller
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, rank
+from mllm_plugin.search.rank import Candidates, rank_in_setting
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.search.scan import scan
 from mllm_plugin.search.view import View
@@ -62,20 +65,26 @@ class Clock:
 
 @dataclass(frozen=True)
 class Found:
-    """What one namespace has for one query; see `Candidates` for the counts."""
+    """What one namespace has for one query; see `Candidates` for the counts, `Setting` for the rest."""
 
     hits: Sequence[Hit]
     candidates: Candidates
+    setting: Setting | None
 
 
 class Searcher:
-    """Searches snapshots of one memory; shared by threads."""
+    """Searches snapshots of one memory; shared by threads.
+
+    Attributes:
+        labeller: Of the memory's nodes.
+    """
 
     def __init__(self, config: MemoryConfig, hierarchies: HierarchyInUse) -> None:
         self._config, self._search, self._hierarchies = config, config.search, hierarchies
         self._blocks = BlockCache(config.search.cache_bytes)
         self._images = ImageCache(config.search.cache_bytes)
         self._allowed = AllowedCache()
+        self.labeller = Labeller()
 
     def views(
         self, snapshot: Snapshot, rows: Sequence[NamespaceRow], request: Request, clock: Clock
@@ -109,7 +118,8 @@ class Searcher:
             found += [[own[place] for own in by_view] for place in range(len(part))]
         modes: set[Mode] = {self._mode(view, request) for view in views}
         mode = modes.pop() if len(modes) == 1 else request.mode
-        return [_merged(own, request.k, mode, clock) for own in found]
+        leaf = views[0].hierarchy.leaf_ranker if views else LeafRanker()
+        return [_merged(own, request.k, mode, leaf, clock) for own in found]
 
     def _let_through(self, view: View, request: Request) -> Allowed:
         wanted = request.condition, request.exclude_labels, request.when
@@ -125,14 +135,17 @@ class Searcher:
         with clock.stage("walk"):
             candidates = self._candidates(view, queries, request, wider)
         with clock.stage("score"):
-            ranked = [rank(view, *pair) for pair in zip(queries, candidates, strict=True)]
+            ranked = [rank_in_setting(view, *pair) for pair in zip(queries, candidates, strict=True)]
         with clock.stage("fetch"):
             k, unique = request.k, request.unique_documents
             hits = [
                 read_hits(view, query, own, k=k, unique_documents=unique, neighbours=request.neighbours)
-                for query, own in zip(queries, ranked, strict=True)
+                for query, (own, _) in zip(queries, ranked, strict=True)
             ]
-        found = [Found(*pair) for pair in zip(hits, candidates, strict=True)]
+        found = [
+            Found(own, known, setting)
+            for own, known, (_, setting) in zip(hits, candidates, ranked, strict=True)
+        ]
         short = [
             place
             for place, own in enumerate(found)
@@ -163,9 +176,15 @@ class Searcher:
         return "flat" if view.row.live_chunks <= self._search.flat_below else "beam"
 
 
-def _merged(found: Sequence[Found], k: int, mode: Mode, clock: Clock) -> Hits:
-    """The hits of one query from all namespaces, with what the search for them did."""
-    hits = Hits(sorted((hit for own in found for hit in own.hits), key=_order)[:k])
+def _merged(found: Sequence[Found], k: int, mode: Mode, leaf: LeafRanker, clock: Clock) -> Hits:
+    """The hits of one query from all namespaces, with what the search for them did.
+
+    How relevant they are, the namespace of the best hit tells for all, so that their order is one.
+    """
+    best = sorted((hit for own in found for hit in own.hits), key=_order)[:k]
+    firsts = {own.hits[0].namespace: own.setting for own in found if own.hits}
+    setting = firsts[best[0].namespace] if best else None
+    hits = Hits(replace(hit, relevance=leaf.relevance(hit.relevance, setting)) for hit in best)
     hits.statistics = SearchStatistics(
         mode=mode,
         embeddings_scored=sum(own.candidates.scored for own in found),

@@ -20,7 +20,10 @@ Found = tuple[Ranked, Place]
 def read_hits(
     view: View, query: Query, ranked: Sequence[Ranked], *, k: int, unique_documents: bool, neighbours: int = 0
 ) -> list[Hit]:
-    """The k best chunks with their texts, metadata and paths, and so many chunks around each."""
+    """The k best chunks with their texts, metadata and paths, and so many chunks around each.
+
+    In place of the relevance, which a whole search tells, they have the plain score that it is made of.
+    """
     chosen = _first(_places(view, ranked, k + _SPARE), k, unique_documents)
     paths = trace_paths(view, query, {place.node_id for _, place in chosen})
     rowids = {place.document_rowid for _, place in chosen}
@@ -38,7 +41,7 @@ def read_hits(
                 start=place.start,
                 end=place.end,
                 score=found.score,
-                relevance=view.hierarchy.leaf_ranker.relevance(found.plain),
+                relevance=found.plain,
                 metadata=parsed_metadata(metadata),
                 path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
                 namespace=view.row.namespace,

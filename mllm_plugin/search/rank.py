@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
+from mllm_plugin.hierarchy.setting import AMONG, Setting
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
 from mllm_plugin.store.codec import Windows
@@ -53,12 +54,20 @@ class Ranked(NamedTuple):
 
 def rank(view: View, query: Query, candidates: Candidates) -> list[Ranked]:
     """Candidates by all their evidence, best first, lower chunk ids first on ties."""
+    return rank_in_setting(view, query, candidates)[0]
+
+
+def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[list[Ranked], Setting | None]:
+    """`rank`, and what all of it tells; None for a query without words, or without candidates."""
     cosine, window = evidence_of(view, query, candidates)
     plain = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
     scores = plain + view.added(candidates.ids)
     order = np.lexsort((candidates.ids, -scores))
     columns = (scores, candidates.ids, plain)
-    return [Ranked(*one) for one in zip(*(column[order].tolist() for column in columns), strict=True)]
+    ranked = [Ranked(*one) for one in zip(*(column[order].tolist() for column in columns), strict=True)]
+    if not ranked or not query.text:
+        return ranked, None
+    return ranked, Setting.of(plain[order[:AMONG]], view.answers)
 
 
 def evidence_of(

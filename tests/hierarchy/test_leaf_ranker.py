@@ -147,7 +147,7 @@ def test_training_beats_the_formula_and_repeats():
 def test_relevance_is_calibrated():
     rows = synthetic(400, 4)
     fitted = calibrate_relevance({"one": rows}, TRAINED["weights"])
-    ranker = LeafRanker(tensors={**TRAINED, "relevance": fitted})
+    ranker = LeafRanker(tensors={**TRAINED, **fitted})
     says, is_so = [], []
     for one in synthetic(400, 5):
         scores = ranker.score(*one.features.T)
