@@ -290,7 +290,7 @@ _FIRST = {"utc", "oslo", "text", "day"}
         ({"$not": {"$gt": date(2024, 5, 1)}}, MOMENTS.keys() - {"late"}),
         ("2024-05-01T00:00:00Z", {"text"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_moments_compare_as_such_however_they_are_written(tmp_path, condition, expected):
     with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
