@@ -38,6 +38,7 @@ MODULES = (
     "mllm_plugin.training",
     "mllm_plugin.transfer",
     "langchain_mllm",
+    "langgraph_mllm",
     "llama_index_mllm",
 )
 _PACKAGES = {name.split(".")[0] for name in MODULES}
