@@ -90,11 +90,18 @@ def test_a_pipe_that_closes_is_no_error(indexed: Path, folder: Path) -> None:
     assert done.stderr == ""
 
 
+def _listen() -> None:
+    """Has a process hear of Ctrl-C, though the tests run in the background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_control_c_is_one_line(tmp_path: Path) -> None:
     fifo = tmp_path / "never.jsonl"
     os.mkfifo(fifo)
     command = [*_MLLM, "import", str(fifo), "--memory", str(tmp_path / "memory")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=_listen
+    )
     with fifo.open("wb"):  # returns when it is read from; nothing ever comes
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -121,6 +128,7 @@ def test_control_c_while_it_is_loaded_is_no_traceback(tmp_path: Path, start: str
         text=True,
         env=environment(),
         cwd=Path(__file__).parents[2],
+        preexec_fn=_listen,
     )
     process.stdout.readline()
     time.sleep(delay)

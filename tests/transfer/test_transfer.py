@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from mllm_plugin import (
-    DamagedStoreError,
     Document,
     InvalidInputError,
     MemoryIndex,
@@ -283,8 +282,8 @@ def test_a_backup_is_one_file_and_checks_its_pages(source, tmp_path):
     data = bytearray((folder / "backup.db").read_bytes())
     data[len(data) // 2] ^= 4
     (folder / "backup.db").write_bytes(data)
-    with pytest.raises(DamagedStoreError), restored(folder / "backup.db", tmp_path / "restored") as memory:
-        memory.verify()
+    with restored(folder / "backup.db", tmp_path / "restored") as memory:
+        assert any("is damaged" in problem for problem in memory.verify().problems)
 
 
 def test_a_backup_while_another_writes(source, tmp_path):
