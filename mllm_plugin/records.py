@@ -37,7 +37,7 @@ from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 from mllm_plugin.vectors import as_vectors
 
-_TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
+TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told
 _BATCH = 256
 _MOST_WINDOWS = 4  # of a character: no tokenizer makes more of one than it has bytes
@@ -109,13 +109,13 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
         "masks": list(document.masks),
         "namespace": list(document.namespace),
         "split": document.split,
-        **known_times({name: getattr(document, name) for name in (*_TIMES, "version")}),
+        **known_times({name: getattr(document, name) for name in (*TIMES, "version")}),
     }
 
 
 def known_times(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The times among a document's fields that are known, and its version, for a record."""
-    known = {name: fields[name].isoformat() for name in _TIMES if fields[name] is not None}
+    known = {name: fields[name].isoformat() for name in TIMES if fields[name] is not None}
     return known | ({"version": fields["version"]} if fields["version"] else {})
 
 
@@ -267,7 +267,7 @@ def _masks(record: Record) -> tuple[str, ...]:
 def _kept(record: Record) -> Times:
     """What a record knows of its document's past."""
     try:
-        created, updated = (clock.moment(name, getattr(record, name)) for name in _TIMES[:2])
+        created, updated = (clock.moment(name, getattr(record, name)) for name in TIMES[:2])
     except InvalidInputError as error:
         raise InvalidDocumentError(f"record {record.id!r}: {error}") from None
     return Times(created, updated, version=record.version)

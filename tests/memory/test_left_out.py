@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import date
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from tests.helpers.robustness_tools import some_documents, unharmed
 GOOD = some_documents(40)
 BAD = {
     7: Document(" ", id="blank"),
-    12: Document("text", id="dated", metadata={"at": date(2024, 1, 1)}),
+    12: Document("text", id="dated", metadata={"at": timedelta(1)}),
     13: None,
     25: Document("text", id=""),
     26: Document("text \ud800", id="surrogate"),

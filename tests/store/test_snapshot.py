@@ -17,7 +17,7 @@ from tests.helpers.file_tools import rows
 from tests.helpers.recall_tools import CONFIG, many_documents
 from tests.helpers.toy import ToyEncoder
 
-MOST_MODULES = 34
+MOST_MODULES = 35
 
 
 @pytest.fixture
