@@ -31,6 +31,7 @@ class NumpyBert:
         from safetensors.numpy import load_file
 
         with needs("local", f"the tokenizer in {folder.path}"):
+            from threadpoolctl import ThreadpoolController
             from tokenizers import Tokenizer
         config = folder.json("config.json")
         self._heads, self._epsilon = config["num_attention_heads"], config.get("layer_norm_eps", 1e-12)
@@ -40,6 +41,7 @@ class NumpyBert:
         self.tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        self._threads = ThreadpoolController()
         self.unknown = self.tokenizer.token_to_id(self.tokenizer.model.unk_token)
 
     @staticmethod
@@ -56,6 +58,12 @@ class NumpyBert:
 
     def states(self, tokens: Int64[np.ndarray, " t"]) -> Float32[np.ndarray, "t d"]:
         """The last layer's states [t, d] of token ids [t]."""
+        with self._threads.limit(
+            limits=1, user_api="blas"
+        ):  # several wait longer for each other than they work
+            return self._states(tokens)
+
+    def _states(self, tokens: NDArray[np.int64]) -> Array:
         weights = self._weights
         states = weights["embeddings.word_embeddings.weight"][tokens]
         states = states + weights["embeddings.position_embeddings.weight"][: len(tokens)]

@@ -68,6 +68,18 @@ def test_the_second_of_two_with_one_id_is_left_out(memory):
     assert memory.get("a")[0].text == "first"
 
 
+@pytest.mark.parametrize("apart", [1, 2, 9])
+def test_ids_of_one_build_differ_however_far_apart_they_come(memory, apart):
+    """The second would replace the first without a word."""
+    stream = [Document(f"text {n}", id=f"{n}") for n in range(apart)] + [Document("another", id="0")]
+    builder = IndexBuilder(memory, batch_size=2, progress=False)
+    with pytest.raises(InvalidDocumentError, match=rf"document '0' \(item {apart}\): id '0' comes twice"):
+        builder.build(iter(stream))
+    report = builder.build(iter(stream), on_invalid="skip")
+    assert [one.place for one in report.skipped] == [apart]
+    assert memory.get("0")[0].text == "text 0"
+
+
 def test_nothing_but_bad_documents_writes_nothing(shared):
     with unharmed(shared):
         report = shared.add(BAD.values(), on_invalid="skip")
