@@ -1,4 +1,4 @@
-"""Agent memory: scopes, versions, duplicates, forgetting and overviews on top of `MemoryIndex`; no LLM needed."""
+"""Agent memory: scopes, versions, duplicates, forgetting and overviews; no language model needed."""
 
 from mllm_plugin.agent.facade import AgentMemory
 from mllm_plugin.agent.items import AuditEntry, Consolidated, Duplicate, Forgotten, Memory, Remembered, Topic

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent.items import Forgotten
-from mllm_plugin.agent.naming import FIELD, HIDDEN, outer_namespaces, own
+from mllm_plugin.agent.naming import FIELD, outer_namespaces, own
 from mllm_plugin.errors import NotFoundError
 from mllm_plugin.types import Namespace, RemoveReport, StoredDocument
 
@@ -91,40 +91,51 @@ def derived(shared: Shared, named: Chosen) -> Chosen:
 def erase(shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[str, ...]) -> Forgotten:
     """Removes items with all that is derived from them, and takes their ids out of the audit log."""
     more = derived(shared, named)
-    reports: list[RemoveReport] = []
-    for place in {**named, **more}:
-        ids = [*named.get(place, {}), *more.get(place, {})]
-        reports.append(shared.memory.remove(ids, namespace=place))
+    together, gone = _together(named, more), _items_of(named)
+    if not together:
+        return Forgotten((), missing=missing)
+    with shared.memory.batch() as batch:
+        for place, ids in together.items():
+            batch.remove(ids, namespace=place)
+    erased = shared.memory.remove([], namespace=namespace)  # waits for readers of old pages, as remove does
     shared.likeness.forget()
     shared.turns.forget()
-    gone = tuple(dict.fromkeys(name for ids in named.values() for name in ids.values()))
-    with_them = tuple(name for ids in more.values() for name in ids)
-    shared.audit.erase([*(name for ids in named.values() for name in ids), *gone, *with_them])
-    if reports:
-        shared.audit.note_count("forget", namespace, sum(report.documents for report in reports))
-    erased = not reports or reports[-1].erased  # whoever erases completes what was left before
-    reason = reports[-1].reason if reports else ""
-    return Forgotten(gone, with_them, erased, missing, reason, tuple(reports))
+    shared.audit.erase([*gone, *(name for ids in together.values() for name in ids)])
+    shared.audit.note_count("forget", namespace, sum(map(len, together.values())))
+    reports = tuple(one for one in batch.reports if isinstance(one, RemoveReport))
+    return Forgotten(gone, _names_in(more), erased.erased, missing, erased.reason, reports)
 
 
-def hide(shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[str, ...]) -> Forgotten:
-    """Masks items with all that is derived from them."""
+def hide(
+    shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[str, ...], label: str
+) -> Forgotten:
+    """Masks items with all that is derived from them, in one transaction."""
     more = derived(shared, named)
-    for place in {**named, **more}:
-        ids = [*named.get(place, {}), *more.get(place, {})]
-        shared.memory.mask(ids, label=HIDDEN, namespace=place)
-    gone = tuple(dict.fromkeys(name for ids in named.values() for name in ids.values()))
-    with_them = tuple(name for ids in more.values() for name in ids)
+    with shared.memory.batch() as batch:
+        for place, ids in _together(named, more).items():
+            batch.mask(ids, label=label, namespace=place)
+    gone = _items_of(named)
     shared.audit.note("hide", namespace, gone)
-    return Forgotten(gone, with_them, False, missing, "hidden, not erased: restore() brings it back")
+    return Forgotten(gone, _names_in(more), False, missing, "hidden, not erased: restore() brings it back")
 
 
-def restore(shared: Shared, namespace: Namespace, named: Chosen) -> tuple[str, ...]:
-    """Lifts the mask of `hide`."""
-    more = derived(shared, named)
-    for place in {**named, **more}:
-        ids = [*named.get(place, {}), *more.get(place, {})]
-        shared.memory.unmask(ids, label=HIDDEN, namespace=place)
-    gone = tuple(dict.fromkeys(name for ids in named.values() for name in ids.values()))
+def restore(shared: Shared, namespace: Namespace, named: Chosen, label: str) -> tuple[str, ...]:
+    """Lifts a mask of `hide`."""
+    with shared.memory.batch() as batch:
+        for place, ids in _together(named, derived(shared, named)).items():
+            batch.unmask(ids, label=label, namespace=place)
+    gone = _items_of(named)
     shared.audit.note("restore", namespace, gone)
     return gone
+
+
+def _together(named: Chosen, more: Chosen) -> dict[Namespace, list[str]]:
+    return {place: [*named.get(place, {}), *more.get(place, {})] for place in {**named, **more}}
+
+
+def _items_of(named: Chosen) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for ids in named.values() for name in ids.values()))
+
+
+def _names_in(more: Chosen) -> tuple[str, ...]:
+    return tuple(name for ids in more.values() for name in ids)

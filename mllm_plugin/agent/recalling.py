@@ -1,4 +1,4 @@
-"""Recalling: a search of the scope and of those around it, with what the neighbours of a message say for it."""
+"""Recalling: a search of the scope and of those around it, with what neighbours say for a message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent import turns
 from mllm_plugin.agent.items import Memory
-from mllm_plugin.agent.naming import FIELD, memory_of, outer_namespaces
+from mllm_plugin.agent.naming import FIELD, memory_of, namespace_of, outer_namespaces
 from mllm_plugin.agent.turns import Place
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory.checks import positive
@@ -114,14 +114,14 @@ def _searched(
 def _ranked(shared: Shared, hits: Sequence[Hit], wanted: Wanted, *, full: bool) -> list[Found]:
     """Hits by their own evidence and that of their neighbours; neighbours beyond the pool with them.
 
-    A message that the pool does not hold has at most the score of the last that it does, and counts so.
+    A message that the pool does not hold has at most the score of the last that it does, and counts so:
+    were it left out, a hit with unseen neighbours would lose to one whose neighbours are hits too.
     """
     places = [turns.place(hit) for hit in hits]
-    scores = {
-        place: hit.score for hit, place in zip(hits, places, strict=True) if place is not None
-    }
+    scores = {place: hit.score for hit, place in zip(hits, places, strict=True) if place is not None}
+    unseen = min(hit.score for hit in hits) if full else None
     found = [
-        Found(hit.document_id, hit.namespace, hit.score + _more(place, scores), hit.relevance)
+        Found(hit.document_id, hit.namespace, hit.score + _more(place, scores, unseen), hit.relevance)
         for hit, place in zip(hits, places, strict=True)
     ]
     found.sort(key=lambda one: -one.score)
@@ -130,8 +130,8 @@ def _ranked(shared: Shared, hits: Sequence[Hit], wanted: Wanted, *, full: bool) 
     return found
 
 
-def _more(place: Place | None, scores: Mapping[Place, float]) -> float:
-    return 0.0 if place is None else turns.evidence(place, scores)
+def _more(place: Place | None, scores: Mapping[Place, float], unseen: float | None) -> float:
+    return 0.0 if place is None else turns.evidence(place, scores, unseen)
 
 
 def _beyond(
@@ -145,7 +145,7 @@ def _beyond(
     last = min(hits, key=lambda hit: hit.score)
     least = found[min(wanted.k, len(found)) - 1].score
     unknown = {near for place in scores for near, _ in turns.around(place) if near not in scores}
-    worth = {near: last.score + turns.evidence(near, scores) for near in unknown}
+    worth = {near: last.score + turns.evidence(near, scores, last.score) for near in unknown}
     worth = {near: score for near, score in worth.items() if score > least}
     beyond = []
     for namespace in {namespace for namespace, _ in worth}:
@@ -178,8 +178,6 @@ def _items(shared: Shared, found: Sequence[Found]) -> list[Memory]:
 
 def with_neighbours(shared: Shared, item: Memory, reach: int) -> Memory:
     """The item with the texts of so many messages before and after it in its session."""
-    from mllm_plugin.agent.naming import namespace_of
-
     namespace = namespace_of(item.scope)
     found = shared.memory.get(item.id, namespace=namespace)
     at = found[0].metadata.get(FIELD, {}).get("place") if found else None

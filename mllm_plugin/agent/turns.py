@@ -1,12 +1,13 @@
-"""The messages of a session in order: which comes next, and what the neighbours of a hit say for it.
+"""The messages of a session in order: which comes next, and what its neighbours say for a hit.
 
-A message is short and leans on those around it: "Really? Where?" answers nothing by itself. So each message of
-a recall's pool counts some of the best score among its neighbours, less with distance.
+A message is short and leans on those around it: "Really? Where?" answers nothing by itself. So each message
+of a recall's pool counts some of the best score among its neighbours, less with distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
 from mllm_plugin.agent.naming import FIELD, own, place_of
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.types import Hit, Namespace
@@ -58,7 +59,14 @@ def around(where: Place) -> list[tuple[Place, int]]:
     return [((namespace, at + side * far), far) for far in range(1, REACH + 1) for side in (-1, 1)]
 
 
-def evidence(where: Place, scores: Mapping[Place, float]) -> float:
-    """What the neighbours of a place add to its score."""
-    found = [scores[near] / (1 + DECAY * (far - 1)) for near, far in around(where) if near in scores]
+def evidence(where: Place, scores: Mapping[Place, float], unseen: float | None) -> float:
+    """What the neighbours of a place add to its score.
+
+    Args:
+        where: The place.
+        scores: Of what the pool holds.
+        unseen: Counts for a neighbour that the pool does not hold; None where it holds everything.
+    """
+    near = [(scores.get(place, unseen), far) for place, far in around(where)]
+    found = [score / (1 + DECAY * (far - 1)) for score, far in near if score is not None]
     return SHARE * max(0.0, max(found, default=0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ from mllm_plugin.agent.naming import (
     own,
 )
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError, VersionConflictError
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.updating import KEEP
-from mllm_plugin.types import Document, Namespace, StoredDocument
+from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared
@@ -101,24 +102,31 @@ def remember(
             for one in items
         ]
     alike = _alike(shared, namespace, items, duplicates)
-    merged = [bool(found) and duplicates == "merge" and one.id is None for one, found in zip(items, alike)]
+    merged = [
+        bool(found) and duplicates == "merge" and one.id is None
+        for one, found in zip(items, alike, strict=True)
+    ]
     told = [one.told() for one in items]
     new = [not one for one in merged]
     documents = [
         _document(shared, namespace, one, said) if fresh else None
         for one, said, fresh in zip(items, told, new, strict=True)
     ]
+    gone = [_to_end(shared, namespace, one) for one in items]
     written = [one for one in documents if one is not None]
-    if written:
-        shared.memory.add(written, namespace=namespace)
-    reports = []
-    for one, said, document, found in zip(items, told, documents, alike, strict=True):
-        if document is None:
-            reports.append(_refresh(shared, namespace, one, found))
-            continue
-        gone = _superseded(shared, namespace, one.supersedes, document.id, said.at, history)
-        version = own(document.metadata)["version"]
-        reports.append(Remembered(document.id, version, found, superseded=gone))
+    with shared.memory.batch() as batch:
+        batch.add(written, namespace=namespace)
+        for document, said, ended in zip(documents, told, gone, strict=True):
+            if document is not None and ended:
+                _end(batch, ended, document.id, said.at, history)
+    if any(gone) and not history:
+        shared.likeness.forget()
+    reports = [
+        _refresh(shared, namespace, one, found)
+        if document is None
+        else Remembered(document.id, 1, found, superseded=tuple(old.id for old in ended))
+        for one, document, found, ended in zip(items, documents, alike, gone, strict=True)
+    ]
     shared.audit.note("remember", namespace, [one.id for one in reports])
     return reports
 
@@ -144,26 +152,32 @@ def update(
             f"item {document.id!r} has version {version}, expected {if_version}: somebody changed it "
             f"meanwhile. Get it again, and decide anew"
         )
-    moment = clock.at(clock.moment("at", at)) or clock.now()
-    head = document.text[: said.get("head", 0)]
-    if history:
-        _archive(shared, document, moment)
+    moment = _after(document, clock.at(clock.moment("at", at)) or clock.now())
     before = {key: value for key, value in document.metadata.items() if key != FIELD}
     given = before if metadata is None else given_metadata(metadata)
     after = {**before, **given} if merge else given
     changed = {**said, "version": version + 1} | ({} if kind is None else {"kind": kind})
-    report = shared.memory.update(
-        document.id,
-        text=None if text is None else head + text,
+    where = document.namespace
+    new = Document(
+        id=document.id,
+        text=document.text if text is None else document.text[: said.get("head", 0)] + text,
         metadata={**after, FIELD: changed},
-        expires_at=expires,
+        labels=document.labels,
+        expires_at=document.expires_at if expires == KEEP else expires,
         valid_from=moment,
-        namespace=document.namespace,
-        if_version=document.version,
+        valid_to=document.valid_to,
     )
+    with shared.memory.batch() as batch:
+        if history:
+            batch.add([_archived(document, moment)], namespace=where, split=document.split)
+            batch.mask(f"{document.id}@{version}", label=SUPERSEDED, namespace=where)
+        batch.update(document.id, valid_from=moment, namespace=where, if_version=document.version)
+        batch.add([new], namespace=where, split=document.split)
     if text is not None:
         shared.likeness.forget()
-    shared.audit.note("update", document.namespace, [document.id])
+    report = batch.reports[-1]
+    assert isinstance(report, AddReport)
+    shared.audit.note("update", where, [document.id])
     return Remembered(document.id, version + 1, erased=history or report.erased, reason=report.reason)
 
 
@@ -224,9 +238,7 @@ def _alike(
     return alike
 
 
-def _refresh(
-    shared: Shared, namespace: Namespace, given: Given, found: Sequence[Duplicate]
-) -> Remembered:
+def _refresh(shared: Shared, namespace: Namespace, given: Given, found: Sequence[Duplicate]) -> Remembered:
     """Notes on the nearest duplicate that it was said again."""
     (there,) = shared.memory.get(found[0].id, namespace=namespace)
     said = own(there.metadata)
@@ -237,64 +249,50 @@ def _refresh(
     return Remembered(there.id, said.get("version", 1), tuple(found), merged=True)
 
 
-def _superseded(
-    shared: Shared,
-    namespace: Namespace,
-    supersedes: str | Iterable[str] | None,
-    by: str,
-    moment: datetime,
-    history: bool,
-) -> tuple[str, ...]:
-    """Ends items that a new one takes the place of."""
-    if supersedes is None:
-        return ()
-    ids = [supersedes] if isinstance(supersedes, str) else list(supersedes)
-    there = {one.id: one for one in shared.memory.get(ids, namespace=namespace)}
-    if absent := [name for name in ids if name not in there]:
+def _to_end(shared: Shared, namespace: Namespace, given: Given) -> list[StoredDocument]:
+    """The items that a new one takes the place of.
+
+    Raises:
+        NotFoundError: One is not there.
+    """
+    if given.supersedes is None:
+        return []
+    ids = [given.supersedes] if isinstance(given.supersedes, str) else list(given.supersedes)
+    found = shared.memory.get(ids, namespace=namespace)
+    if absent := sorted(set(ids) - {one.id for one in found}):
         raise NotFoundError(f"no item {absent[0]!r} in this scope to supersede; list() shows what there is")
-    if not history:
-        shared.memory.remove(ids, namespace=namespace)
-        shared.likeness.forget()
-        return tuple(ids)
-    for document in there.values():
-        said = {**own(document.metadata), "by": by}
-        shared.memory.update(
-            document.id,
-            metadata={**document.metadata, FIELD: said},
-            valid_to=_after(document, moment),
-            namespace=namespace,
-        )
-    shared.memory.mask(ids, label=SUPERSEDED, namespace=namespace)
-    return tuple(ids)
+    return found
 
 
-def _archive(shared: Shared, document: StoredDocument, moment: datetime) -> None:
-    """Keeps a version as a document of its own, masked from the start, in one transaction."""
+def _end(batch: Batch, ended: Sequence[StoredDocument], by: str, moment: datetime, history: bool) -> None:
+    """Ends items that a new one takes the place of."""
+    for document in ended:
+        if not history:
+            batch.remove(document.id, namespace=document.namespace)
+            continue
+        metadata = {**document.metadata, FIELD: {**own(document.metadata), "by": by}}
+        end = _after(document, moment)
+        batch.update(document.id, metadata=metadata, valid_to=end, namespace=document.namespace)
+        batch.mask(document.id, label=SUPERSEDED, namespace=document.namespace)
+
+
+def _archived(document: StoredDocument, moment: datetime) -> Document:
+    """A version that is kept, as a document of its own."""
     said = own(document.metadata)
-    version = said.get("version", 1)
-    kept = {**said, "of": document.id}
-    kept.pop("place", None)
+    kept = {key: value for key, value in said.items() if key != "place"} | {"of": document.id}
     for name, value in (("created", document.created_at), ("updated", document.updated_at)):
         kept |= {} if value is None else {name: value.isoformat()}
-    record = {
-        "id": f"{document.id}@{version}",
-        "text": document.text,
-        "metadata": {**document.metadata, FIELD: kept},
-        "labels": document.labels,
-        "masks": [*document.masks, SUPERSEDED],
-        "namespace": document.namespace,
-        "split": document.split,
-        "valid_from": _iso(document.valid_from or document.created_at),
-        "valid_to": _iso(_after(document, moment)),
-        "expires_at": _iso(document.expires_at),
-    }
-    shared.memory.import_records([record])
+    return Document(
+        id=f"{document.id}@{said.get('version', 1)}",
+        text=document.text,
+        metadata={**document.metadata, FIELD: kept},
+        labels=document.labels,
+        expires_at=document.expires_at,
+        valid_from=document.valid_from or document.created_at,
+        valid_to=moment,
+    )
 
 
 def _after(document: StoredDocument, moment: datetime) -> datetime:
     """The end of a validity: never before its begin."""
-    return max(moment, document.valid_from or moment)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
+    return max(moment, document.valid_from or document.created_at or moment)
