@@ -32,6 +32,7 @@ MODULES = (
     "mllm_plugin.encoders.huggingface",
     "mllm_plugin.protocols",
     "mllm_plugin.hierarchy",
+    "mllm_plugin.agent",
     "mllm_plugin.memory_llm",
     "mllm_plugin.llm",
     "mllm_plugin.llm.generate",

@@ -1,6 +1,7 @@
 """LLM with memory: documents in an editable tree of embeddings on disk, searched from the top down."""
 
 import mllm_start  # noqa: F401 - makes an interruption of the imports below quiet
+from mllm_plugin.agent import AgentMemory, AgentScope
 from mllm_plugin.builder import IndexBuilder
 from mllm_plugin.config import (
     ChunkingConfig,
@@ -65,6 +66,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AdapterMismatchError",
     "AddReport",
+    "AgentMemory",
+    "AgentScope",
     "Batch",
     "BuildReport",
     "ChunkingConfig",

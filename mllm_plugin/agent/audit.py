@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -52,6 +53,12 @@ class Audit:
     def _note(self, action: str, namespace: Namespace, ids: Sequence[str], count: int) -> None:
         if not self._enabled:
             return
+        try:
+            self._write(action, namespace, ids, count)
+        except StoreError as error:  # what it tells of is done; that must not look undone
+            warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+
+    def _write(self, action: str, namespace: Namespace, ids: Sequence[str], count: int) -> None:
         with self._transaction() as file:
             row = (clock.micros_now(), action, json.dumps(namespace), count)
             entry = file.execute(
@@ -60,14 +67,18 @@ class Audit:
             items = [(name, entry, place) for place, name in enumerate(ids)]
             file.executemany("INSERT INTO items VALUES (?, ?, ?)", items)
 
-    def erase(self, ids: Iterable[str]) -> None:
-        """Takes ids out of every entry."""
+    def erase(self, ids: Iterable[str]) -> str:
+        """Takes ids out of every entry; why that could not be done, else empty."""
         if not self._path.exists():
-            return
-        with self._transaction() as file:
-            file.executemany("DELETE FROM items WHERE id = ?", [(name,) for name in ids])
-        with self._lock, closing(self._connection()) as file:
-            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return ""
+        try:
+            with self._transaction() as file:
+                file.executemany("DELETE FROM items WHERE id = ?", [(name,) for name in ids])
+            with self._lock, closing(self._connection()) as file:
+                file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (StoreError, sqlite3.Error) as error:
+            return str(error)
+        return ""
 
     def entries(self, namespace: Namespace, limit: int) -> list[AuditEntry]:
         """The last entries of a scope and of those below it, the newest first."""

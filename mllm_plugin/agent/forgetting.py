@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 Chosen = dict[Namespace, dict[str, str]]  # by scope: ids of documents, and of the items that they belong to
 
 
-def find(shared: Shared, namespace: Namespace, item_id: str) -> StoredDocument | None:
-    """An item of a scope, of one around it, or of one below it, in this order."""
+def find(shared: Shared, namespace: Namespace, item_id: str, *, outer: bool = False) -> StoredDocument | None:
+    """An item of a scope or of one below it; to be read only, with `outer`, also of those around it."""
     memory = shared.memory
-    for place in (namespace, *outer_namespaces(namespace, None)):
+    for place in (namespace, *(outer_namespaces(namespace, None) if outer else ())):
         if found := memory.get(item_id, namespace=place):
             return found[0]
     for place in memory.namespaces(namespace):
@@ -28,13 +28,13 @@ def find(shared: Shared, namespace: Namespace, item_id: str) -> StoredDocument |
     return None
 
 
-def found(shared: Shared, namespace: Namespace, item_id: str) -> StoredDocument:
+def found(shared: Shared, namespace: Namespace, item_id: str, *, outer: bool = False) -> StoredDocument:
     """`find`.
 
     Raises:
         NotFoundError: It is not there.
     """
-    document = find(shared, namespace, item_id)
+    document = find(shared, namespace, item_id, outer=outer)
     if document is None:
         raise NotFoundError(
             f"no item {item_id!r} in this scope ({'/'.join(namespace) or 'the whole memory'}); list() shows "
@@ -69,7 +69,8 @@ def chosen(
 def derived(shared: Shared, named: Chosen) -> Chosen:
     """Old versions of items, and whatever was made of these, however many steps away.
 
-    Looks in everything that has the outermost part of their scope: a summary may lie above what it sums up.
+    Looks in their scope, below and above it, since a summary may lie above what it sums up; never beside it,
+    where the same id is another item's.
     """
     known = {(place, name) for place, ids in named.items() for name in ids}
     more: Chosen = {}
@@ -79,13 +80,19 @@ def derived(shared: Shared, named: Chosen) -> Chosen:
         for place, ids in open_ids.items():
             condition = {"$or": [{f"{FIELD}.{key}": {"$in": ids}} for key in ("of", "by", "derived_from")]}
             for document in shared.memory.documents(namespace=place[:1], prefix=True, filter=condition):
-                if (document.namespace, document.id) in known:
+                if (document.namespace, document.id) in known or not _in_line(place, document.namespace):
                     continue
                 known.add((document.namespace, document.id))
                 more.setdefault(document.namespace, {})[document.id] = document.id
                 following.setdefault(document.namespace, []).append(document.id)
         open_ids = following
     return more
+
+
+def _in_line(one: Namespace, other: Namespace) -> bool:
+    """Whether one of two scopes lies within the other."""
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
 
 
 def erase(shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[str, ...]) -> Forgotten:
@@ -100,10 +107,11 @@ def erase(shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[st
     erased = shared.memory.remove([], namespace=namespace)  # waits for readers of old pages, as remove does
     shared.likeness.forget()
     shared.turns.forget()
-    shared.audit.erase([*gone, *(name for ids in together.values() for name in ids)])
+    kept = shared.audit.erase([*gone, *(name for ids in together.values() for name in ids)])
     shared.audit.note_count("forget", namespace, sum(map(len, together.values())))
     reports = tuple(one for one in batch.reports if isinstance(one, RemoveReport))
-    return Forgotten(gone, _names_in(more), erased.erased, missing, erased.reason, reports)
+    reason = "; ".join(filter(None, (erased.reason, kept)))
+    return Forgotten(gone, _names_in(more), erased.erased and not kept, missing, reason, reports)
 
 
 def hide(

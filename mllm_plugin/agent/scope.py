@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +30,8 @@ class AgentScope:
     """What one user, agent or session remembers.
 
     It sees what is in it and in the scopes below it, and what the scopes around it hold themselves; never a
-    sibling of it. It cannot be widened. Every call has an async twin, `arecall` for `recall`.
+    sibling of it. It changes and forgets only what is in it and below it. It cannot be widened. Every call
+    has an async twin, `arecall` for `recall`.
 
     Attributes:
         names: What it is bound to, by key.
@@ -131,7 +133,9 @@ class AgentScope:
     def remember_many(
         self, items: Iterable[str | Mapping[str, Any]], *, history: bool = True
     ) -> list[Remembered]:
-        """Remembers many at once: all of them or none.
+        """Remembers many at once: new ones in one transaction, all of them or none.
+
+        An item whose id is there already, or that is merged with a duplicate, is a transaction of its own.
 
         Args:
             items: Texts, or dictionaries of the arguments of `remember`. They are compared with what is
@@ -294,8 +298,8 @@ class AgentScope:
     # -- reading
 
     def get(self, id: str) -> Memory | None:
-        """An item by id; None where this scope has none."""
-        document = forgetting.find(self._shared, self.namespace, id)
+        """An item by id, of this scope, those below it or those around it; None where there is none."""
+        document = forgetting.find(self._shared, self.namespace, id, outer=True)
         return None if document is None else memory_of(document)
 
     aget = twin(get)
@@ -335,7 +339,7 @@ class AgentScope:
 
     def history(self, id: str) -> list[Memory]:  # type: ignore[valid-type]
         """All versions of an item, and what it took the place of, the newest first."""
-        document = forgetting.found(self._shared, self.namespace, id)
+        document = forgetting.found(self._shared, self.namespace, id, outer=True)
         condition = {"$or": [{f"{FIELD}.of": id}, {f"{FIELD}.by": id}]}
         older = self._shared.memory.documents(namespace=document.namespace, filter=condition)
         versions = [memory_of(one) for one in older]
@@ -416,9 +420,9 @@ class AgentScope:
         """Erases what has expired in this scope and below."""
         report = self._shared.memory.sweep(self.namespace)
         self._shared.likeness.forget()
-        self._shared.audit.erase(name for _, name in report.removed)
+        kept = self._shared.audit.erase(name for _, name in report.removed)
         self._shared.audit.note_count("expire", self.namespace, report.documents)
-        return report
+        return replace(report, erased=False, reason=kept) if kept and report.erased else report
 
     asweep = twin(sweep)
 

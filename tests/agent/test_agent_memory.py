@@ -131,6 +131,54 @@ def test_overview_context_consolidate_and_audit(memory: AgentMemory) -> None:
     assert {entry.action for entry in ann.audit()} >= {"remember", "recall"}
 
 
+def test_forgetting_stays_in_its_scope_though_ids_are_the_same(memory: AgentMemory) -> None:
+    app = memory.scope(app="x")
+    ann, bob = app.scope(user="ann"), app.scope(user="bob")
+    for who, name in ((ann, "ann"), (bob, "bob")):
+        who.remember(f"{name} likes tea", id="a")
+        who.remember(f"summary about {name}", id="sum", derived_from=["a"])
+    assert ann.forget("a").derived == ("sum",)
+    assert sorted(texts(bob.list())) == ["bob likes tea", "summary about bob"]
+
+
+def test_a_scope_reads_what_lies_around_it_but_does_not_change_it(memory: AgentMemory) -> None:
+    ann = memory.scope(user="ann")
+    ann.remember("ann likes tea", id="a")
+    session = ann.scope(session="s1")
+    assert session.get("a").text == "ann likes tea"
+    assert session.forget("a").missing == ("a",)
+    with pytest.raises(NotFoundError):
+        session.update("a", text="ann likes coffee")
+    assert texts(ann.list()) == ["ann likes tea"]
+
+
+def test_neighbours_beyond_the_pool_count_for_every_message_alike(memory: AgentMemory, monkeypatch) -> None:
+    """Else a message whose neighbours are hits too would win by their number alone."""
+    monkeypatch.setattr("mllm_plugin.agent.recalling._POOL", 4)
+    chat = memory.scope(user="ann")
+    others = [f"other words {n}" for n in range(20)]
+    lines = ["zebra one", "zebra", "nothing here", *others, "zebra zebra two"]
+    for place, line in enumerate(lines):
+        chat.remember(line, speaker="Ann", session="s1", at=DAY + timedelta(minutes=place))
+    found = texts(chat.recall("zebra", k=1))
+    wide = texts(chat.recall("zebra", k=40))
+    assert found == wide[:1]
+    assert len(wide) == len(lines)
+
+
+def test_a_log_that_cannot_be_written_undoes_nothing(memory: AgentMemory) -> None:
+    ann = memory.scope(user="ann")
+    (memory.index.path / "audit.db").unlink(missing_ok=True)
+    (memory.index.path / "audit.db").mkdir()
+    with pytest.warns(RuntimeWarning, match="audit log"):
+        name = ann.remember("ann likes tea").id
+    with pytest.warns(RuntimeWarning, match="audit log"):
+        report = ann.forget(name)
+    assert (report.ids, report.erased) == ((name,), False)
+    assert "audit log" in report.reason
+    assert ann.get(name) is None
+
+
 async def test_async_twins(memory: AgentMemory) -> None:
     ann = memory.scope(user="ann")
     await ann.aremember("tea")
