@@ -146,8 +146,8 @@ def plain(narrow: float) -> Reach:
     return reach
 
 
-def margin(narrow: float, most: int) -> Reach:
-    """Keeps nodes within a margin of the tenth-best chunk seen in the first eight; `width` sets it."""
+def slack(narrow: float, most: int) -> Reach:
+    """Keeps nodes within a slack of the tenth-best chunk seen in the first eight; `width` sets it."""
 
     def reach(tree: Tree, place: int, width: int, asked: Asked) -> tuple[Rows, int]:
         nodes, cost = descend(tree, place, most, narrow)
@@ -208,8 +208,8 @@ def levers(leaves: Matrix, asked: Asked) -> dict[str, list[Point]]:
         ("a quarter, spread of 2 directions", tree.with_spread(asked.queries, 2, 1.0), plain(0.25)),
         ("a quarter, spread of 4 directions", tree.with_spread(asked.queries, 4, 1.0), plain(0.25)),
         ("a quarter, the best chunks steer the rest", tree, feedback(0.25, 1.0)),
-        ("a margin in place of a width", tree, margin(0.15, 256)),
-        ("a margin, 30 % of the chunks in two nodes", tree.overlapped(0, 0.3), margin(0.15, 256)),
+        ("a slack in place of a width", tree, slack(0.15, 256)),
+        ("a slack, 30 % of the chunks in two nodes", tree.overlapped(0, 0.3), slack(0.15, 256)),
     ]
     free = replace(tree, cost=[0] * len(tree.means))
     full = replace(free.with_spread(asked.queries, 384, 2.0), cost=free.cost)

@@ -86,7 +86,7 @@ class _Repair:
         config, hierarchy = self._config(), self._hierarchy()
         with MemoryIndex.open(folder, encoder=self._encoder, config=config, hierarchy=hierarchy) as memory:
             self._copy(memory, progress)
-            self._adapters(memory)
+            self._readers(memory)
             problems = memory.verify().problems
             memory.compact()
         known = set(self._salvage.known_documents())
@@ -135,7 +135,7 @@ class _Repair:
             self._notes.append(f"the trained weights {wanted!r} are lost; install them again, or train")
         return "identity"
 
-    def _adapters(self, memory: MemoryIndex) -> None:
+    def _readers(self, memory: MemoryIndex) -> None:
         """Takes over which documents the readers have seen whose numbers lie elsewhere."""
         for fingerprint, _, _, marks in self._salvage.weights():
             if fingerprint.startswith("adapter:"):

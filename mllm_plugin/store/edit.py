@@ -28,7 +28,7 @@ from mllm_plugin.store.documents import (
 )
 from mllm_plugin.store.hierarchies import (
     HierarchyInUse,
-    note_adapter,
+    note_reader,
     save_hierarchy,
     stored_fingerprint,
     weights_that_saw,
@@ -360,7 +360,7 @@ class Edit:
 
     def note_reader(self, folder: str, marks: Iterable[str]) -> None:
         """Records a reader that was trained on documents, by their marks (see `document_mark`)."""
-        note_adapter(self._tx, folder, marks)
+        note_reader(self._tx, folder, marks)
 
     def mark_as_copy(self, folder: str | None) -> None:
         """Marks the memory as an unfinished copy of the one in `folder`; None when it is finished."""

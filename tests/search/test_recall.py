@@ -86,7 +86,7 @@ def test_exact_nodes_are_the_best_of_their_level_as_stored(tall_library):
 
 def test_a_wide_beam_equals_exact(tall_library):
     if tall_library.hierarchy.rankers:
-        pytest.skip("a trained margin drops nodes on the walk")
+        pytest.skip("a trained slack drops nodes on the walk")
     wide = tall_library.recall("w7 w8", mode="beam", beam_width=10_000)
     assert key_of(wide, 2) == key_of(tall_library.recall("w7 w8", exact=True), 2)
 

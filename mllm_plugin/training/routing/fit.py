@@ -190,7 +190,7 @@ def panels(fitted: Fitted) -> list[Panel]:
     """Loss and held-out recall by measurement, and recall by embeddings scored."""
     rows = fitted.history.rows
     recall = {
-        f"beam {width}, no margin": [(place, row[f"recall@{width}"]) for place, row in enumerate(rows)]
+        f"beam {width}, no slack": [(place, row[f"recall@{width}"]) for place, row in enumerate(rows)]
         for width in (16, 32, 64)
     }
     scored = {
