@@ -172,7 +172,7 @@ def evaluate(name: str, options: Namespace) -> None:
     with MemoryIndex.open(copy, encoder=encoder) as trained:
         rows |= memory_rows(trained, queries, "trained")
         rivals = Rivals(trained, prepare(trained, list(queries.values())))
-        choices = {f"IVF {one} of {_LISTS} lists + trained leaf": rivals.ivf(one) for one in _PROBES}
+        choices = {f"IVF {probe} of {_LISTS} lists + trained leaf": rivals.ivf(probe) for probe in _PROBES}
         choices["collapsed levels + trained leaf"] = rivals.collapsed()
         for title, (choose, scored, compared) in choices.items():
             run, ranked = rivals.run(choose, list(queries))

@@ -144,7 +144,10 @@ def quality(
         return one.cosine + window * one.window + lexical * one.lexical(power, k1, b, mean_length)
 
     ndcg = [one.ndcg(score(one)) for one in natural]
-    found = [bool(set(one.ranking(score(one))) & set(one.relevant)) for one in identifiers]
+    found = [
+        bool(set(identifier.ranking(score(identifier))) & set(identifier.relevant))
+        for identifier in identifiers
+    ]
     return float(np.mean(ndcg)), float(np.mean(found))
 
 

@@ -50,7 +50,7 @@ def untrained(samples: Samples, tree: TreeConfig, *, slack: bool) -> dict[int, t
     trial = make_trial(samples, tree, config)
     if not slack:
         scores = identity_scores(trial)
-        return {one: trial.walk(scores, width=one, slacks=[None] * len(scores)).point for one in WIDTHS}
+        return {width: trial.walk(scores, width=width, slacks=[None] * len(scores)).point for width in WIDTHS}
     return _curve(HierarchyModule(samples.leaves.shape[1], config), trial, config, slack=True)
 
 
@@ -67,7 +67,7 @@ def _curve(module, trial, config, *, slack: bool) -> dict[int, tuple[float, floa
     if not slack:
         numbers = {level: {**row, "slack": float("inf")} for level, row in numbers.items()}
     scores = node_scores(module, trial, device)[0]
-    return {one: calibrated_walk(scores, numbers, trial, one).point for one in WIDTHS}
+    return {width: calibrated_walk(scores, numbers, trial, width).point for width in WIDTHS}
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ class Tree:
             below = node_means(below, parent)
             means.append(below)
         members = [members_of(parent) for parent in grouping.parents]
-        scores = [one @ queries.T for one in means]
+        scores = [mean @ queries.T for mean in means]
         return cls(leaves, list(grouping.parents), members, means, scores, [1] * len(means))
 
     def overlapped(self, level: int, share: float) -> Tree:
@@ -236,10 +236,10 @@ def gather(options: Namespace) -> tuple[Matrix, Asked]:
     def rows(chosen: set[int]) -> Rows:
         return order[np.searchsorted(ids[order], sorted(chosen))]
 
-    routed = [rows(one) for one in routed_chunks(memory, queries)]
+    routed = [rows(chunk) for chunk in routed_chunks(memory, queries)]
     memory.close()
     matrix = np.stack([query.vectors[0] for query in queries])
-    return leaves, Asked(matrix, [rows(one) for one in answers], routed)
+    return leaves, Asked(matrix, [rows(answer) for answer in answers], routed)
 
 
 def main() -> None:

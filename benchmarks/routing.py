@@ -276,7 +276,11 @@ def _part(point: Point, rows: NDArray[np.bool_]) -> Point:
 
 
 def _times(point: Point) -> list[str]:
-    return ["", ""] if point.milliseconds is None else [f"{one:.2f}" for one in point.milliseconds]
+    return (
+        ["", ""]
+        if point.milliseconds is None
+        else [f"{millisecond:.2f}" for millisecond in point.milliseconds]
+    )
 
 
 def documents(options: Namespace) -> Iterator[Document]:

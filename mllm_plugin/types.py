@@ -333,9 +333,9 @@ class AddReport(_Report):
         """Several reports as one."""
         parts = list(reports)
         return cls(
-            ids=tuple(name for one in parts for name in one.ids),
-            **{name: sum(getattr(one, name) for one in parts) for name in _COUNTS},
-            skipped=tuple(left for one in parts for left in one.skipped),
+            ids=tuple(name for part in parts for name in part.ids),
+            **{name: sum(getattr(part, name) for part in parts) for name in _COUNTS},
+            skipped=tuple(left for part in parts for left in part.skipped),
             erased=not parts or parts[-1].erased,  # whoever erases completes what was left before
             reason=parts[-1].reason if parts else "",
         )

@@ -84,7 +84,7 @@ def check_options(call: Callable[..., Any], options: Mapping[str, Any], *own: st
         InvalidTypeError: One is unknown.
     """
     parameters = inspect.signature(call).parameters.values()
-    known = [*own, *(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)]
+    known = [*own, *(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)]
     if unknown := [name for name in options if name not in known]:
         raise InvalidTypeError(unknown_option(unknown[0], known))
 

@@ -35,7 +35,11 @@ def _told(snapshot: Snapshot, part: Part) -> AgentTopic | None:
     row = snapshot.namespace(part.namespace)
     places = snapshot.places(_chunks_below(snapshot, part.node_id, part.level))
     rowids = list(dict.fromkeys(place.document_rowid for place in places.values()))
-    found = {} if row is None else {one.id: memory_of(one) for one in snapshot.documents(row, rowids)}
+    found = (
+        {}
+        if row is None
+        else {document.id: memory_of(document) for document in snapshot.documents(row, rowids)}
+    )
     if not found:  # it was removed meanwhile
         return None
     times = [one.at for one in found.values()]

@@ -139,13 +139,17 @@ def _check(document: Document) -> None:
                 f"text and id must be strings, got a {name} of type {type(value).__name__}"
             )
     labels = document.labels
-    if not isinstance(labels, tuple | list) or not all(isinstance(one, str) and one for one in labels):
+    if not isinstance(labels, tuple | list) or not all(isinstance(label, str) and label for label in labels):
         raise InvalidTypeError(f"labels must be a tuple of non-empty strings, got {labels!r}")
     if not document.id:
         raise InvalidDocumentError("the id is empty")
     if not document.text.strip():
         raise InvalidDocumentError("the text is empty")
-    for name, value in (("id", document.id), ("text", document.text), *(("label", one) for one in labels)):
+    for name, value in (
+        ("id", document.id),
+        ("text", document.text),
+        *(("label", label) for label in labels),
+    ):
         if reason := text_flaw(value):
             raise InvalidDocumentError(f"its {name} {reason}")
     if not isinstance(document.metadata, Mapping):

@@ -162,8 +162,8 @@ def _trust(encoder: TextEncoder) -> Callable[[Record], bool]:
     verdict: list[bool] = [] if is_anonymous(encoder) else [True]
 
     def trusted(record: Record) -> bool:
-        chunks = [one for one in record.chunks or () if not one.given]
-        own = [one for one in chunks if record.text[one.start : one.end].strip()][:_PROBED]
+        chunks = [chunk for chunk in record.chunks or () if not chunk.given]
+        own = [chunk for chunk in chunks if record.text[chunk.start : chunk.end].strip()][:_PROBED]
         if not verdict and own:
             vectors = _stored_vectors([one.embedding for one in own], encoder.dim).astype(np.float32)
             texts = tuple(record.text[one.start : one.end] for one in own)
@@ -241,7 +241,11 @@ def _import_batch(
 
     def attempt() -> AddReport:
         states = ingest.states(documents, namespace)
-        changed = [one for one in documents if not _is_stored(states.get(one.id), one, records[one.id])]
+        changed = [
+            document
+            for document in documents
+            if not _is_stored(states.get(document.id), document, records[document.id])
+        ]
         if dim is None:
             prepared, encoded = ingest.prepare(changed, namespace, split)
         else:

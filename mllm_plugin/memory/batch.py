@@ -159,9 +159,9 @@ class Batch:
             replace(one, encoded=count) if isinstance(one, AddReport) else one
             for one, count in zip(reports, encoded, strict=True)
         ]
-        if any(isinstance(one, RemoveReport) or getattr(one, "updated", 0) for one in reports):
+        if any(isinstance(report, RemoveReport) or getattr(report, "updated", 0) for report in reports):
             erased, reason = self._memory.erase(wait=0.0)
-            reports = [_with_erasure(one, erased, reason) for one in reports]
+            reports = [_with_erasure(report, erased, reason) for report in reports]
         self.reports = reports
 
     def __enter__(self) -> Batch:

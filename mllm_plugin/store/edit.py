@@ -306,7 +306,9 @@ class Edit:
             reports.append(self._turn(row, turn(rowids), masked=masked))
             if not reports[-1].documents and self._tx.total_changes() != before:
                 touch_namespace(self._tx, row, next_version(self._tx))  # who looks through masks sees it
-        return MaskReport(sum(one.documents for one in reports), sum(one.chunks for one in reports))
+        return MaskReport(
+            sum(report.documents for report in reports), sum(report.chunks for report in reports)
+        )
 
     def _turn(self, row: NamespaceRow, rowids: list[int], *, masked: bool) -> MaskReport:
         if not rowids:

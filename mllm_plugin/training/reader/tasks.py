@@ -52,8 +52,8 @@ class Sampler:
         """One step's arrays."""
         chunks = self._draw(rng)
         size = rng.choice(RATIOS, len(chunks), p=(0.1, 0.45, 0.3, 0.15))
-        tokens = [self.texts.chunks[one][:LONGEST] for one in chunks]
-        memory = Memory(self.sizes, np.array([len(one) for one in tokens]), size)
+        tokens = [self.texts.chunks[chunk][:LONGEST] for chunk in chunks]
+        memory = Memory(self.sizes, np.array([len(token) for token in tokens]), size)
         rows = self._rows(chunks, tokens, memory, rng)
         return assemble(tokens, size, rows, self.sizes, rng)
 
@@ -190,7 +190,7 @@ class _Writer:
             chunks += list(self.others)[: int(self.rng.integers(1, len(self.others) + 1))]
             self.rng.shuffle(chunks)
         coarse = self.memory.coarse(chunks) if self.rng.random() < 0.3 else np.zeros(0, np.int64)
-        return np.concatenate([coarse, *(self.memory.windows(one) for one in chunks)])
+        return np.concatenate([coarse, *(self.memory.windows(chunk) for chunk in chunks)])
 
     def _ended(self, ids: Ids) -> Ids:
         return np.concatenate([ids, self.prompts["end"]])
@@ -209,7 +209,7 @@ class _Writer:
         return prompt_row(
             self.prompts,
             block,
-            [self.tokens[one] for one in passages],
+            [self.tokens[passage] for passage in passages],
             question,
             answer,
             kind,

@@ -79,7 +79,7 @@ class Trial:
         paths = paths or [0.0] * len(scores)
         recall, scored = np.zeros(len(self.queries)), np.zeros(len(self.queries))
         for place in range(len(self.queries)):
-            rows, cost = self._reach(place, [one[place] for one in scores], members, width, slacks, paths)
+            rows, cost = self._reach(place, [score[place] for score in scores], members, width, slacks, paths)
             wanted = self.targets[place][self.targets[place] >= 0]
             recall[place] = np.isin(wanted, rows).mean() if len(wanted) else 1.0
             scored[place] = cost / len(self.leaves)

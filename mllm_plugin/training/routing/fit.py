@@ -157,7 +157,7 @@ def hierarchy_walks(hierarchy: Hierarchy, trial: Trial) -> dict[int, tuple[float
         scores.append(rankers[-1].score(trial.queries[:, None], children.astype(np.float32)))
     slacks = [ranker.slack for ranker in rankers]
     paths = [ranker.path_weight for ranker in rankers]
-    return {one: trial.walk(scores, width=one, slacks=slacks, paths=paths).point for one in WIDTHS}
+    return {width: trial.walk(scores, width=width, slacks=slacks, paths=paths).point for width in WIDTHS}
 
 
 def identity_scores(trial: Trial) -> list[Matrix]:
