@@ -63,7 +63,7 @@ async def asearch(memory: MemoryIndex, query: Any, **options: Any) -> list[Hit]:
 def search_vectors(memory: MemoryIndex, query: Any, **options: Any) -> tuple[list[Hit], NDArray[np.float32]]:
     """Searches, and gives the hits' stored embeddings [n, dim] too."""
     recall = memory.recall(**_request(memory, query, {**options, "nodes": 0}))
-    vectors = [one.vectors[0] for one in recall.levels[1]]
+    vectors = [chunk.vectors[0] for chunk in recall.levels[1]]
     return _answers(query, list(recall.hits)), np.asarray(vectors, dtype=np.float32)
 
 

@@ -118,7 +118,7 @@ class Search:
         factor = self._mmr.get("mmr_prefetch_factor", _PREFETCH_FACTOR)
         candidates = max(k, self._mmr.get("mmr_prefetch_k") or int(factor * k))
         recall = self._memory.recall(**self._looked_for(), k=candidates, nodes=0, **self._where)
-        stored = {one.node_id: one.vectors[0] for one in recall.levels.get(1, ())}
+        stored = {chunk.node_id: chunk.vectors[0] for chunk in recall.levels.get(1, ())}
         vectors = [stored[hit.chunk_id] for hit in recall.hits]
         threshold = _threshold(self._query, self._mmr)
         places = _unlike(np.array(self._vector()), np.array(vectors), threshold, k) if vectors else []

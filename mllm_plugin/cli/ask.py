@@ -115,8 +115,8 @@ def open_llm(
             device=device,
             progress=settings.progress,
         )
-    for one in caught:
-        note(f"({one.message})")
+    for warning in caught:
+        note(f"({warning.message})")
     return llm
 
 

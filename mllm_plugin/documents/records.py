@@ -223,21 +223,21 @@ def _import_batch(
 ) -> AddReport:
     documents = check_documents(
         Document(
-            id=one.id,
-            text=one.text,
-            metadata=one.metadata,
-            labels=one.labels,
-            expires_at=one.expires_at,
-            valid_from=one.valid_from,
-            valid_to=one.valid_to,
+            id=record.id,
+            text=record.text,
+            metadata=record.metadata,
+            labels=record.labels,
+            expires_at=record.expires_at,
+            valid_from=record.valid_from,
+            valid_to=record.valid_to,
         )
-        for one in batch
+        for record in batch
     ).documents
     check_documents(
-        Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
+        Document(id=record.id, text=record.text, labels=tuple(filter(None, record.masks))) for record in batch
     )
-    records = {one.id: one for one in batch}
-    kept = {one.id: _kept(one) for one in batch}
+    records = {record.id: record for record in batch}
+    kept = {record.id: _kept(record) for record in batch}
 
     def attempt() -> AddReport:
         states = ingest.states(documents, namespace)

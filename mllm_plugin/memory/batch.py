@@ -154,7 +154,7 @@ class Batch:
         prepared, encoded = self._memory.ingest.prepare_all(step.job for step in self._steps)
         with self._memory.edit() as edit:
             reports = [step.write(edit, own) for step, own in zip(self._steps, prepared, strict=True)]
-        self._memory.ingest.forget(one for own in prepared for one in own)
+        self._memory.ingest.forget(document for own in prepared for document in own)
         reports = [
             replace(one, encoded=count) if isinstance(one, AddReport) else one
             for one, count in zip(reports, encoded, strict=True)

@@ -198,13 +198,13 @@ def _lowest(view: View, ref: NodeRef) -> list[CachedChunk]:
     """The embedding chunks of the lowest nodes below a node, or of an even sample of them."""
     level, refs = view.snapshot.node(ref.node_id).level, [ref]
     while level > LOWEST_LEVEL:
-        embedding_chunks = [view.children(one) for one in refs]
+        embedding_chunks = [view.children(child_ref) for child_ref in refs]
         refs = [child for children in embedding_chunks for child in _children(view, children)]
         if len(refs) > _MOST_NODES:
             places = np.linspace(0, len(refs) - 1, _MOST_NODES).round().astype(int).tolist()
             refs = [refs[place] for place in places]
         level -= 1
-    return [view.children(one) for one in refs]
+    return [view.children(child_ref) for child_ref in refs]
 
 
 def _children(view: View, children: CachedChunk) -> Iterator[NodeRef]:
@@ -231,7 +231,7 @@ def _distinct(words: Iterator[str], count: int) -> Sequence[str]:
     """The first words that mean something, each in one form."""
     kept: list[str] = []
     for word in words:
-        if _means_something(word) and not any(one in kept for one in forms_of(word)):
+        if _means_something(word) and not any(form in kept for form in forms_of(word)):
             kept.append(word)
         if len(kept) == count:
             break

@@ -204,7 +204,7 @@ class Edit:
         document = change(before)
         fresh = [] if prepared is None or document.text == before.text else [prepared]
         put = self.put(
-            namespace, [document], [replace(one, document=document) for one in fresh], split=before.split
+            namespace, [document], [replace(chunk, document=document) for chunk in fresh], split=before.split
         )
         after = self._stored(create_namespace(self._tx, namespace), document_id)
         assert after is not None

@@ -255,7 +255,7 @@ class Salvage:
 
 def _are_times(row: list[Any]) -> bool:
     """Whether these can be times: moments of the calendar, and the last two always there."""
-    fits = (one is None or (isinstance(one, int) and FIRST <= one <= LAST) for one in row)
+    fits = (moment is None or (isinstance(moment, int) and FIRST <= moment <= LAST) for moment in row)
     return None not in row[-2:] and all(fits)
 
 

@@ -229,8 +229,8 @@ class TreeEditor:
         Raises:
             DamagedStoreError: One is not of the level below; so no walk goes in circles.
         """
-        found = [self._node(one) for one in ids]
-        if any(one.level != node.level - 1 for one in found):
+        found = [self._node(child_id) for child_id in ids]
+        if any(child.level != node.level - 1 for child in found):
             raise DamagedStoreError(
                 f"a node below node {node.node_id} is not of level {node.level - 1}; {_CARE}"
             )

@@ -159,7 +159,7 @@ def _asked(
 
 
 def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(one) for one in row.get("answers", ()) if str(one).strip())
+    return tuple(str(answer) for answer in row.get("answers", ()) if str(answer).strip())
 
 
 def _holds(text: str, answers: Iterable[str]) -> bool:

@@ -88,12 +88,12 @@ class ReaderTexts:
     def save(self, path: Path) -> None:
         """Writes one npz."""
         arrays: dict[str, Any] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, Ragged):
-                arrays |= {f"{one.name}.values": value.values, f"{one.name}.ends": value.ends}
+                arrays |= {f"{field.name}.values": value.values, f"{field.name}.ends": value.ends}
             else:
-                arrays[one.name] = value
+                arrays[field.name] = value
         np.savez_compressed(path, **arrays)
 
     @classmethod
@@ -101,10 +101,10 @@ class ReaderTexts:
         """Reads what `save` wrote."""
         with np.load(path) as file:
             values: dict[str, Any] = {
-                one.name: file[one.name]
-                if one.name in file
-                else Ragged(file[f"{one.name}.values"], file[f"{one.name}.ends"])
-                for one in fields(cls)
+                field.name: file[field.name]
+                if field.name in file
+                else Ragged(file[f"{field.name}.values"], file[f"{field.name}.ends"])
+                for field in fields(cls)
             }
         return cls(**values)
 
