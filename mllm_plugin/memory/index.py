@@ -96,7 +96,6 @@ class MemoryIndex:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
-        self._database, self._searcher = handle.database, handle.searcher
         self.path, self.dim, self.read_only = handle.path, handle.dim, handle.database.read_only
         self.encoder, self.config = handle.encoder, handle.config
 
@@ -735,8 +734,8 @@ class MemoryIndex:
         Use it as `with memory.snapshot() as snapshot:`; it ends with the block. While it is open, removals
         are not reported erased, as with `documents`.
         """
-        self._database.check_open()
-        return self._database.snapshot()
+        self._handle.database.check_open()
+        return self._handle.database.snapshot()
 
     # -- upkeep
 

@@ -14,7 +14,7 @@ from mllm_plugin import (
     MemoryConfig,
     MemoryIndex,
 )
-from tests.helpers.file_tools import rows, value
+from tests.helpers.file_tools import own_database, rows, value
 from tests.helpers.recall_tools import (
     CONFIG,
     DIM,
@@ -132,9 +132,9 @@ def test_vector_queries(tall_library):
 
 
 def test_one_snapshot(tall_library, monkeypatch):
-    reads = []
-    read = tall_library._database.read
-    monkeypatch.setattr(tall_library._database, "read", lambda: reads.append(1) or read())
+    reads, database = [], own_database(tall_library)
+    read = database.read
+    monkeypatch.setattr(database, "read", lambda: reads.append(1) or read())
     tall_library.recall("w1 w2")
     assert len(reads) == 1
 
