@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.documents.given import Given, check_documents, describe, skips
-from mllm_plugin.documents.seen import Seen
+from mllm_plugin.documents.given import Given, Seen, check_documents, describe, skips
 from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
 from mllm_plugin.encoders.vectors import as_vectors, as_windows, listed
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError

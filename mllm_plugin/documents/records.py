@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from mllm_plugin import clock
-from mllm_plugin.documents.given import check_documents
+from mllm_plugin.documents.given import Seen, check_documents
 from mllm_plugin.documents.ingest import Ingest
-from mllm_plugin.documents.seen import Seen
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
 from mllm_plugin.encoders.vectors import as_vectors
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError

@@ -67,8 +67,8 @@ from mllm_plugin.types import (
 )
 
 if TYPE_CHECKING:
+    from mllm_plugin.documents.given import Seen
     from mllm_plugin.documents.records import Record
-    from mllm_plugin.documents.seen import Seen
     from mllm_plugin.store.cache import EmbeddingCache
     from mllm_plugin.store.snapshot import Snapshot
 
