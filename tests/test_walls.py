@@ -50,6 +50,7 @@ def test_connections_for_writing_stay_in_the_store(name):
 
 
 def test_the_handle_of_a_memory_stays_in_its_package():
+    """Benchmarks and examples do without it too; tests reach the file through `tests.helpers.file_tools`."""
     found = [
         f"{path}:{part.lineno}"
         for path, tree in sources("mllm_plugin", "integrations", "benchmarks", "examples", besides="/memory/")
