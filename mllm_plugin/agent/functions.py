@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mllm_plugin.agent.items import Remembered
 from mllm_plugin.agent.scope import AgentScope
 
 
-def memory_functions(scope: AgentScope, *, k: int = 5) -> list[Callable[..., str]]:
+def memory_functions(scope: AgentScope, *, k: int = 5, **options: Any) -> list[Callable[..., str]]:
     """Functions `remember`, `recall` and `forget` with names, docstrings and types for a model's tools.
 
     LangChain's `create_agent(tools=...)` and LlamaIndex's `FunctionAgent(tools=...)` take them as they are;
@@ -17,6 +18,7 @@ def memory_functions(scope: AgentScope, *, k: int = 5) -> list[Callable[..., str
     Args:
         scope: What they act on.
         k: Most items of a recall.
+        **options: Further arguments of `AgentScope.recall`, such as `kind="fact"` to leave out what was said.
 
     Returns:
         The three functions; each gives text.
@@ -36,7 +38,7 @@ def memory_functions(scope: AgentScope, *, k: int = 5) -> list[Callable[..., str
         Args:
             query: What to look for, as a question or a few words.
         """
-        lines = [f"{item.id} {item.line()}" for item in scope.recall(query, k=k)]
+        lines = [f"{item.id} {item.line()}" for item in scope.recall(query, k=k, **options)]
         return "\n".join(lines) or "Nothing is remembered about that."
 
     def forget(id: str) -> str:

@@ -36,14 +36,15 @@ class Oracle(InMemoryStore):
     def batch(self, ops: Any) -> list[Any]:
         wanted = list(ops)
         known = set(self._data)
-        for op in wanted:
-            if isinstance(op, PutOp):
-                self._vectors[op.namespace].pop(op.key, None)
-        results = super().batch(wanted)
+        reads = iter(super().batch([op for op in wanted if not isinstance(op, PutOp)]))
+        writes = [op for op in wanted if isinstance(op, PutOp)]
+        for op in writes:
+            self._vectors[op.namespace].pop(op.key, None)
+        super().batch(writes)
         for name in set(self._data) - known:
             if not self._data[name]:
                 del self._data[name]
-        return results
+        return [None if isinstance(op, PutOp) else next(reads) for op in wanted]
 
     def _handle_list_namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         everything, self._data = self._data, {name: kept for name, kept in self._data.items() if kept}
