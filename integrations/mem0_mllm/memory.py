@@ -38,8 +38,8 @@ class Memory:
     """What `mem0.Memory` does, in one file, without a language model or a server.
 
     A memory of a user, agent or run lies in the scope of these ids, and is found by any of them. A score is
-    the square root of the relevance, from 0 to 1. `delete`, `delete_all` and `reset` erase from every file, so that `history` of
-    what was deleted is empty.
+    the square root of the relevance, from 0 to 1. `delete`, `delete_all` and `reset` erase from every file,
+    so that `history` of what was deleted is empty.
 
     Args:
         config: A dictionary: `path` of the memory's folder, `encoder` and `options` of `AgentMemory.open`;
