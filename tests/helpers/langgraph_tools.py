@@ -45,9 +45,16 @@ class Oracle(InMemoryStore):
     def _without_traces(self, ops: list[Op]) -> list[Any]:
         """`InMemoryStore.batch`, which makes a namespace of whatever is asked for and keeps empty ones."""
         results = super().batch(ops)
+        self._drop_empty()
+        return results
+
+    def _handle_list_namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+        self._drop_empty()
+        return super()._handle_list_namespaces(op)
+
+    def _drop_empty(self) -> None:
         for name in [name for name, items in self._data.items() if not items]:
             del self._data[name]
-        return results
 
 
 class Operations:
