@@ -28,7 +28,7 @@ from mllm_plugin.agent import Memory as Item
 from mllm_plugin.errors import InvalidInputError
 
 Extract = Callable[[list[dict[str, Any]]], Sequence[str]]
-_UNSET = object()
+_KEEP = "keep"
 _EXPIRED = "expired"  # the mask of what has expired
 _PROCEDURAL = "procedural_memory"
 _log = logging.getLogger("mem0_mllm")
@@ -141,7 +141,7 @@ class Memory:
         memory_id: str,
         text: str | None = None,
         metadata: dict[str, Any] | None = None,
-        expiration_date: Any = _UNSET,
+        expiration_date: Any = _KEEP,
         data: str | None = None,
     ) -> dict[str, str]:
         """Changes a memory; what it was before is in its `history`.
@@ -150,18 +150,18 @@ class Memory:
             memory_id: Which.
             text: Its new text.
             metadata: Added to its metadata; ids of user, agent and run stay.
-            expiration_date: Its last day; None for none.
+            expiration_date: Its last day; None for none, "keep" as it is.
             data: The name that `text` had before.
 
         Raises:
             InvalidInputError: Nothing is to be changed, or it is not there.
         """
         text = data if text is None else text
-        if text is None and metadata is None and expiration_date is _UNSET:
+        if text is None and metadata is None and expiration_date == _KEEP:
             raise InvalidInputError("At least one of text, metadata, or expiration_date must be provided.")
         item = self._item(memory_id)
         about = about_of(item)
-        if expiration_date is not _UNSET:
+        if expiration_date != _KEEP:
             about["expiration_date"] = expiration_of(expiration_date)
         self.memory.update(
             item.id,

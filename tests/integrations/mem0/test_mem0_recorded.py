@@ -42,9 +42,7 @@ def signature(call: Any) -> list[list[Any]]:
     for name, parameter in inspect.signature(call).parameters.items():
         if name not in ("self", "extract"):
             default = None if parameter.default is parameter.empty else repr(parameter.default)
-            told.append(
-                [name, parameter.kind.name, "UNSET" if (default or "").startswith("<object") else default]
-            )
+            told.append([name, parameter.kind.name, "UNSET" if default == "'keep'" else default])
     return told
 
 
