@@ -1,6 +1,7 @@
 """Agent memory: scopes, versions, duplicates, forgetting and overviews; no language model needed."""
 
 from mllm_plugin.agent.facade import AgentMemory
+from mllm_plugin.agent.functions import memory_functions
 from mllm_plugin.agent.items import (
     AgentTopic,
     AuditEntry,
@@ -22,4 +23,5 @@ __all__ = [
     "Memory",
     "Remembered",
     "AgentTopic",
+    "memory_functions",
 ]
