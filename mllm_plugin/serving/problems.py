@@ -1,0 +1,80 @@
+"""What goes wrong in a call, as both servers say it: a status of HTTP, the type and one line."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from mllm_plugin.errors import (
+    DiskFullError,
+    InvalidInputError,
+    InvalidTypeError,
+    MissingDependencyError,
+    MLLMError,
+    NotFoundError,
+    ReadOnlyStoreError,
+    StoreBusyError,
+)
+
+_LOG = logging.getLogger("mllm_plugin.serving")
+
+
+class AccessError(MLLMError, PermissionError):
+    """The caller may not do this: another scope than its own, or a write by one that only reads."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error for a caller.
+
+    Attributes:
+        status: Of HTTP.
+        type: Name of the error's class, or of what HTTP found.
+        message: What to do about it, in one line.
+        retry_after: Seconds after which the same call may succeed.
+    """
+
+    status: int
+    type: str
+    message: str
+    retry_after: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of an answer."""
+        return {"error": {"type": self.type, "message": self.message}}
+
+
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (AccessError, 403),
+    (NotFoundError, 404),
+    (InvalidInputError, 422),
+    (InvalidTypeError, 422),
+    (ReadOnlyStoreError, 403),
+    (StoreBusyError, 503),
+    (DiskFullError, 507),
+    (MissingDependencyError, 500),
+    (MLLMError, 500),
+)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Says an error; one that nobody foresaw is logged by its type and place, since its words may be a text."""
+    if isinstance(error, ValidationError):
+        return Problem(422, "InvalidInputError", _faults(error))
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return Problem(status, type(error).__name__, " ".join(str(error).split()))
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" at {one.filename}:{one.lineno}" for one in place)
+    _LOG.error("unforeseen %s%s", type(error).__name__, where)
+    return Problem(500, "InternalError", f"an unforeseen {type(error).__name__}; the server's log says where")
+
+
+def _faults(error: ValidationError) -> str:
+    """Each wrong argument with what is wrong, without the value."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in faults)
