@@ -29,6 +29,7 @@ from mllm_plugin.errors import (
     StoreBusyError,
     StoreError,
     UnsupportedFilesystemError,
+    VersionConflictError,
 )
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.reembedding import reembed
@@ -51,6 +52,7 @@ from mllm_plugin.types import (
     SkippedDocument,
     Stats,
     StoredDocument,
+    UpdateReport,
     VerifyReport,
 )
 
@@ -101,7 +103,9 @@ __all__ = [
     "StoredDocument",
     "TreeConfig",
     "UnsupportedFilesystemError",
+    "UpdateReport",
     "VerifyReport",
+    "VersionConflictError",
     "reembed",
     "repair",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
+from mllm_plugin.store.times import given_times
 from mllm_plugin.store.values import metadata_json
 from mllm_plugin.types import Document, OnInvalid, SkippedDocument, StoredDocument
 from mllm_plugin.unicode import text_flaw
@@ -143,3 +144,4 @@ def _check(document: Document) -> None:
     if not isinstance(document.metadata, Mapping):
         raise InvalidDocumentError(f"metadata must be a dict, got {type(document.metadata).__name__}")
     metadata_json(document.metadata)
+    given_times(document)

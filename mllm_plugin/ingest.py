@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,13 @@ from mllm_plugin.store.documents import DocumentState, document_hash, document_s
 from mllm_plugin.store.edit import StaleError, editing
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import find_namespace
+from mllm_plugin.store.times import Times
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
 from mllm_plugin.vectors import as_vectors, as_windows, listed
 
 _MOST_ATTEMPTS = 10
+_T = TypeVar("_T")
 Embedding = tuple[NDArray[np.float16], bytes]  # pooled [d], packed windows
 
 
@@ -49,7 +51,7 @@ class Ingest:
         config: MemoryConfig,
         hierarchies: HierarchyInUse,
     ) -> None:
-        self._database, self._encoder, self._cache = database, encoder, cache
+        self._database, self._encoder, self.cache = database, encoder, cache
         self._config, self._hierarchies = config, hierarchies
 
     def add(
@@ -89,7 +91,7 @@ class Ingest:
 
         return self.retried(attempt)
 
-    def retried(self, attempt: Callable[[], AddReport]) -> AddReport:
+    def retried(self, attempt: Callable[[], _T]) -> _T:
         """Looks, prepares and writes again while other writers change the same documents in between."""
         for _ in range(_MOST_ATTEMPTS):
             try:
@@ -107,14 +109,15 @@ class Ingest:
         encoded: int,
         split: bool = True,
         provisional: bool = False,
+        kept: Mapping[str, Times] = {},
     ) -> AddReport:
         """Writes prepared documents, and new metadata of the others, in one transaction."""
         if not documents:
             return AddReport((), 0, 0, 0, 0, 0)
         with editing(self._database, self._config, self._hierarchies, self._encoder.dim) as edit:
-            put = edit.put(namespace, documents, prepared, split=split, provisional=provisional)
-        if self._cache is not None and prepared:
-            self._cache.drop(name for item in prepared for name in item.chunk_hashes)
+            put = edit.put(namespace, documents, prepared, split=split, provisional=provisional, kept=kept)
+        if self.cache is not None and prepared:
+            self.cache.drop(name for item in prepared for name in item.chunk_hashes)
         ids = tuple(document.id for document in documents)
         return AddReport(ids, *put, encoded=encoded)
 
@@ -160,6 +163,22 @@ class Ingest:
                     chunk_hashes=[piece.text_hash for piece in row],
                 )
             )
+        return prepared, encoded
+
+    def prepare_update(
+        self, document_id: str, text: str | None, namespace: Namespace
+    ) -> tuple[PreparedDocument | None, int]:
+        """A stored document's new text, cut and embedded as the document is; None where it stays."""
+        if text is None:
+            return None, 0
+        document = check_documents([Document(text, id=document_id)]).documents[0]
+        with self._database.snapshot() as snapshot:
+            row = snapshot.namespace(namespace)
+            rowids = [] if row is None else snapshot.select(row, ids=[document_id]).rowids
+            stored = None if row is None else next(snapshot.documents(row, rowids), None)
+        if stored is None or stored.text == text:
+            return None, 0
+        (prepared,), encoded = self.prepare([document], namespace, stored.split)
         return prepared, encoded
 
     def _prepared_with(
@@ -230,10 +249,10 @@ class Ingest:
                 )
             packed = [pack_windows(as_windows(found, self._encoder.dim)) for found in windows]
         hashes = [text_hash for text_hash, _ in missing]
-        if self._cache is not None:
-            self._cache.put(zip(hashes, vectors, packed, strict=True))
+        if self.cache is not None:
+            self.cache.put(zip(hashes, vectors, packed, strict=True))
         return dict(zip(hashes, zip(vectors, packed, strict=True), strict=True))
 
     def _cached(self, text_hash: bytes) -> Embedding | None:
-        entry = self._cache.get(text_hash) if self._cache is not None else None
+        entry = self.cache.get(text_hash) if self.cache is not None else None
         return entry if entry is not None and are_windows(entry[1], self._encoder.dim) else None

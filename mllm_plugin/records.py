@@ -1,8 +1,9 @@
 """Documents with their vectors as JSON-ready records: how a memory moves without being embedded again.
 
-A record: {id, text, metadata, labels, masks, namespace, split} and, with vectors, `encoder` and `chunks`,
-each {start, end, embedding, windows}: the embedding as a list of numbers, the windows as base64; and `given`,
-true where a caller gave the embedding.
+A record: {id, text, metadata, labels, masks, namespace, split}; the times that are known (created_at,
+updated_at, expires_at, valid_from, valid_to, as ISO 8601 text) and the version; with vectors `encoder` and
+`chunks`, each {start, end, embedding, windows}: the embedding as a list of numbers, the windows as base64;
+and `given`, true where a caller gave the embedding.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
+from mllm_plugin import clock
 from mllm_plugin.chunking import Span
 from mllm_plugin.documents import check_documents
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
@@ -29,11 +31,14 @@ from mllm_plugin.store.codec import are_windows
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.snapshot import ChunkVectors, Snapshot
+from mllm_plugin.store.times import EXPIRED, Times
 from mllm_plugin.store.values import shown
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 from mllm_plugin.vectors import as_vectors
 
+_PAST = ("created", "updated")
+_TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told
 _BATCH = 256
 _BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
@@ -72,6 +77,12 @@ class Record(BaseModel):
     masks: tuple[str, ...] = ()
     namespace: str | tuple[str, ...] = ()
     split: bool = True
+    created_at: str | None = None
+    updated_at: str | None = None
+    expires_at: str | None = None
+    valid_from: str | None = None
+    valid_to: str | None = None
+    version: Annotated[int, Strict(), Field(ge=0, lt=1 << 62)] = 0
     encoder: str | None = None
     chunks: tuple[ChunkRecord, ...] | None = None
 
@@ -98,7 +109,14 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
         "masks": list(document.masks),
         "namespace": list(document.namespace),
         "split": document.split,
+        **known_times({name: getattr(document, name) for name in (*_TIMES, "version")}),
     }
+
+
+def known_times(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The times among a document's fields that are known, and its version, for a record."""
+    known = {name: fields[name].isoformat() for name in _TIMES if fields[name] is not None}
+    return known | ({"version": fields["version"]} if fields["version"] else {})
 
 
 def import_records(
@@ -204,12 +222,22 @@ def _import_batch(
     ingest: Ingest, batch: list[Record], namespace: Namespace, split: bool, dim: int | None
 ) -> AddReport:
     documents = check_documents(
-        Document(id=one.id, text=one.text, metadata=one.metadata, labels=one.labels) for one in batch
+        Document(
+            id=one.id,
+            text=one.text,
+            metadata=one.metadata,
+            labels=one.labels,
+            expires_at=one.expires_at,
+            valid_from=one.valid_from,
+            valid_to=one.valid_to,
+        )
+        for one in batch
     ).documents
     check_documents(
         Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
     )
     records = {one.id: one for one in batch}
+    kept = {one.id: _kept(one) for one in batch}
 
     def attempt() -> AddReport:
         states = ingest.states(documents, namespace)
@@ -218,14 +246,31 @@ def _import_batch(
             prepared, encoded = ingest.prepare(changed, namespace, split)
         else:
             prepared, encoded = [_prepared(one, records[one.id], namespace, dim) for one in changed], 0
-        prepared = [item.with_masks(records[item.document.id].masks) for item in prepared]
-        return ingest.write(documents, prepared, namespace, encoded=encoded, split=split, provisional=True)
+        prepared = [item.with_masks(_masks(records[item.document.id])) for item in prepared]
+        return ingest.write(
+            documents, prepared, namespace, encoded=encoded, split=split, provisional=True, kept=kept
+        )
 
     return ingest.retried(attempt)
 
 
 def _is_stored(state: DocumentState | None, document: Document, record: Record) -> bool:
-    return same_text(state, document, record.split) and set(record.masks) <= set(state.masks if state else ())
+    stored = set(state.masks if state else ())
+    return same_text(state, document, record.split) and set(_masks(record)) <= stored
+
+
+def _masks(record: Record) -> tuple[str, ...]:
+    """The masks of a record; that of its expiry follows from the time."""
+    return tuple(name for name in record.masks if name != EXPIRED or record.expires_at is None)
+
+
+def _kept(record: Record) -> Times:
+    """What a record knows of its document's past."""
+    try:
+        moments = {name: clock.moment(f"{name}_at", getattr(record, f"{name}_at")) for name in _PAST}
+    except InvalidInputError as error:
+        raise InvalidDocumentError(f"record {record.id!r}: {error}") from None
+    return Times(**moments, version=record.version)
 
 
 def _prepared(document: Document, record: Record, namespace: Namespace, dim: int) -> PreparedDocument:

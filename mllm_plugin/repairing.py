@@ -24,6 +24,7 @@ from mllm_plugin.errors import (
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, parse_weights
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.records import known_times
 from mllm_plugin.store.database import FILE_NAME, is_open_here
 from mllm_plugin.store.filesystem import draft_folder, swap_folders
 from mllm_plugin.store.salvage import Salvage, SavedDocument, open_salvage
@@ -177,6 +178,7 @@ class _Repair:
                 "masks": list(one.masks),
                 "namespace": list(one.namespace),
                 "split": one.split,
+                **known_times(one.times.fields()),
             }
             whole = one.chunks is not None and all(chunk.vector is not None for chunk in one.chunks)
             unseen = sum(chunk.lost_windows for chunk in one.chunks or ())

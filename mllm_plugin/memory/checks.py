@@ -15,7 +15,9 @@ from mllm_plugin.protocols import Reranker
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.documents import Which, check_selection
 from mllm_plugin.store.filters import compile_filter, plain_filter
+from mllm_plugin.store.listing import ORDERS, Listing
 from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.store.times import EXPIRED
 from mllm_plugin.types import Mode
 from mllm_plugin.unicode import text_flaw
 
@@ -66,6 +68,16 @@ def label_of(label: Any) -> str:
     return label
 
 
+def mask_of(label: Any) -> str:
+    """The name of a mask that callers may put on documents."""
+    if label_of(label) == EXPIRED:
+        raise InvalidInputError(
+            f"the mask {EXPIRED!r} is the memory's own, for what has expired; use another label, or give the "
+            f"documents an expires_at"
+        )
+    return label
+
+
 def labels_of(labels: Any) -> tuple[str, ...]:
     """Several labels."""
     if isinstance(labels, str) or not isinstance(labels, Iterable):
@@ -111,6 +123,28 @@ def which_of(ids: Any, condition: Any, label: Any = None) -> Which:
 def scope_of(namespace: Any, prefix: Any = False, filter: Any = None, exclude_labels: Any = ()) -> Scope:
     """Where a search looks, and at what."""
     return Scope(check_namespace(namespace), bool(prefix), filter_of(filter), labels_of(exclude_labels))
+
+
+def listing_of(filter: Any, masked: Any, order: Any = None, limit: Any = None, offset: Any = 0) -> Listing:
+    """Which documents to list, and in which order."""
+    if masked is not None and not isinstance(masked, bool):
+        raise InvalidTypeError(f"masked is True, False or None, got {masked!r}")
+    if order is not None and order not in ORDERS:
+        raise InvalidInputError(f"unknown order {order!r}; expected one of {', '.join(ORDERS)}")
+    most = None if limit is None else at_least("limit", limit, 0)
+    return Listing(filter_of(filter), masked, order, most, at_least("offset", offset, 0))
+
+
+def version_of(version: Any) -> int | None:
+    """The version that a caller has seen of a document; None for any."""
+    return None if version is None else at_least("if_version", version, 0)
+
+
+def id_of(document_id: Any) -> str:
+    """The id of one document."""
+    if not isinstance(document_id, str):
+        raise InvalidTypeError(f"an id is a string, got {type(document_id).__name__} {document_id!r}")
+    return document_id
 
 
 def mode_of(mode: Any, exact: bool) -> Mode:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import diskcache
@@ -22,6 +22,9 @@ from mllm_plugin.store.database import FILE_NAME, Database
 from mllm_plugin.store.documents import missing_chunks
 from mllm_plugin.store.edit import Edit, editing
 from mllm_plugin.store.hierarchies import HierarchyInUse
+from mllm_plugin.store.snapshot import Snapshot
+
+_EXPIRED_AT_ONCE = 256  # a reader does no more for others; it leaves out what is left
 
 
 class Handle:
@@ -56,9 +59,21 @@ class Handle:
         with self.database.read() as tx:
             return self.hierarchies.of(tx)
 
-    def edit(self) -> AbstractContextManager[Edit]:
-        """A write transaction."""
-        return editing(self.database, self.config, self.hierarchies, self.dim)
+    def edit(self, wait: float | None = None) -> AbstractContextManager[Edit]:
+        """A write transaction; `wait` is how long to wait for another writer."""
+        return editing(self.database, self.config, self.hierarchies, self.dim, wait)
+
+    @contextmanager
+    def moment(self) -> Iterator[Snapshot]:
+        """A snapshot for reading, after what has expired was masked, if that can be written now."""
+        with ExitStack() as stack:
+            snapshot = stack.enter_context(self.database.snapshot())
+            if snapshot.overdue is not None and not self.database.read_only:
+                stack.close()
+                with suppress(MLLMError), self.edit(wait=0.0) as edit:
+                    edit.expire(_EXPIRED_AT_ONCE)
+                snapshot = stack.enter_context(self.database.snapshot())
+            yield snapshot
 
     def erase(self, wait: float) -> tuple[bool, str]:
         """Rewrites the cache and empties the log, so that no file holds what was removed; else says why.

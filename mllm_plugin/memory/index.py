@@ -17,19 +17,25 @@ from mllm_plugin.memory import editing, searching, upkeep
 from mllm_plugin.memory.checks import (
     at_least,
     check_opening,
+    id_of,
     label_of,
+    listing_of,
+    mask_of,
     new_file,
     path_of,
     reranker_of,
     scope_of,
     seconds,
+    version_of,
     which_of,
 )
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
+from mllm_plugin.memory.updating import KEEP, change_of
 from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import Reranker
+from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.twins import class_twin, iterator_twin, twin
 from mllm_plugin.types import (
@@ -40,6 +46,7 @@ from mllm_plugin.types import (
     InstallReport,
     MaskReport,
     Mode,
+    Moment,
     Namespace,
     OnInvalid,
     QueryLike,
@@ -48,6 +55,7 @@ from mllm_plugin.types import (
     Stats,
     StoredChunk,
     StoredDocument,
+    UpdateReport,
     VectorsLike,
     VerifyReport,
 )
@@ -56,6 +64,8 @@ if TYPE_CHECKING:
     from mllm_plugin.records import Record
     from mllm_plugin.store.cache import EmbeddingCache
     from mllm_plugin.store.snapshot import Snapshot
+
+Keep = Literal["keep"]
 
 
 @explain_calls
@@ -201,6 +211,45 @@ class MemoryIndex:
 
     aregroup = twin(regroup)
 
+    def update(
+        self,
+        id: str,
+        *,
+        text: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        labels: Iterable[str] | None = None,
+        expires_at: Moment | Keep | None = KEEP,
+        valid_from: Moment | Keep | None = KEEP,
+        valid_to: Moment | Keep | None = KEEP,
+        merge: bool = False,
+        if_version: int | None = None,
+        namespace: Namespace | str = (),
+    ) -> UpdateReport:
+        """Changes a document in place; the encoder is asked only where the text changes. Masks stay.
+
+        Args:
+            id: Which document.
+            text: Takes the place of its text; cut as the document was.
+            metadata: Takes the place of its metadata.
+            labels: Take the place of its labels.
+            expires_at, valid_from, valid_to: As for `Document`; None for never, "keep" as it is.
+            merge: Keep the metadata whose keys `metadata` does not name.
+            if_version: Change it only if it has this version: what `StoredDocument.version` was when it was
+                read. So two callers that read, decide and write never undo each other.
+            namespace: Where it is.
+
+        Raises:
+            NotFoundError: It is not there.
+            VersionConflictError: It has another version than `if_version`; nothing was written.
+            InvalidDocumentError: It could not be stored so.
+        """
+        times = {"expires_at": expires_at, "valid_from": valid_from, "valid_to": valid_to}
+        change = change_of(text, metadata, labels, merge, **times)
+        where, seen = check_namespace(namespace), version_of(if_version)
+        return editing.update(self._handle, where, id_of(id), change, seen)
+
+    aupdate = twin(update)
+
     def remove(
         self,
         ids: Iterable[str] | str | None = None,
@@ -208,6 +257,7 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         label: str | None = None,
         namespace: Namespace | str = (),
+        prefix: bool = False,
         wait: float = 5.0,
     ) -> RemoveReport:
         """Removes documents for good: no row, vector, word, cache entry or ancestor keeps anything of them.
@@ -217,12 +267,28 @@ class MemoryIndex:
             filter: Documents by metadata.
             label: Documents that carry a label.
             namespace: Where they are.
+            prefix: In every namespace below `namespace` too, all of them in one transaction.
             wait: Seconds to wait for readers that still hold old pages, before `erased` is reported as False.
         """
         where, which = check_namespace(namespace), which_of(ids, filter, label)
-        return editing.remove(self._handle, where, which, seconds("wait", wait))
+        return editing.remove(self._handle, where, which, seconds("wait", wait), prefix=bool(prefix))
 
     aremove = twin(remove)
+
+    def sweep(
+        self, namespace: Namespace | str = (), *, prefix: bool = True, wait: float = 5.0
+    ) -> RemoveReport:
+        """Removes for good what has expired, and names it in the report.
+
+        Args:
+            namespace: Where.
+            prefix: In every namespace below `namespace` too; so `sweep()` sweeps the whole memory.
+            wait: As for `remove`.
+        """
+        where, patience = check_namespace(namespace), seconds("wait", wait)
+        return editing.sweep(self._handle, where, patience, prefix=bool(prefix))
+
+    asweep = twin(sweep)
 
     def mask(
         self,
@@ -231,6 +297,7 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         label: str = "",
         namespace: Namespace | str = (),
+        prefix: bool = False,
     ) -> MaskReport:
         """Takes documents out of every result and every ancestor until they are unmasked.
 
@@ -238,16 +305,18 @@ class MemoryIndex:
             ids: Documents by id.
             filter: Documents by metadata.
             label: Name of this mask, for `unmask(label=…)`; with neither ids nor filter, the documents that
-                carry the label are masked.
+                carry the label are masked. "expired" is the memory's own, see `Document.expires_at`.
             namespace: Where they are.
+            prefix: In every namespace below `namespace` too; an id is there if it is in one of them.
 
         Raises:
             NotFoundError: An id is not there; nothing was masked.
+            InvalidInputError: The label is "expired".
         """
-        where, label = check_namespace(namespace), label_of(label)
+        where, label = check_namespace(namespace), mask_of(label)
         which = which_of(ids, filter, label if ids is None and filter is None else None)
         with self._handle.edit() as edit:
-            return edit.mask(where, which, label)
+            return edit.mask(where, which, label, prefix=bool(prefix))
 
     amask = twin(mask)
 
@@ -258,14 +327,18 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         label: str | None = None,
         namespace: Namespace | str = (),
+        prefix: bool = False,
     ) -> MaskReport:
         """Lifts masks; a document is live again when none is left on it.
+
+        What has expired stays masked until `update(expires_at=…)` gives it more time.
 
         Args:
             ids: Documents by id.
             filter: Documents by metadata.
             label: Only this mask; all masks when left out.
             namespace: Where they are.
+            prefix: In every namespace below `namespace` too.
 
         Raises:
             NotFoundError: An id is not there; nothing was unmasked.
@@ -273,7 +346,7 @@ class MemoryIndex:
         where, label = check_namespace(namespace), None if label is None else label_of(label)
         which = None if ids is None and filter is None else which_of(ids, filter)
         with self._handle.edit() as edit:
-            return edit.unmask(where, which, label)
+            return edit.unmask(where, which, label, prefix=bool(prefix))
 
     aunmask = twin(unmask)
 
@@ -487,17 +560,47 @@ class MemoryIndex:
         namespace: Namespace | str = (),
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
+        masked: bool | None = None,
+        order: Order | None = None,
+        limit: int | None = None,
+        offset: int = 0,
     ) -> Iterator[StoredDocument]:
-        """All documents of a namespace, or of every one below it, in the order they were added.
+        """Documents of a namespace, or of every one below it; masked ones too.
 
         All of one moment: what is written while they are read changes none of them. Some megabytes of text
         are read at once. What goes beyond holds its moment until the iterator is exhausted or closed:
         `remove` waits for it and then reports `erased=False`, and the log grows with what is written. To edit
         while you read, read first: `list(memory.documents())`.
+
+        Args:
+            namespace: Where they are.
+            prefix: Those of every namespace below `namespace` too.
+            filter: Metadata condition.
+            masked: True for those alone that are masked or have expired, False for the others.
+            order: "id", "created_at", "updated_at", "expires_at", "valid_from" or "valid_to", with "-" before
+                it the other way round, over all namespaces; what has no such value comes last. Namespace by
+                namespace in the order they were added, when left out.
+            limit: At most so many.
+            offset: Pass over so many first.
         """
-        return searching.documents(self._handle, scope_of(namespace, prefix, filter))
+        listing = listing_of(filter, masked, order, limit, offset)
+        return searching.documents(self._handle, scope_of(namespace, prefix), listing)
 
     adocuments = iterator_twin(documents)
+
+    def count(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        masked: bool | None = None,
+    ) -> int:
+        """How many documents `documents` would give with the same arguments."""
+        listing = listing_of(filter, masked)
+        return searching.count(self._handle, scope_of(namespace, prefix), listing)
+
+    acount = twin(count)
 
     def chunks(
         self,

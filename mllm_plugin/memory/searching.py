@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from mllm_plugin.encoders.text import window_spans
@@ -17,6 +19,7 @@ from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.recall import recall
 from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.store.documents import Which
+from mllm_plugin.store.listing import Listing
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument
@@ -58,7 +61,7 @@ def search(
     prepared = _prepared(memory, "search_batch", queries, embeddings, clock)
     if not prepared:
         return []
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
         wider = replace(request, k=hits_needed(request.reranker, request.k))
@@ -81,7 +84,7 @@ def recall_all(
     if not prepared:
         return []
     spans = partial(window_spans, memory.encoder)
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
         return recall(memory.searcher, views, prepared, request, clock, nodes=nodes, spans=spans)
@@ -97,33 +100,40 @@ def _prepared(memory: Handle, call: str, queries: Any, embeddings: Any, clock: C
 
 def get(memory: Handle, namespace: Namespace, which: Which) -> list[StoredDocument]:
     """The documents that a call means; those that are not there are left out."""
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         row = snapshot.namespace(namespace)
         if row is None:
             return []
         return list(snapshot.documents(row, snapshot.select(row, **which._asdict()).rowids))
 
 
-def documents(memory: Handle, scope: Scope) -> Iterator[StoredDocument]:
-    """All documents of a scope, of one moment, in the order they were added."""
-    return _listed(memory, scope, Snapshot.documents)
+def documents(memory: Handle, scope: Scope, listing: Listing) -> Iterator[StoredDocument]:
+    """All documents of a scope, of one moment."""
+    return _listed(memory, scope, listing, Snapshot.documents)
 
 
 def chunks(memory: Handle, scope: Scope) -> Iterator[StoredChunk]:
     """All live chunks of a scope, of one moment, document by document."""
-    return _listed(memory, scope, Snapshot.chunks)
+    return _listed(memory, scope, Listing(scope.filter, masked=False), Snapshot.chunks)
+
+
+def count(memory: Handle, scope: Scope, listing: Listing) -> int:
+    """How many documents a scope has."""
+    with memory.moment() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        return snapshot.count(rows, listing)
 
 
 def _listed(
-    memory: Handle, scope: Scope, read: Callable[[Snapshot, NamespaceRow, Sequence[int]], Iterator[_Stored]]
+    memory: Handle,
+    scope: Scope,
+    wanted: Listing,
+    read: Callable[[Snapshot, NamespaceRow, Sequence[int]], Iterator[_Stored]],
 ) -> Iterator[_Stored]:
-    condition = scope.filter or {}
-    with memory.database.snapshot() as snapshot:
-        listing = (
-            found
-            for row in snapshot.namespaces(scope.namespace, prefix=scope.prefix)
-            for found in read(snapshot, row, snapshot.select(row, condition=condition).rowids)
-        )
+    with memory.moment() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        runs = groupby(snapshot.listed(rows, wanted), itemgetter(0))
+        listing = (found for row, run in runs for found in read(snapshot, row, [rowid for _, rowid in run]))
         first, characters = [], 0
         for found in listing:
             first.append(found)
@@ -137,5 +147,5 @@ def _listed(
 
 def namespaces(memory: Handle, prefix: Namespace) -> list[Namespace]:
     """All namespaces that begin with `prefix`."""
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         return [row.namespace for row in snapshot.namespaces(prefix)]

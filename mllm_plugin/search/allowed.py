@@ -17,7 +17,7 @@ from mllm_plugin.store.snapshot import NodeRow, Snapshot
 from mllm_plugin.store.values import exact
 
 _MOST_CACHED = 64
-_Key = tuple[int, int, Clause, tuple[str, ...]]
+_Key = tuple[int, int, Clause, tuple[str, ...], int | None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AllowedCache:
         """The live chunks of a namespace that a filter lets through."""
         clause = compile_filter(condition, row.namespace_id)
         labels = tuple(sorted(map(exact, exclude_labels)))
-        key = (row.namespace_id, row.version, clause, labels)
+        key = (row.namespace_id, row.version, clause, labels, snapshot.overdue)
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)

@@ -82,7 +82,7 @@ class Searcher:
             for row in rows
             if row.root_id is not None and row.live_chunks
         ]
-        if not request.condition and not request.exclude_labels:
+        if not request.condition and not request.exclude_labels and snapshot.overdue is None:
             return views
         with clock.stage("filter"):
             return [replace(view, allowed=self._let_through(view, request)) for view in views]

@@ -25,7 +25,7 @@ def read_hits(
     documents = view.snapshot.texts({place.document_rowid for _, place in chosen})
     hits = []
     for found, place in chosen:
-        text, metadata = documents[place.document_rowid]
+        text, metadata, times = documents[place.document_rowid]
         hits.append(
             Hit(
                 document_id=place.document_id,
@@ -38,6 +38,7 @@ def read_hits(
                 metadata=parsed_metadata(metadata),
                 path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
                 namespace=view.row.namespace,
+                **times.fields(),
             )
         )
     return hits

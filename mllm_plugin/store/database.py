@@ -20,7 +20,7 @@ from mllm_plugin.store.failures import busy, consistent, forked, gone, translate
 from mllm_plugin.store.filesystem import refuse_network_filesystem, sync
 from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.store.log import log_of
-from mllm_plugin.store.schema import migrate
+from mllm_plugin.store.schema import is_older, migrate, stand_in
 from mllm_plugin.store.scrub import scrub_vfs
 from mllm_plugin.store.snapshot import Snapshot
 
@@ -68,6 +68,7 @@ class Database:
         self._used: dict[apsw.Connection, int] = {}  # by which thread
         self._lock, self._writing = threading.Lock(), threading.RLock()
         self._closed, self._size = False, -1
+        self._old = False  # of an older format, and not to be written
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
         refuse_network_filesystem(folder)
@@ -96,6 +97,8 @@ class Database:
             try:
                 connection.execute("BEGIN")
                 self._size = check_size(connection, self.place, self._size)
+                if self._old:
+                    stand_in(connection)
                 yield connection
             finally:
                 self._return_reader(connection)
@@ -111,10 +114,14 @@ class Database:
                 snapshot.end()
 
     @contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
-        """A write transaction: all of it is kept, or nothing."""
-        with self._exclusively(self.timeout) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+    def write(self, wait: float | None = None) -> Iterator[apsw.Connection]:
+        """A write transaction: all of it is kept, or nothing.
+
+        Args:
+            wait: Seconds to wait for another writer; the memory's timeout when left out.
+        """
+        with self._exclusively(self.timeout if wait is None else wait) as connection:
+            self._begin(connection, wait)
             try:
                 self._size = check_size(connection, self.place, self._size)
                 yield connection
@@ -127,6 +134,17 @@ class Database:
                 if connection in self._used and connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def _begin(self, connection: apsw.Connection, wait: float | None) -> None:
+        if wait is not None and connection.in_transaction:  # of this very thread
+            raise busy(self.path, wait)
+        if wait is not None:
+            connection.set_busy_timeout(int(wait * 1000))
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            if wait is not None:
+                connection.set_busy_timeout(int(self.timeout * 1000))
 
     def exclusive(self, work: Callable[[apsw.Connection], _T], wait: float | None = None) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
@@ -327,6 +345,7 @@ class Database:
             )
         with self.read() as tx:
             old = check_file(tx, self.path, read_only=self.read_only)
+            self._old = self.read_only and is_older(tx)
         if old:
             self.exclusive(migrate)
             with self.read() as tx:

@@ -32,13 +32,13 @@ def folder(tmp_path) -> Path:
 def next_format(monkeypatch):
     """A release whose format has one table more."""
 
-    def m002_notes(connection: apsw.Connection) -> None:
+    def m003_notes(connection: apsw.Connection) -> None:
         connection.execute("CREATE TABLE notes (document_rowid INTEGER PRIMARY KEY, note TEXT)")
         connection.execute("INSERT INTO notes SELECT document_rowid, 'kept' FROM documents")
 
-    monkeypatch.setitem(schema.MIGRATIONS, 2, m002_notes)
-    monkeypatch.setattr(schema, "FORMAT_VERSION", 2)
-    monkeypatch.setattr(creation, "FORMAT_VERSION", 2)
+    monkeypatch.setitem(schema.MIGRATIONS, 3, m003_notes)
+    monkeypatch.setattr(schema, "FORMAT_VERSION", 3)
+    monkeypatch.setattr(creation, "FORMAT_VERSION", 3)
 
 
 def check(memory: MemoryIndex) -> None:
@@ -79,7 +79,7 @@ def test_the_next_format_is_reached_on_opening(folder, next_format):
         MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM), read_only=True)
     for _ in range(2):
         with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM)) as memory, memory._database.read() as tx:
-            assert tx.pragma("user_version") == 2
+            assert tx.pragma("user_version") == 3
             assert tx.execute("SELECT count(*) FROM notes WHERE note = 'kept'").get == 43
             check(memory)
     with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM), read_only=True) as memory:
@@ -88,12 +88,12 @@ def test_the_next_format_is_reached_on_opening(folder, next_format):
 
 def test_a_new_memory_has_the_newest_format(tmp_path, next_format):
     with MemoryIndex.open(tmp_path / "new", encoder=ToyEncoder()) as memory, memory._database.read() as tx:
-        assert tx.pragma("user_version") == 2
+        assert tx.pragma("user_version") == 3
         assert memory.verify().ok
 
 
 def test_a_step_that_fails_leaves_the_file_as_it_was(folder, next_format, monkeypatch):
-    step = schema.MIGRATIONS[2]
+    step = schema.MIGRATIONS[3]
 
     def fails(connection: apsw.Connection) -> None:
         step(connection)
@@ -101,7 +101,7 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(folder, next_format, monkey
 
     before = (folder / FILE_NAME).read_bytes()
     with monkeypatch.context() as patch:
-        patch.setitem(schema.MIGRATIONS, 2, fails)
+        patch.setitem(schema.MIGRATIONS, 3, fails)
         with pytest.raises(StoreError, match="no space left"):
             MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM))
     assert sorted(path.name for path in folder.iterdir() if path.stat().st_size) == [FILE_NAME]
