@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
+from mllm_plugin.encoders.quick import quick_encoder
 
 if TYPE_CHECKING:
     from mllm_plugin.agent import AgentMemory
+    from mllm_plugin.protocols import TextEncoder
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which memory to serve; it can be pickled, for a worker.
+
+    Attributes:
+        path: Its folder; made when there is none, unless it is only read.
+        encoder: A model's name or path, or what `AgentMemory.open` takes.
+        read_only: Never write.
+    """
+
+    path: Path
+    encoder: Any = DEFAULT_ENCODER
+    read_only: bool = False
+
+    def open(self) -> tuple[AgentMemory, TextEncoder]:
+        """Opens it; an encoder of Hugging Face is read no sooner than it is needed."""
+        from mllm_plugin.agent import AgentMemory
+
+        named = isinstance(self.encoder, str | Path)
+        encoder = quick_encoder(self.encoder) if named else as_encoder(self.encoder)
+        return AgentMemory.open(self.path, encoder=encoder, read_only=self.read_only), encoder
 
 
 class Opening:
     """Opens a memory in a thread, then has its encoder embed a word, after which it is fast.
 
     Args:
-        open_memory: Returns the memory.
+        open_memory: Returns the memory and its encoder.
         warm: Also load what embeds documents, before the first of them comes.
     """
 
-    def __init__(self, open_memory: Callable[[], AgentMemory], warm: bool = True) -> None:
+    def __init__(self, open_memory: Callable[[], tuple[AgentMemory, TextEncoder]], warm: bool = True) -> None:
         self._open, self._warm = open_memory, warm
         self._opened, self._warmed = threading.Event(), threading.Event()
         self._memory: AgentMemory | None = None
@@ -58,11 +87,11 @@ class Opening:
 
     def _run(self) -> None:
         try:
-            self._memory = self._open()
+            self._memory, encoder = self._open()
             self._opened.set()
             if self._warm:
-                self._memory.index.encoder.encode_documents(["warm"])
-        except Exception as error:  # told to every caller; what cannot embed says so itself when it should
+                encoder.encode_documents(["warm"])
+        except Exception as error:  # told to every caller; an encoder that fails says so again when used
             self._error = error
         finally:
             self._opened.set()

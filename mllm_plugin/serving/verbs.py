@@ -139,3 +139,145 @@ class Verb:
     destructive: bool = False
     idempotent: bool = False
     embeds: bool = False
+
+
+def _remember(scope: AgentScope, said: Remember) -> Any:
+    return scope.remember(**_given(said))
+
+
+def _recall(scope: AgentScope, said: Recall) -> Any:
+    return {"items": scope.recall(**_given(said))}
+
+
+def _forget(scope: AgentScope, said: Forget) -> Any:
+    if not said.everything:
+        said.check()
+    return scope.forget(**_given(said))
+
+
+def _mask(scope: AgentScope, said: Mask) -> Any:
+    said.check()
+    return scope.hide(**_given(said))
+
+
+def _unmask(scope: AgentScope, said: Unmask) -> Any:
+    if said.label is None:
+        said.check()
+    return scope.restore(**_given(said))
+
+
+def _update(scope: AgentScope, said: Update) -> Any:
+    return scope.update(**_given(said))
+
+
+def _list(scope: AgentScope, said: List) -> Any:
+    return {"items": scope.list(**_given(said))}
+
+
+def _overview(scope: AgentScope, said: Overview) -> Any:
+    return {"items": scope.overview(**_given(said))}
+
+
+def _given(said: Arguments) -> dict[str, Any]:
+    """What the caller said, as arguments of the facade."""
+    return said.model_dump(exclude={"scope"}, exclude_unset=True)
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "remember",
+            "Remember",
+            "Stores one memory: a fact, a preference, a decision, something that was said. It is found at once. "
+            "Says which memories are nearly the same. With an id that is there, or `supersedes`, the old one "
+            "gives way.",
+            Remember,
+            _remember,
+            writes=True,
+            embeds=True,
+        ),
+        Verb(
+            "recall",
+            "Recall",
+            "Finds the memories that answer a question, best first, each with its id, time and relevance from 0 "
+            "to 1. Use it before you answer from what was said earlier.",
+            Recall,
+            _recall,
+            idempotent=True,
+        ),
+        Verb(
+            "forget",
+            "Forget for good",
+            "Erases memories by id, by filter, or all of the scope, with their old versions and what was made of "
+            "them. It cannot be undone; `mask` hides for a while.",
+            Forget,
+            _forget,
+            writes=True,
+            destructive=True,
+            idempotent=True,
+        ),
+        Verb(
+            "mask",
+            "Hide for a while",
+            "Hides memories by id or filter, until `unmask`.",
+            Mask,
+            _mask,
+            writes=True,
+            idempotent=True,
+        ),
+        Verb(
+            "unmask",
+            "Show again",
+            "Shows masked memories again, by id, filter or label.",
+            Unmask,
+            _unmask,
+            writes=True,
+            idempotent=True,
+        ),
+        Verb(
+            "update",
+            "Update",
+            "Changes the text, metadata or expiry of a memory. The old version is kept and no longer recalled. "
+            "With `if_version` it fails when somebody else was faster.",
+            Update,
+            _update,
+            writes=True,
+            embeds=True,
+        ),
+        Verb(
+            "list",
+            "List",
+            "Lists memories of the scope, the last changed first.",
+            List,
+            _list,
+            idempotent=True,
+        ),
+        Verb(
+            "overview",
+            "Overview",
+            "What the memory holds, or holds about a topic: its parts, each with size, time span and most "
+            "central memories.",
+            Overview,
+            _overview,
+            idempotent=True,
+        ),
+    )
+}
+
+
+def schema_of(verb: Verb) -> dict[str, Any]:
+    """The JSON schema of a verb's arguments, without what repeats the names."""
+    return _without_titles(verb.arguments.model_json_schema())
+
+
+def _without_titles(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_titles(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: _without_titles(one)
+        for name, one in schema.items()
+        if not (name == "title" and isinstance(one, str))
+    }

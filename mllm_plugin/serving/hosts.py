@@ -1,0 +1,27 @@
+"""Which addresses only this machine reaches: others are served to those with a token alone."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from mllm_plugin.errors import InvalidInputError
+
+
+def check_host(host: str, instead: str = "make a tokens file with `mllm token` and pass it") -> None:
+    """Refuses an address that other machines reach.
+
+    Raises:
+        InvalidInputError: They do.
+    """
+    if not _is_own(host):
+        raise InvalidInputError(
+            f"expected an address of this machine alone, such as 127.0.0.1, got {host}: whoever reaches it could "
+            f"read the memory; {instead}"
+        )
+
+
+def _is_own(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
