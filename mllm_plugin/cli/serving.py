@@ -18,7 +18,9 @@ class ScopeType(click.ParamType):
 
     name = "scope"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
         """Returns key and name, or fails."""
         if isinstance(value, tuple):
             return value
@@ -33,7 +35,9 @@ class AddressType(click.ParamType):
 
     name = "address"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
         """Returns host and port, or fails."""
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
@@ -81,10 +85,17 @@ def mcp(
 
 
 @click.command(short_help="Serve the memory over HTTP.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; others than this machine's need --tokens.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address; others than this machine's need --tokens.",
+)
 @number_option("--port", 8765, "Port to listen on.", least=0)
 @number_option("--workers", 1, "Processes.")
-@click.option("--tokens", type=UserPath(), metavar="FILE", help="Tokens that `mllm token` made; refuse everybody else.")
+@click.option(
+    "--tokens", type=UserPath(), metavar="FILE", help="Tokens that `mllm token` made; refuse everybody else."
+)
 @_read_only_option
 @number_option("--max-bytes", 1_000_000, "Largest body of a call.")
 @number_option("--max-k", 100, "Most results of a call.")

@@ -90,7 +90,9 @@ def serve_mcp(
     if http is None:
         mcp_server.run_stdio(opening, access, __version__)
     else:
-        check_host(http[0], "tools over the network need a proxy that knows its users, or `mllm serve` with tokens")
+        check_host(
+            http[0], "tools over the network need a proxy that knows its users, or `mllm serve` with tokens"
+        )
         mcp_server.run_http(opening, access, __version__, *http)
 
 

@@ -79,7 +79,9 @@ class Gate:
         scope.setdefault("state", {})["access"] = found
         body = await self._body(scope, receive)
         if body is None:
-            await answer(send, Problem(413, "BodyTooLarge", f"expected a body of at most {self._most:,} bytes"))
+            await answer(
+                send, Problem(413, "BodyTooLarge", f"expected a body of at most {self._most:,} bytes")
+            )
             return
         await self._app(scope, _replayed(body, receive), send)
 

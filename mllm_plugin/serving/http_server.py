@@ -19,9 +19,7 @@ from mllm_plugin.serving.tokens import Tokens
 _GRACE = 10  # seconds that running calls get when the server ends
 
 
-def run(
-    source: Source, *, host: str, port: int, workers: int, tokens: Path | None, **limits: Any
-) -> None:
+def run(source: Source, *, host: str, port: int, workers: int, tokens: Path | None, **limits: Any) -> None:
     """Serves until it is interrupted or terminated; see `mllm_plugin.serving.serve`."""
     if tokens is None:
         check_host(host)

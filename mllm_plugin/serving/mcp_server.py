@@ -80,9 +80,7 @@ def run_http(opening: Opening, access: Access, version: str, host: str, port: in
             await manager.handle_request(scope, receive, send)
 
     app = Starlette(routes=[Route("/mcp", Endpoint())], lifespan=lifespan)
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5
-    )
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
 
 
 def _tool(verb: Verb) -> types.Tool:

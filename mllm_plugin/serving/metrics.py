@@ -16,7 +16,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self._own = CollectorRegistry()
-        self._calls = Counter("mllm_calls", "Calls, by verb and status.", ["verb", "status"], registry=self._own)
+        self._calls = Counter(
+            "mllm_calls", "Calls, by verb and status.", ["verb", "status"], registry=self._own
+        )
         self._seconds = Histogram(
             "mllm_call_seconds", "Seconds a call took.", ["verb"], registry=self._own, buckets=_SECONDS
         )

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from mllm_plugin.protocols import TextEncoder
 
 
+def open_agent_memory(path: Path, encoder: TextEncoder, read_only: bool) -> AgentMemory:
+    """Opens the memory in a folder."""
+    from mllm_plugin.agent import AgentMemory
+
+    return AgentMemory.open(path, encoder=encoder, read_only=read_only)
+
+
 @dataclass(frozen=True)
 class Source:
     """Which memory to serve; it can be pickled, for a worker.
@@ -24,19 +31,19 @@ class Source:
         path: Its folder; made when there is none, unless it is only read.
         encoder: A model's name or path, or what `AgentMemory.open` takes.
         read_only: Never write.
+        opener: Opens it, given these.
     """
 
     path: Path
     encoder: Any = DEFAULT_ENCODER
     read_only: bool = False
+    opener: Callable[..., AgentMemory] = open_agent_memory
 
     def open(self) -> tuple[AgentMemory, TextEncoder]:
         """Opens it; an encoder of Hugging Face is read no sooner than it is needed."""
-        from mllm_plugin.agent import AgentMemory
-
         named = isinstance(self.encoder, str | Path)
         encoder = quick_encoder(self.encoder) if named else as_encoder(self.encoder)
-        return AgentMemory.open(self.path, encoder=encoder, read_only=self.read_only), encoder
+        return self.opener(self.path, encoder, self.read_only), encoder
 
 
 class Opening:

@@ -18,6 +18,7 @@ from mllm_plugin.errors import (
     NotFoundError,
     ReadOnlyStoreError,
     StoreBusyError,
+    VersionConflictError,
 )
 
 _LOG = logging.getLogger("mllm_plugin.serving")
@@ -51,6 +52,7 @@ class Problem:
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (AccessError, 403),
     (NotFoundError, 404),
+    (VersionConflictError, 409),
     (InvalidInputError, 422),
     (InvalidTypeError, 422),
     (ReadOnlyStoreError, 403),

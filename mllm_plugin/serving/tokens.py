@@ -96,7 +96,9 @@ def add_token(file: Path, name: str, scope: dict[str, str], **limits: object) ->
         raise InvalidInputError(f"not a token: {_first(error)}") from error
     shown = {"tokens": [one.model_dump(exclude_defaults=True) for one in (*known, token)]}
     beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as written:
+    with open(
+        os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as written:
         json.dump(shown, written, indent=2, ensure_ascii=False)
     beside.replace(file)
     return secret

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mllm_plugin import InvalidInputError
+from mllm_plugin.serving import add_token, serve
+from mllm_plugin.serving.verbs import VERBS
+from tests.helpers.serving_tools import Client, served
+
+ODD = ("ann", "anna", "ann/x", "ann:x", "ann\x1fx", "ánn", "a\u0301nn", "ann\u200b", "user:ann", "*", "..")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def tokens(folder):
+    file = folder / "tokens.json"
+    made = {name: add_token(file, name, {"user": name}) for name in ODD}
+    made["reader"] = add_token(file, "reader", {"user": "ann"}, read_only=True)
+    made["few"] = add_token(file, "few", {"user": "few"}, most=2, rate=6)
+    made["all"] = add_token(file, "all", {})
+    made["s1"] = add_token(file, "s1", {"session": "s1"})
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(folder, tokens):
+    with served(folder, workers=2, tokens=str(folder / "tokens.json"), most_bytes=10_000) as started:
+        yield started
+
+
+def test_tenants_never_see_each_other(client: Client, tokens) -> None:
+    for name in ODD:
+        secret = f"the secret of {ODD.index(name)}"
+        assert client.call("remember", tokens[name], text=secret, id="same")[0] == 200
+    for name in ODD:
+        expected = [f"the secret of {ODD.index(name)}"]
+        assert client.texts("list", tokens[name]) == expected
+        assert client.texts("recall", tokens[name], query="the secret", k=50) == expected
+    for asked in ({"user": "anna"}, {"app": "other"}):
+        status, answer = client.call("recall", tokens["ann"], query="secret", scope=asked)
+        assert (status, answer["error"]["type"]) == (403, "AccessError")
+    assert client.call("list", tokens["s1"], scope={"user": "ann"})[0] == 403
+    assert client.texts("list", tokens["ann"], scope={"session": "none"}) == []
+    assert client.call("forget", tokens["anna"], id="same")[0] == 200
+    assert client.texts("list", tokens["ann"]) == ["the secret of 0"]
+    assert len(client.texts("list", tokens["all"], limit=100)) >= len(ODD) - 1
+
+
+def test_errors_have_a_status_and_a_type(client: Client, tokens) -> None:
+    ann = tokens["ann"]
+    cases = [
+        (401, "Unauthorized", client.call("list")),
+        (401, "Unauthorized", client.call("list", "mllm_guessed")),
+        (403, "AccessError", client.call("remember", tokens["reader"], text="x")),
+        (404, "NotFoundError", client.call("forget", ann, id="nothing")),
+        (404, "HTTPError", client.call("nothing", ann)),
+        (413, "BodyTooLarge", client.call("remember", ann, text="x" * 20_000)),
+        (422, "InvalidInputError", client.call("remember", ann, text="")),
+        (422, "InvalidInputError", client.call("remember", ann, text="x", unknown=1)),
+        (422, "InvalidInputError", client.call("forget", ann)),
+        (422, "InvalidInputError", client.call("recall", ann, query="x", k=101)),
+        (422, "InvalidInputError", client.get("/v1/list", ann, b"{not json")[:2]),
+        (403, "AccessError", client.get("/metrics", ann)[:2]),
+    ]
+    for status, kind, found in cases:
+        assert (found[0], found[1]["error"]["type"]) == (status, kind)
+    client.call("remember", ann, text="first", id="seen")
+    status, answer = client.call("update", ann, id="seen", text="second", if_version=7)
+    assert (status, answer["error"]["type"]) == (409, "VersionConflictError")
+
+
+def test_limits_are_of_the_token_and_count_over_workers(client: Client, tokens) -> None:
+    assert client.call("recall", tokens["few"], query="x", k=3)[0] == 422
+    statuses = [client.get("/v1/list", tokens["few"], {}) for _ in range(4)]
+    refused = [headers for status, _, headers in statuses if status == 429]
+    assert len(refused) == 4
+    assert int(refused[-1]["retry-after"]) >= 1
+
+
+def test_a_token_that_is_taken_out_is_refused_at_once(client: Client, folder, tokens) -> None:
+    file = folder / "tokens.json"
+    kept = file.read_bytes()
+    late = add_token(file, "late", {"user": "late"})
+    assert client.call("list", late)[0] == 200
+    assert late.encode() not in file.read_bytes()
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_bytes(kept)
+    assert client.call("list", late)[0] == 401
+
+
+def test_page_metrics_and_health(client: Client, tokens, folder) -> None:
+    paths = client.get("/openapi.json")[1]["paths"]
+    assert {f"/v1/{name}" for name in VERBS} <= set(paths)
+    assert client.get("/health")[1] == {"status": "ok"}
+    assert client.get("/docs")[0] == 200
+    client.call("list", tokens["ann"])
+    counts = [client.get("/metrics", tokens["all"])[1] for _ in range(2)]
+    assert all('mllm_calls_total{status="200",verb="list"}' in one for one in counts)
+    assert "ann" not in counts[0]
+    assert b"secret" not in (folder / "log").read_bytes()
+
+
+def test_a_killed_worker_loses_nothing_that_was_acknowledged(client: Client, tokens) -> None:
+    token = tokens["all"]
+
+    def remember(number: int) -> str | None:
+        try:
+            said = client.call("remember", token, text=f"fact {number}", scope={"user": "killed"})
+            return f"fact {number}" if said[0] == 200 else None
+        except (OSError, urllib.error.URLError):
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(remember, number) for number in range(60)]
+        while sum(one.done() for one in running) < 10:
+            time.sleep(0.01)
+        os.kill(_workers(client)[0], signal.SIGKILL)
+        acknowledged = {one.result() for one in running} - {None}
+    assert len(acknowledged) >= 10
+    kept = client.texts("list", token, scope={"user": "killed"}, limit=100)
+    assert acknowledged <= set(kept)
+
+
+def test_other_machines_are_not_served_without_tokens(tmp_path) -> None:
+    with pytest.raises(InvalidInputError, match="an address of this machine"):
+        serve(tmp_path / "memory", host="0.0.0.0")
+
+
+def test_it_ends_when_it_is_told_to(tmp_path) -> None:
+    with served(tmp_path) as client:
+        assert client.call("remember", text="kept")[0] == 200
+        client.process.terminate()
+        assert client.process.wait(20) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def _workers(client: Client) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(client.process.pid)], capture_output=True, text=True
+    )
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]

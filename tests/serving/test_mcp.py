@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamablehttp_client
+
+from mllm_plugin import InvalidInputError
+from mllm_plugin.serving import serve_mcp
+from mllm_plugin.serving.answers import fitted
+from mllm_plugin.serving.verbs import VERBS
+from tests.helpers.serving_tools import MCP, environment, free_port
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's own names of its clients
+
+
+@asynccontextmanager
+async def session_of(tmp_path, **access):
+    script = tmp_path / "tools.py"
+    script.write_text(MCP)
+    arguments = [str(script), str(tmp_path / "memory"), json.dumps(access)]
+    parameters = StdioServerParameters(command=sys.executable, args=arguments, env=environment())
+    with open(tmp_path / "errors", "w") as errors:
+        async with (
+            stdio_client(parameters, errlog=errors) as (read, write),
+            ClientSession(read, write) as one,
+        ):
+            await one.initialize()
+            yield one
+
+
+async def said(session, tool: str, **arguments) -> object:
+    answer = await session.call_tool(tool, arguments)
+    assert not answer.isError, answer
+    return json.loads(answer.content[0].text)
+
+
+async def wrong(session, tool: str, **arguments) -> str:
+    answer = await session.call_tool(tool, arguments)
+    assert answer.isError
+    return answer.content[0].text
+
+
+async def test_tools_over_standard_input_and_output(tmp_path) -> None:
+    async with session_of(tmp_path, scope={"user": "ann"}) as session:
+        started = time.monotonic()
+        tools = {one.name: one for one in (await session.list_tools()).tools}
+        assert time.monotonic() - started < 0.9  # the memory takes a second to open
+        assert set(tools) == set(VERBS)
+        hints = {name: one.annotations for name, one in tools.items()}
+        assert hints["recall"].readOnlyHint
+        assert hints["forget"].destructiveHint
+        assert not hints["mask"].destructiveHint
+
+        await said(session, "remember", text="The lamp is lit at dusk.", id="lamp")
+        found = await said(session, "recall", query="When is the lamp lit?")
+        assert [one["id"] for one in found["items"]] == ["lamp"]
+        await said(session, "mask", id="lamp", label="later")
+        assert (await said(session, "recall", query="lamp"))["items"] == []
+        await said(session, "unmask", label="later")
+        await said(session, "update", id="lamp", text="The lamp is lit at noon.")
+        assert "noon" in (await said(session, "list"))["items"][0]["text"]
+        await said(session, "forget", id="lamp")
+        assert (await said(session, "overview"))["items"] == []
+
+        assert "AccessError" in await wrong(session, "recall", query="x", scope={"user": "bob"})
+        assert "AccessError" in await wrong(session, "recall", query="x", scope={"app": "wider"})
+        assert "query" in await wrong(session, "recall")
+        assert "NotFoundError" in await wrong(session, "forget", id="lamp")
+        assert "no tool" in await wrong(session, "erase_all")
+    errors = (tmp_path / "errors").read_text()
+    assert "loading" in errors
+    assert "from below" in errors
+
+
+async def test_who_only_reads_is_offered_no_writing(tmp_path) -> None:
+    async with session_of(tmp_path, read_only=True) as session:
+        assert {one.name for one in (await session.list_tools()).tools} == {"recall", "list", "overview"}
+        assert "AccessError" in await wrong(session, "remember", text="x")
+
+
+async def test_tools_over_http(tmp_path) -> None:
+    script, port = tmp_path / "tools.py", free_port()
+    script.write_text(MCP)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "memory"), "{}", str(port)],
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        async with _connected(f"http://127.0.0.1:{port}/mcp") as session:
+            await said(session, "remember", text="Herons eat fish.", id="heron")
+            assert (await said(session, "recall", query="herons"))["items"][0]["id"] == "heron"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@asynccontextmanager
+async def _connected(url: str):
+    for _ in range(100):
+        try:
+            import urllib.request
+
+            urllib.request.urlopen(url, timeout=1).close()
+        except OSError as error:
+            if getattr(error, "code", None) is not None:
+                error.close()
+                break
+            time.sleep(0.2)
+    async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as session:
+        await session.initialize()
+        yield session
+
+
+def test_answers_are_cut_and_say_so() -> None:
+    items = [{"id": str(number), "text": "word " * 500} for number in range(50)]
+    cut = json.loads(fitted({"items": items}, 5000))
+    assert len(json.dumps(cut)) < 6000
+    assert cut["left_out"] == 50 - len(cut["items"])
+    assert cut["items"][0]["truncated"] is True
+
+
+def test_other_machines_are_not_served(tmp_path) -> None:
+    with pytest.raises(InvalidInputError, match="an address of this machine"):
+        serve_mcp(tmp_path / "memory", http=("0.0.0.0", 8766))
