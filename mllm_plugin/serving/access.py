@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import InvalidInputError, NotFoundError
 from mllm_plugin.serving.answers import plain
 from mllm_plugin.serving.opening import Opening
 from mllm_plugin.serving.problems import AccessError
-from mllm_plugin.serving.verbs import Arguments, Verb
+from mllm_plugin.serving.verbs import KEYS, Arguments, Verb
 
 if TYPE_CHECKING:
     from mllm_plugin.agent import AgentMemory, AgentScope
@@ -47,8 +48,8 @@ class Access:
         narrow = memory.scope(**{**asked, **self.scope})
         if narrow.namespace[: len(bound.namespace)] != bound.namespace:
             raise AccessError(
-                f"expected a scope within {', '.join(self.scope)}, got one with {', '.join(asked)}, which lies "
-                f"above; leave that out"
+                f"expected a scope within {', '.join(self.scope)}, got one with {', '.join(asked)}, which "
+                f"lies above; leave that out"
             )
         return narrow
 
@@ -65,4 +66,25 @@ class Access:
         if asked > self.most:
             raise InvalidInputError(f"expected at most {self.most} results, got {asked}; ask for fewer")
         scope = self.narrowed(opening.memory(warm=verb.embeds), arguments.scope)
-        return plain(verb.run(scope, arguments))
+        self._check_ids(scope, arguments)
+        return plain(verb.run(scope, arguments, self._within()))
+
+    def _within(self) -> tuple[str, ...] | None:
+        """How far out a recall falls through: to what the access is bound to, and no further."""
+        first = max((KEYS.index(key) for key in self.scope), default=None)
+        return None if first is None else KEYS[first:]
+
+    def _check_ids(self, scope: AgentScope, arguments: Arguments) -> None:
+        """Refuses an id that a scope finds further out, as if it were not there.
+
+        Raises:
+            NotFoundError: It lies outside.
+        """
+        for name in ("id", "supersedes"):
+            asked, found = getattr(arguments, name, None), None
+            if asked is None or not self.scope:
+                continue
+            with suppress(NotFoundError):  # the verb says so, or makes it
+                found = scope.get(asked)
+            if found is not None and any(found.scope.get(key) != one for key, one in self.scope.items()):
+                raise NotFoundError(f"no memory {asked!r} in this scope; `list` shows what there is")

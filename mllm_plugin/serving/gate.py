@@ -54,6 +54,7 @@ class Gate:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
         if scope["type"] != "http" or not scope["path"].startswith((CALLS, METRICS)):
             await self._app(scope, receive, send)
             return

@@ -15,8 +15,8 @@ def check_host(host: str, instead: str = "make a tokens file with `mllm token` a
     """
     if not _is_own(host):
         raise InvalidInputError(
-            f"expected an address of this machine alone, such as 127.0.0.1, got {host}: whoever reaches it could "
-            f"read the memory; {instead}"
+            f"expected an address of this machine alone, such as 127.0.0.1, got {host}: whoever reaches it "
+            f"could read the memory; {instead}"
         )
 
 

@@ -22,8 +22,8 @@ from mllm_plugin.serving.verbs import VERBS, Verb, schema_of
 
 ROOM = 12_000  # characters of an answer, about 3,000 tokens
 _INSTRUCTIONS = (
-    "A lasting memory. Recall before you answer from earlier conversations; remember what will matter later, one "
-    "fact at a time; forget what the user wants forgotten."
+    "A lasting memory. Recall before you answer from earlier conversations; remember what will matter later, "
+    "one fact at a time; forget what the user wants forgotten."
 )
 
 
@@ -55,7 +55,7 @@ def run_stdio(opening: Opening, access: Access, version: str) -> None:
 
 
 def run_http(opening: Opening, access: Access, version: str, host: str, port: int) -> None:
-    """Serves at `http://HOST:PORT/mcp` until interrupted; pages of browsers are refused by host and origin."""
+    """Serves at `http://HOST:PORT/mcp` until interrupted; other hosts and origins are refused."""
     import uvicorn
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     from mcp.server.transport_security import TransportSecuritySettings
@@ -121,7 +121,7 @@ async def _serve_stdio(server: Server, opening: Opening, protocol: int) -> None:
 
 
 def _end(number: int, frame: Any) -> None:
-    """Ends at once: the thread that reads stdin cannot be woken, and every write is durable when it returns."""
+    """Ends at once: the thread that reads stdin cannot be woken, and what was written is durable."""
     with suppress(OSError):
         sys.stderr.flush()
     os._exit(128 + number)

@@ -64,7 +64,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 def problem_of(error: Exception) -> Problem:
-    """Says an error; one that nobody foresaw is logged by its type and place, since its words may be a text."""
+    """Says an error; an unforeseen one is logged by type and place: its words may be a text."""
     if isinstance(error, ValidationError):
         return Problem(422, "InvalidInputError", _faults(error))
     for kind, status in _STATUS:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 _Text = Annotated[str, StringConstraints(min_length=1)]
 _Time = Annotated[str, Field(description="ISO 8601 with a time zone, such as 2026-05-01T12:00:00Z.")]
+KEYS = ("app", "user", "agent", "session")
+"""What a scope may name, the widest first."""
+Within = tuple[str, ...] | None
 _Filter = dict[str, JsonValue]
 _FILTER = 'Condition on metadata, such as {"kind": "fact"} or {"year": {"$gte": 2024}}.'
 
@@ -123,7 +126,7 @@ class Verb:
         title: For people.
         description: For the model that decides when to use it.
         arguments: Their names, types and meanings.
-        run: Does it within a scope.
+        run: Does it within a scope, given the keys that a recall may fall through to.
         writes: Whether it changes the memory.
         destructive: Whether what it changes may be lost.
         idempotent: Whether a second call changes nothing more.
@@ -134,47 +137,47 @@ class Verb:
     title: str
     description: str
     arguments: type[Arguments]
-    run: Callable[[AgentScope, Any], Any]
+    run: Callable[[AgentScope, Any, Within], Any]
     writes: bool = False
     destructive: bool = False
     idempotent: bool = False
     embeds: bool = False
 
 
-def _remember(scope: AgentScope, said: Remember) -> Any:
+def _remember(scope: AgentScope, said: Remember, within: Within) -> Any:
     return scope.remember(**_given(said))
 
 
-def _recall(scope: AgentScope, said: Recall) -> Any:
-    return {"items": scope.recall(**_given(said))}
+def _recall(scope: AgentScope, said: Recall, within: Within) -> Any:
+    return {"items": scope.recall(**_given(said), within=within)}
 
 
-def _forget(scope: AgentScope, said: Forget) -> Any:
+def _forget(scope: AgentScope, said: Forget, within: Within) -> Any:
     if not said.everything:
         said.check()
     return scope.forget(**_given(said))
 
 
-def _mask(scope: AgentScope, said: Mask) -> Any:
+def _mask(scope: AgentScope, said: Mask, within: Within) -> Any:
     said.check()
     return scope.hide(**_given(said))
 
 
-def _unmask(scope: AgentScope, said: Unmask) -> Any:
+def _unmask(scope: AgentScope, said: Unmask, within: Within) -> Any:
     if said.label is None:
         said.check()
     return scope.restore(**_given(said))
 
 
-def _update(scope: AgentScope, said: Update) -> Any:
+def _update(scope: AgentScope, said: Update, within: Within) -> Any:
     return scope.update(**_given(said))
 
 
-def _list(scope: AgentScope, said: List) -> Any:
+def _list(scope: AgentScope, said: List, within: Within) -> Any:
     return {"items": scope.list(**_given(said))}
 
 
-def _overview(scope: AgentScope, said: Overview) -> Any:
+def _overview(scope: AgentScope, said: Overview, within: Within) -> Any:
     return {"items": scope.overview(**_given(said))}
 
 
@@ -189,9 +192,9 @@ VERBS = {
         Verb(
             "remember",
             "Remember",
-            "Stores one memory: a fact, a preference, a decision, something that was said. It is found at once. "
-            "Says which memories are nearly the same. With an id that is there, or `supersedes`, the old one "
-            "gives way.",
+            "Stores one memory: a fact, a preference, a decision, something that was said. It is found "
+            "at once. Says which memories are nearly the same. With an id that is there, or `supersedes`, the "
+            "old one gives way.",
             Remember,
             _remember,
             writes=True,
@@ -200,8 +203,8 @@ VERBS = {
         Verb(
             "recall",
             "Recall",
-            "Finds the memories that answer a question, best first, each with its id, time and relevance from 0 "
-            "to 1. Use it before you answer from what was said earlier.",
+            "Finds the memories that answer a question, best first, each with its id, time and relevance "
+            "from 0 to 1. Use it before you answer from what was said earlier.",
             Recall,
             _recall,
             idempotent=True,
@@ -209,8 +212,8 @@ VERBS = {
         Verb(
             "forget",
             "Forget for good",
-            "Erases memories by id, by filter, or all of the scope, with their old versions and what was made of "
-            "them. It cannot be undone; `mask` hides for a while.",
+            "Erases memories by id, by filter, or all of the scope, with their old versions and what was "
+            "made of them. It cannot be undone; `mask` hides for a while.",
             Forget,
             _forget,
             writes=True,
@@ -238,8 +241,8 @@ VERBS = {
         Verb(
             "update",
             "Update",
-            "Changes the text, metadata or expiry of a memory. The old version is kept and no longer recalled. "
-            "With `if_version` it fails when somebody else was faster.",
+            "Changes the text, metadata or expiry of a memory. The old version is kept and no longer "
+            "recalled. With `if_version` it fails when somebody else was faster.",
             Update,
             _update,
             writes=True,

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Item:
     version: int = 1
     relevance: float | None = None
     created_at: datetime | None = None
+    scope: dict[str, str] = field(default_factory=dict)
 
 
 class ToyAgentMemory:
@@ -90,6 +91,14 @@ class ToyScope:
         found = self.index.search(query, k=k, namespace=self.namespace, prefix=True)
         return [Item(one.document_id, one.text, relevance=one.relevance) for one in found]
 
+    def get(self, id: str) -> Item | None:
+        """Falls through to the outer scopes, as the real one does."""
+        for end in range(len(self.namespace), -1, -1):
+            place = self.namespace[:end]
+            if self.index.get([id], namespace=place):
+                return Item(id, "", scope=dict(part.split(":", 1) for part in place))
+        return None
+
     def list(self, limit: int = 20, **options: Any) -> list[Item]:
         found = self.index.documents(namespace=self.namespace, prefix=True, limit=limit)
         return [Item(one.id, one.text, one.version, None, one.created_at) for one in found]
@@ -98,7 +107,9 @@ class ToyScope:
         return self.index.update(id, namespace=self.namespace, **changes)
 
     def forget(self, id: str | None = None, filter: Any = None, everything: bool = False) -> Any:
-        report = self.index.remove([id] if id else None, namespace=self.namespace, filter=filter)
+        found = self.get(id) if id else None
+        place = tuple(f"{key}:{one}" for key, one in found.scope.items()) if found else self.namespace
+        report = self.index.remove([id] if id else None, namespace=place, filter=filter)
         if report.missing:
             raise NotFoundError(f"no memory {id!r}")
         return report
