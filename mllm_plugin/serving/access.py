@@ -65,7 +65,7 @@ class Access:
         asked = getattr(arguments, "k", None) or getattr(arguments, "limit", None) or 0
         if asked > self.most:
             raise InvalidInputError(f"expected at most {self.most} results, got {asked}; ask for fewer")
-        scope = self.narrowed(opening.memory(warm=verb.embeds), arguments.scope)
+        scope = self.narrowed(opening.memory(warm=verb.embeds), dict(arguments.scope))
         self._check_ids(scope, arguments)
         return plain(verb.run(scope, arguments, self._within()))
 

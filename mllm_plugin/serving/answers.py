@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _LEAST = 80  # characters of a text that is cut
 
 
@@ -30,7 +32,7 @@ def plain(value: Any) -> Any:
         return round(value, 4)
     if isinstance(value, str | int | bool) or value is None:
         return value
-    return value.item() if hasattr(value, "item") else str(value)
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def compact(value: Any) -> str:

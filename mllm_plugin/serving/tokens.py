@@ -34,7 +34,7 @@ class Token(BaseModel):
     def access(self, server: Access) -> Access:
         """What a caller with it may do, on a server that allows no more than this."""
         read_only, most = self.read_only or server.read_only, min(self.most, server.most)
-        return Access(self.scope, read_only, most, self.sha256)
+        return Access(dict(self.scope), read_only, most, self.sha256)
 
 
 class _File(BaseModel):

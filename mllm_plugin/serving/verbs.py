@@ -193,8 +193,8 @@ VERBS = {
             "remember",
             "Remember",
             "Stores one memory: a fact, a preference, a decision, something that was said. It is found "
-            "at once. Says which memories are nearly the same. With an id that is there, or `supersedes`, the "
-            "old one gives way.",
+            "at once. Says which memories are nearly the same. With an id that is there, or `supersedes`, "
+            "the old one gives way.",
             Remember,
             _remember,
             writes=True,
