@@ -1,5 +1,7 @@
 """LLM with memory: documents in an editable tree of embeddings on disk, searched from the top down."""
 
+import mllm_start  # noqa: F401 - makes an interruption of the imports below quiet
+from mllm_plugin.agent import AgentMemory, AgentScope
 from mllm_plugin.builder import IndexBuilder
 from mllm_plugin.config import (
     ChunkingConfig,
@@ -32,8 +34,10 @@ from mllm_plugin.errors import (
     VersionConflictError,
 )
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.reembedding import reembed
 from mllm_plugin.repairing import repair
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.types import (
     AddReport,
     BuildReport,
@@ -52,6 +56,7 @@ from mllm_plugin.types import (
     SkippedDocument,
     Stats,
     StoredDocument,
+    Topic,
     UpdateReport,
     VerifyReport,
 )
@@ -61,6 +66,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AdapterMismatchError",
     "AddReport",
+    "AgentMemory",
+    "AgentScope",
+    "Batch",
     "BuildReport",
     "ChunkingConfig",
     "ClosedError",
@@ -92,6 +100,7 @@ __all__ = [
     "PathStep",
     "ReadOnlyStoreError",
     "Recall",
+    "Recency",
     "RemoveReport",
     "RepairReport",
     "SearchConfig",
@@ -101,6 +110,7 @@ __all__ = [
     "StoreBusyError",
     "StoreError",
     "StoredDocument",
+    "Topic",
     "TreeConfig",
     "UnsupportedFilesystemError",
     "UpdateReport",

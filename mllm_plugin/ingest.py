@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from mllm_plugin.documents import Given, check_documents, describe, skips
 from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
@@ -38,6 +39,23 @@ class Piece:
 
     text: str
     text_hash: bytes
+
+
+class Job(NamedTuple):
+    """Documents to be cut and embedded for one namespace."""
+
+    documents: Sequence[Document]
+    namespace: Namespace
+    split: bool
+
+
+class _Cut(NamedTuple):
+    """A document in pieces."""
+
+    document: Document
+    split: bool
+    spans: Sequence[Span]
+    pieces: Sequence[Piece]
 
 
 class Ingest:
@@ -64,10 +82,11 @@ class Ingest:
         provisional: bool = False,
         on_invalid: OnInvalid = "raise",
         first: int = 0,
+        seen: Seen | None = None,
     ) -> AddReport:
         """Checks, cuts and embeds what is new or changed, and writes all of it or nothing."""
         self._database.check_writable()
-        given = check_documents(documents, on_invalid=on_invalid, first=first)
+        given = check_documents(documents, on_invalid=on_invalid, first=first, seen=seen)
         if embeddings is None:
             report = self._add(given.documents, namespace, split, provisional)
         else:
@@ -116,8 +135,7 @@ class Ingest:
             return AddReport((), 0, 0, 0, 0, 0)
         with editing(self._database, self._config, self._hierarchies, self._encoder.dim) as edit:
             put = edit.put(namespace, documents, prepared, split=split, provisional=provisional, kept=kept)
-        if self.cache is not None and prepared:
-            self.cache.drop(name for item in prepared for name in item.chunk_hashes)
+        self.forget(prepared)
         ids = tuple(document.id for document in documents)
         return AddReport(ids, *put, encoded=encoded)
 
@@ -140,30 +158,41 @@ class Ingest:
         self, documents: Sequence[Document], namespace: Namespace, split: bool
     ) -> tuple[list[PreparedDocument], int]:
         """Cuts and embeds documents; returns them with the number of texts that the encoder saw."""
-        spans = [self._cut(document, split) for document in documents]
-        pieces = [
-            [
-                Piece(text := document.text[span.start : span.end], hash_text(namespace, text))
-                for span in document_spans
-            ]
-            for document, document_spans in zip(documents, spans, strict=True)
-        ]
-        embedded, encoded = self._embed([piece for row in pieces for piece in row])
-        prepared = []
-        for document, document_spans, row in zip(documents, spans, pieces, strict=True):
-            found = [embedded[piece.text_hash] for piece in row]
-            prepared.append(
-                PreparedDocument(
-                    document=document,
-                    text_hash=document_hash(document.text, split),
-                    split=split,
-                    spans=document_spans,
-                    pooled=np.stack([pooled for pooled, _ in found]),
-                    windows=[windows for _, windows in found] if self._config.level0 else None,
-                    chunk_hashes=[piece.text_hash for piece in row],
-                )
-            )
+        ((prepared,), (encoded,)) = self.prepare_all([Job(documents, namespace, split)])
         return prepared, encoded
+
+    def prepare_all(self, jobs: Iterable[Job | None]) -> tuple[list[list[PreparedDocument]], list[int]]:
+        """Cuts and embeds several lots of documents, all in one go, with how many texts each had encoded."""
+        lots = [[] if job is None else [self._pieces(one, job) for one in job.documents] for job in jobs]
+        embedded, encoded = self._embed([one for lot in lots for cut in lot for one in cut.pieces])
+        counts, left = [], set(encoded)
+        for lot in lots:
+            own = {one.text_hash for cut in lot for one in cut.pieces} & left
+            counts.append(len(own))
+            left -= own
+        return [[self._prepared(cut, embedded) for cut in lot] for lot in lots], counts
+
+    def forget(self, prepared: Iterable[PreparedDocument]) -> None:
+        """Drops from the cache what is stored now."""
+        if self.cache is not None and (names := [name for item in prepared for name in item.chunk_hashes]):
+            self.cache.drop(names)
+
+    def _pieces(self, document: Document, job: Job) -> _Cut:
+        spans = self._cut(document, job.split)
+        texts = [document.text[span.start : span.end] for span in spans]
+        return _Cut(document, job.split, spans, [Piece(one, hash_text(job.namespace, one)) for one in texts])
+
+    def _prepared(self, cut: _Cut, embedded: Mapping[bytes, Embedding]) -> PreparedDocument:
+        found = [embedded[piece.text_hash] for piece in cut.pieces]
+        return PreparedDocument(
+            document=cut.document,
+            text_hash=document_hash(cut.document.text, cut.split),
+            split=cut.split,
+            spans=cut.spans,
+            pooled=np.stack([pooled for pooled, _ in found]),
+            windows=[windows for _, windows in found] if self._config.level0 else None,
+            chunk_hashes=[piece.text_hash for piece in cut.pieces],
+        )
 
     def prepare_update(
         self, document_id: str, text: str | None, namespace: Namespace
@@ -218,8 +247,12 @@ class Ingest:
         limit = token_limit(self._encoder, self._config.chunking.chunk_tokens)
         return split_text(document.text, limit, token_offsets(self._encoder))
 
-    def _embed(self, pieces: Sequence[Piece]) -> tuple[dict[bytes, Embedding], int]:
-        """Embeddings by text hash: from the store, from the cache, and only then from the encoder."""
+    def _embed(self, pieces: Sequence[Piece]) -> tuple[dict[bytes, Embedding], list[bytes]]:
+        """Embeddings by text hash: from the store, from the cache, and only then from the encoder.
+
+        Returns:
+            All of them, and the hashes of those that the encoder made.
+        """
         wanted = {piece.text_hash: piece.text for piece in pieces}
         with self._database.snapshot() as snapshot:
             found: dict[bytes, Embedding] = snapshot.embeddings(wanted)
@@ -232,7 +265,7 @@ class Ingest:
         missing = [one for one, skip in zip(missing, nothing, strict=True) if not skip]
         for rows in document_batches(self._encoder, [text for _, text in missing]):
             found.update(self._encode([missing[row] for row in rows]))
-        return found, len(missing)
+        return found, [text_hash for text_hash, _ in missing]
 
     def _encode(self, missing: Sequence[tuple[bytes, str]]) -> dict[bytes, Embedding]:
         """Embeds one batch and keeps it in the cache, so that an interruption costs no more than a batch."""

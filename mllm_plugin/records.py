@@ -27,7 +27,7 @@ from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import hash_text
-from mllm_plugin.store.codec import are_windows
+from mllm_plugin.store.codec import are_windows, packed_size
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.snapshot import ChunkVectors, Snapshot
@@ -37,10 +37,10 @@ from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 from mllm_plugin.vectors import as_vectors
 
-_PAST = ("created", "updated")
-_TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
+TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told
 _BATCH = 256
+_MOST_WINDOWS = 4  # of a character: no tokenizer makes more of one than it has bytes
 _BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
 
 
@@ -109,13 +109,13 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
         "masks": list(document.masks),
         "namespace": list(document.namespace),
         "split": document.split,
-        **known_times({name: getattr(document, name) for name in (*_TIMES, "version")}),
+        **known_times({name: getattr(document, name) for name in (*TIMES, "version")}),
     }
 
 
 def known_times(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The times among a document's fields that are known, and its version, for a record."""
-    known = {name: fields[name].isoformat() for name in _TIMES if fields[name] is not None}
+    known = {name: fields[name].isoformat() for name in TIMES if fields[name] is not None}
     return known | ({"version": fields["version"]} if fields["version"] else {})
 
 
@@ -267,10 +267,10 @@ def _masks(record: Record) -> tuple[str, ...]:
 def _kept(record: Record) -> Times:
     """What a record knows of its document's past."""
     try:
-        moments = {name: clock.moment(f"{name}_at", getattr(record, f"{name}_at")) for name in _PAST}
+        created, updated = (clock.moment(name, getattr(record, name)) for name in TIMES[:2])
     except InvalidInputError as error:
         raise InvalidDocumentError(f"record {record.id!r}: {error}") from None
-    return Times(**moments, version=record.version)
+    return Times(created, updated, version=record.version)
 
 
 def _prepared(document: Document, record: Record, namespace: Namespace, dim: int) -> PreparedDocument:
@@ -281,7 +281,7 @@ def _prepared(document: Document, record: Record, namespace: Namespace, dim: int
         raise InvalidInputError(
             f"record {document.id!r}: a chunk lies outside of the text or on another chunk"
         )
-    windows = [_windows(chunk.windows, dim, document.id) for chunk in chunks]
+    windows = [_windows(chunk, dim, document.id) for chunk in chunks]
     return PreparedDocument(
         document=document,
         text_hash=document_hash(document.text, record.split),
@@ -307,9 +307,15 @@ def _stored_vectors(embeddings: list[list[float]], dim: int) -> NDArray[np.float
     return np.where(np.abs(norms - 1) < 1e-2, given, checked).astype(np.float16)
 
 
-def _windows(packed: str | None, dim: int, document_id: str) -> bytes:
+def _windows(chunk: ChunkRecord, dim: int, document_id: str) -> bytes:
+    packed, most = chunk.windows or "", packed_size(_MOST_WINDOWS * (chunk.end - chunk.start), dim)
+    if len(packed) // 4 * 3 > most + 2:
+        raise InvalidInputError(
+            f"record {document_id!r}: a chunk of {chunk.end - chunk.start} characters cannot have "
+            f"{len(packed) * 3 // 4 // packed_size(1, dim):,} windows, which hold a token each at least"
+        )
     try:
-        data = base64.b64decode(packed or "", validate=True)
+        data = base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError):
         data = b"?"
     if not are_windows(data, dim):

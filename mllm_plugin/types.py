@@ -115,12 +115,12 @@ class Hit(_Report):
     metadata: dict[str, Any]
     path: tuple[PathStep, ...] = ()
     namespace: Namespace = ()
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
     expires_at: datetime | None = None
     valid_from: datetime | None = None
     valid_to: datetime | None = None
-    version: int = 0
+    version: int = field(default=0, compare=False)
     before: str = ""
     after: str = ""
 
@@ -172,6 +172,7 @@ class MemoryEmbedding(_Report):
         start, end: Character offsets of the window or chunk in its document; 0, 0 for a node. Where the
             encoder cannot tell which characters a window covers, they are the chunk's.
         namespace: Where it was found.
+        words: What a node is about, in words of its live chunks, best first; where they were asked for.
     """
 
     level: int
@@ -182,6 +183,7 @@ class MemoryEmbedding(_Report):
     start: int
     end: int
     namespace: Namespace = ()
+    words: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         where = f", {self.document_id!r}[{self.start}:{self.end}]" if self.document_id else ""
@@ -225,8 +227,8 @@ class StoredDocument(_Report):
             wrote it.
         updated_at: When its text, metadata, labels or times last changed.
         expires_at, valid_from, valid_to: As given, in UTC.
-        version: Number of the write that last changed it: it grows with every change, and no two writes of
-            a memory have the same. 0 where an earlier release wrote it.
+        version: Number of the write that last changed it: it grows with every change. 0 where an earlier
+            release wrote it. Like the two moments of writing it does not count in comparisons.
     """
 
     id: str
@@ -237,23 +239,51 @@ class StoredDocument(_Report):
     masks: tuple[str, ...]
     chunks: int
     split: bool
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
     expires_at: datetime | None = None
     valid_from: datetime | None = None
     valid_to: datetime | None = None
-    version: int = 0
+    version: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk(_Report):
-    """A chunk as the memory holds it: `text` is `start` to `end` of the document's."""
+    """A chunk as the memory holds it.
+
+    Attributes:
+        chunk_id: Its id.
+        document_id: Of which document.
+        text: What it says.
+        start, end: Character offsets, `document.text[start:end] == text`.
+        namespace: Where it is.
+    """
 
     chunk_id: int
     document_id: str
     text: str
     start: int
     end: int
+    namespace: Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(_Report):
+    """A part of a memory, as `overview` tells of it.
+
+    Attributes:
+        node_id, level: Of the node; the root, for a namespace of a few chunks.
+        words: What it is about, in words of its live chunks, best first.
+        chunks: How many chunks are below it: live ones, which the filter lets through.
+        faces: The chunks nearest to the mean of these, nearest first.
+        namespace: Where it is.
+    """
+
+    node_id: int
+    level: int
+    words: tuple[str, ...]
+    chunks: int
+    faces: tuple[StoredChunk, ...]
     namespace: Namespace
 
 
@@ -362,7 +392,7 @@ class RemoveReport(_Report):
     missing: tuple[str, ...] = ()
     reason: str = ""
     weights: tuple[str, ...] = ()
-    removed: tuple[tuple[Namespace, str], ...] = ()
+    removed: tuple[tuple[Namespace, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

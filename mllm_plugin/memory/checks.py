@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mllm_plugin import clock
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
 from mllm_plugin.hierarchy import as_reranker
@@ -17,7 +18,7 @@ from mllm_plugin.store.documents import Which, check_selection
 from mllm_plugin.store.filters import compile_filter, plain_filter
 from mllm_plugin.store.listing import ORDERS, Listing
 from mllm_plugin.store.namespaces import check_namespace
-from mllm_plugin.store.times import EXPIRED
+from mllm_plugin.store.times import EXPIRED, SUPERSEDED, When
 from mllm_plugin.types import Mode
 from mllm_plugin.unicode import text_flaw
 
@@ -44,9 +45,10 @@ def at_least(name: str, value: Any, least: int) -> int:
 
 def reranker_of(given: Any) -> Reranker | None:
     """What scores the best chunks anew; None for nothing."""
+    if given is None:
+        return None
     reranker = as_reranker(given)
-    if reranker is not None:
-        positive("the reranker's finalists", reranker.finalists)
+    positive("the reranker's finalists", reranker.finalists)
     return reranker
 
 
@@ -78,13 +80,13 @@ def mask_of(label: Any) -> str:
     return label
 
 
-def labels_of(labels: Any) -> tuple[str, ...]:
+def labels_of(labels: Any, name: str = "exclude_labels") -> tuple[str, ...]:
     """Several labels."""
     if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise InvalidTypeError(f"exclude_labels takes a list of strings, got {labels!r}")
+        raise InvalidTypeError(f"{name} takes a list of strings, got {labels!r}")
     found = tuple(labels)
     if not all(isinstance(label, str) for label in found):
-        raise InvalidTypeError(f"exclude_labels takes a list of strings, got {labels!r}")
+        raise InvalidTypeError(f"{name} takes a list of strings, got {labels!r}")
     return tuple(label_of(label) for label in found)
 
 
@@ -147,12 +149,23 @@ def id_of(document_id: Any) -> str:
     return document_id
 
 
-def mode_of(mode: Any, exact: bool) -> Mode:
+def when_of(as_of: Any, since: Any, include_masked: Any) -> When:
+    """Which documents a search sees, by time and mask; what held then may have been superseded since."""
+    moment = clock.moment("as_of", as_of)
+    seen = labels_of(include_masked, "include_masked")
+    if moment is not None:
+        seen = (*seen, SUPERSEDED)
+    return When(clock.moment("since", since), moment, tuple(sorted(set(seen))))
+
+
+def mode_of(mode: Any, exact: bool, *, through_masks: bool = False) -> Mode:
     """The search mode; `exact=True` is another way to say mode "exact"."""
     if mode not in _MODES:
         raise InvalidInputError(f"unknown mode {mode!r}; expected one of {', '.join(_MODES)}")
     if exact and mode not in ("auto", "exact"):
         raise InvalidInputError(f"exact=True and mode={mode!r} contradict each other; leave one of them out")
+    if mode == "beam" and through_masks:
+        raise InvalidInputError("a walk (mode='beam') does not see what is masked; leave the mode out")
     return "exact" if exact else mode
 
 

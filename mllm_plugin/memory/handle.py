@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.errors import MLLMError
+from mllm_plugin.errors import MLLMError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import Reranker, TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
 from mllm_plugin.store.database import FILE_NAME, Database
-from mllm_plugin.store.documents import missing_chunks
 from mllm_plugin.store.edit import Edit, editing
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.snapshot import Snapshot
 
 _EXPIRED_AT_ONCE = 256  # a reader does no more for others; it leaves out what is left
+
+_PATIENCE = 1.0  # seconds that what can be made again waits for a writer
 
 
 class Handle:
@@ -115,12 +116,13 @@ class Handle:
     def keep_vectors(
         self, cache: EmbeddingCache, entries: Mapping[int, tuple[bytes, NDArray[np.float32], bytes]]
     ) -> None:
-        """Keeps what was made of chunks, by id, unless one was removed meanwhile."""
-        cache.put(entries.values())
-        with self.database.read() as tx:
-            gone = missing_chunks(tx, entries)
-        if gone:
-            cache.erase(0.0)
+        """Keeps what was made of chunks, by id, but not of those that were removed meanwhile.
+
+        No removal comes in between, since writers take turns; one that follows empties the cache.
+        """
+        with suppress(StoreError), self.edit(wait=_PATIENCE) as edit:
+            gone = set(edit.missing_chunks(entries))
+            cache.put(entry for chunk, entry in entries.items() if chunk not in gone)
 
 
 def _close(cache: EmbeddingCache) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike, as_encoder
 from mllm_plugin.hierarchy import Hierarchy, RerankerLike
 from mllm_plugin.memory import editing, searching, upkeep
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.checks import (
     at_least,
     check_opening,
@@ -23,6 +25,7 @@ from mllm_plugin.memory.checks import (
     mask_of,
     new_file,
     path_of,
+    positive,
     reranker_of,
     scope_of,
     seconds,
@@ -35,6 +38,8 @@ from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickle
 from mllm_plugin.memory.updating import KEEP, change_of
 from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import Reranker
+from mllm_plugin.search.passages import merged
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.twins import class_twin, iterator_twin, twin
@@ -55,6 +60,7 @@ from mllm_plugin.types import (
     Stats,
     StoredChunk,
     StoredDocument,
+    Topic,
     UpdateReport,
     VectorsLike,
     VerifyReport,
@@ -62,6 +68,7 @@ from mllm_plugin.types import (
 
 if TYPE_CHECKING:
     from mllm_plugin.records import Record
+    from mllm_plugin.seen import Seen
     from mllm_plugin.store.cache import EmbeddingCache
     from mllm_plugin.store.snapshot import Snapshot
 
@@ -186,14 +193,16 @@ class MemoryIndex:
         split: bool = True,
         on_invalid: OnInvalid = "raise",
         first: int = 0,
+        seen: Seen | None = None,
     ) -> AddReport:
         """`add` for bulk builds: places whole groups quickly; `regroup` should follow.
 
         Args:
             documents, namespace, split, on_invalid: As for `add`.
             first: Place of the first document in all that is built, for messages.
+            seen: The ids of all that is built; one that came before is no document that can be stored.
         """
-        how = {"split": split, "on_invalid": on_invalid, "first": first, "provisional": True}
+        how = {"split": split, "on_invalid": on_invalid, "first": first, "seen": seen, "provisional": True}
         return editing.add(self._handle, documents, check_namespace(namespace), **how)
 
     aadd_provisionally = twin(add_provisionally)
@@ -350,6 +359,14 @@ class MemoryIndex:
 
     aunmask = twin(unmask)
 
+    def batch(self) -> Batch:
+        """Several edits, in any namespaces, as one transaction: `with memory.batch() as batch:`.
+
+        Raises:
+            ReadOnlyStoreError: The memory was opened read-only.
+        """
+        return Batch(self._handle)
+
     def install(self, hierarchy: str | Path | Hierarchy) -> InstallReport:
         """Puts another hierarchy in place: copies its weights into the memory and folds every node anew.
 
@@ -398,6 +415,12 @@ class MemoryIndex:
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
         reranker: RerankerLike | Literal["default"] | None = DEFAULT,
+        as_of: Moment | None = None,
+        since: Moment | None = None,
+        recency: Recency | timedelta | float | None = None,
+        include_masked: Sequence[str] = (),
+        neighbours: int = 0,
+        merge: bool = False,
     ) -> Hits:
         """Finds the chunks that best answer a query.
 
@@ -416,6 +439,17 @@ class MemoryIndex:
             exclude_labels: Documents with one of these labels are left out.
             unique_documents: At most one hit per document, its best chunk.
             reranker: Scores the best chunks anew, see `open`; None for none, "default" for the memory's.
+            as_of: What held at that moment: documents that were there (`created_at`) or, where they say so,
+                valid then (`valid_from` up to, but not including, `valid_to`), also those masked as
+                "superseded". A datetime with a time zone, a date (midnight UTC), or ISO 8601 text.
+            since: Documents whose `valid_from`, or else `created_at`, is then or later.
+            recency: Newer ones score higher: a half-life (timedelta or seconds), or a `Recency`. Its evidence
+                is in `Hit.score`, not in `Hit.relevance`. It is read for the best candidates; mode "exact"
+                reads it for all.
+            include_masked: Masks to look through; a document is found that has no other. The nodes above know
+                nothing of what is masked, so everything is compared.
+            neighbours: So many chunks before and after each in `Hit.before` and `Hit.after`.
+            merge: Hits of one document that touch, with their neighbours, become one; fewer than k may come.
 
         Returns:
             Hits, best first; ties in order of document id and offset. A list, which also has the
@@ -428,11 +462,23 @@ class MemoryIndex:
             FilterError: The filter is malformed.
         """
         scope = scope_of(namespace, prefix, filter, exclude_labels)
+        times = {"as_of": as_of, "since": since, "recency": recency}
         how = searching.request_of(
-            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+            self._handle,
+            scope,
+            k,
+            beam_width,
+            exact,
+            mode,
+            unique_documents,
+            reranker,
+            include_masked=include_masked,
+            neighbours=neighbours,
+            **times,
         )
         given = None if embedding is None else [embedding]
-        return searching.search(self._handle, scope, how, [query], given)[0]
+        found = searching.search(self._handle, scope, how, [query], given)[0]
+        return merged(found) if merge else found
 
     asearch = twin(search)
 
@@ -451,13 +497,31 @@ class MemoryIndex:
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
         reranker: RerankerLike | Literal["default"] | None = DEFAULT,
+        as_of: Moment | None = None,
+        since: Moment | None = None,
+        recency: Recency | timedelta | float | None = None,
+        include_masked: Sequence[str] = (),
+        neighbours: int = 0,
+        merge: bool = False,
     ) -> list[Hits]:
         """Several searches at once: encoded in one batch, walked together, same results as one by one."""
         scope = scope_of(namespace, prefix, filter, exclude_labels)
+        times = {"as_of": as_of, "since": since, "recency": recency}
         how = searching.request_of(
-            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+            self._handle,
+            scope,
+            k,
+            beam_width,
+            exact,
+            mode,
+            unique_documents,
+            reranker,
+            include_masked=include_masked,
+            neighbours=neighbours,
+            **times,
         )
-        return searching.search(self._handle, scope, how, queries, embeddings)
+        found = searching.search(self._handle, scope, how, queries, embeddings)
+        return [merged(hits) for hits in found] if merge else found
 
     asearch_batch = twin(search_batch)
 
@@ -467,6 +531,7 @@ class MemoryIndex:
         *,
         k: int = 5,
         nodes: int = 4,
+        words: int = 0,
         embedding: VectorsLike | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -488,6 +553,7 @@ class MemoryIndex:
             query: Text, or a vector [dim] (or several [m, dim]).
             k: Chunks wanted.
             nodes: Most nodes of each level from 2 up; 0 for none.
+            words: Of each node, so many words that tell what it is about, as `overview` gives them.
             embedding: Vector to use for a text query instead of encoding it.
             beam_width: Lowest nodes visited; a quarter as many on the levels above, but at least `nodes`.
             exact: Score every live chunk and visit every node; the same as mode "exact".
@@ -513,7 +579,8 @@ class MemoryIndex:
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
         given = None if embedding is None else [embedding]
-        return searching.recall_all(self._handle, scope, how, at_least("nodes", nodes, 0), [query], given)[0]
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        return searching.recall_all(self._handle, scope, how, *upper, [query], given)[0]
 
     arecall = twin(recall)
 
@@ -523,6 +590,7 @@ class MemoryIndex:
         *,
         k: int = 5,
         nodes: int = 4,
+        words: int = 0,
         embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -539,11 +607,52 @@ class MemoryIndex:
         how = searching.request_of(
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
-        return searching.recall_all(
-            self._handle, scope, how, at_least("nodes", nodes, 0), queries, embeddings
-        )
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        return searching.recall_all(self._handle, scope, how, *upper, queries, embeddings)
 
     arecall_batch = twin(recall_batch)
+
+    def overview(
+        self,
+        topic: QueryLike | None = None,
+        *,
+        nodes: int = 8,
+        words: int = 6,
+        faces: int = 2,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+    ) -> list[Topic]:
+        """Tells what a memory is about, or what it has on a topic, part by part.
+
+        Nothing of it tells of what a search with the same arguments could not return: what is masked, or does
+        not match, is in no word, no count and no face. Of a part of more than some thousand chunks, words and
+        faces come from an even sample.
+
+        Args:
+            topic: Text or a vector: the parts nearest to it, nearest first. None for the largest parts.
+            nodes: Most parts.
+            words: Of each part, so many words that tell what it is about.
+            faces: Of each part, so many of its most central chunks.
+            namespace: Where to look.
+            prefix: Look in every namespace below `namespace` too; parts never mix namespaces.
+            filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
+            exclude_labels: Documents with one of these labels are left out.
+
+        Returns:
+            The parts; none where nothing may be shown.
+
+        Raises:
+            InvalidInputError: nodes below 1, words or faces below 0, or an empty topic.
+            FilterError: The filter is malformed.
+        """
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        how = searching.request_of(self._handle, scope, 1, None, False, "auto", False, None)
+        counts = positive("nodes", nodes), at_least("words", words, 0), at_least("faces", faces, 0)
+        return searching.topics(self._handle, scope, how, topic, *counts)
+
+    aoverview = twin(overview)
 
     # -- reading
 

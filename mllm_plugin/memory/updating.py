@@ -63,8 +63,7 @@ def update(
         prepared, encoded = memory.ingest.prepare_update(document_id, change.text, namespace)
         with memory.edit() as edit:
             after, changed = edit.update(namespace, document_id, change.applied, prepared, if_version)
-        if prepared is not None and memory.ingest.cache is not None:
-            memory.ingest.cache.drop(prepared.chunk_hashes)
+        memory.ingest.forget([] if prepared is None else [prepared])
         return UpdateReport(after, changed, encoded)
 
     memory.database.check_writable()

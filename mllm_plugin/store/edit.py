@@ -21,6 +21,7 @@ from mllm_plugin.store.documents import (
     document_state,
     drop_masks,
     masked_documents,
+    missing_chunks,
     same_fields,
     same_text,
     select_documents,
@@ -36,14 +37,16 @@ from mllm_plugin.store.namespaces import (
     NamespaceRow,
     create_namespace,
     find_namespace,
+    namespace_of,
     namespaces_below,
     select_namespaces,
+    touch_namespace,
 )
 from mllm_plugin.store.settings import mark_as_copy
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.statistics import chunk_count
 from mllm_plugin.store.times import EXPIRED, Times, expired_ids, overdue, set_hidden
-from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument
+from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument, next_version
 from mllm_plugin.types import Document, MaskReport, Namespace, StoredDocument
 
 
@@ -125,6 +128,7 @@ class Edit:
         split: bool = True,
         provisional: bool = False,
         kept: Mapping[str, Times] = {},
+        renew: bool = False,
     ) -> Put:
         """Adds prepared documents, or replaces those of their ids, and renews the fields of the others.
 
@@ -135,6 +139,7 @@ class Edit:
             split: How the others were cut when they were looked at.
             provisional: Place whole groups quickly; `regroup` must follow.
             kept: Times of documents in the memory that they come from, by id.
+            renew: Leave the chunks of prepared documents that are stored with this text already.
 
         Raises:
             StaleError: A document that is not prepared is no longer stored with this text.
@@ -146,7 +151,8 @@ class Edit:
         renewed: list[tuple[DocumentState, Document]] = []
         for document in documents:
             state = document_state(self._tx, row.namespace_id, document.id)
-            if item := fresh.get(document.id):
+            item = fresh.get(document.id)
+            if item is not None and not (renew and same_text(state, document, split)):
                 inserts.append(_placed(item, state, kept.get(document.id)))
                 replaced += [] if state is None else [state.rowid]
             elif state is None or not same_text(state, document, split):
@@ -235,9 +241,10 @@ class Edit:
     def expire(self, most: int) -> int:
         """Masks what has expired, at most so many documents; returns how many."""
         due = overdue(self._tx, clock.micros_now(), most)
-        rows = {row.namespace_id: row for row in namespaces_below(self._tx, ())} if due else {}
         for namespace_id, rowids in due.items():
-            self._turn(rows[namespace_id], add_masks(self._tx, rowids, EXPIRED), masked=True)
+            self._turn(
+                namespace_of(self._tx, namespace_id), add_masks(self._tx, rowids, EXPIRED), masked=True
+            )
             set_hidden(self._tx, rowids)
         return sum(map(len, due.values()))
 
@@ -258,10 +265,8 @@ class Edit:
         Raises:
             NotFoundError: An id is not there.
         """
-        return self._turn_all(
-            (row, add_masks(self._tx, rowids, label), True)
-            for row, rowids in self._all_of(namespace, which, prefix)
-        )
+        chosen = self._all_of(namespace, which, prefix)
+        return self._turn_all(chosen, lambda rowids: add_masks(self._tx, rowids, label), masked=True)
 
     def unmask(
         self, namespace: Namespace, which: Which | None, label: str | None, *, prefix: bool = False
@@ -276,7 +281,7 @@ class Edit:
         else:
             rows = select_namespaces(self._tx, namespace, prefix=prefix)
             chosen = [(row, masked_documents(self._tx, row.namespace_id, label)) for row in rows]
-        return self._turn_all((row, drop_masks(self._tx, rowids, label), False) for row, rowids in chosen)
+        return self._turn_all(chosen, lambda rowids: drop_masks(self._tx, rowids, label), masked=False)
 
     def _all_of(
         self, namespace: Namespace, which: Which, prefix: bool
@@ -287,8 +292,20 @@ class Edit:
             raise NotFoundError(f"no document {', '.join(map(repr, missing))} {where}")
         return chosen
 
-    def _turn_all(self, turned: Iterable[tuple[NamespaceRow, list[int], bool]]) -> MaskReport:
-        reports = [self._turn(row, rowids, masked=masked) for row, rowids, masked in turned]
+    def _turn_all(
+        self,
+        chosen: Iterable[tuple[NamespaceRow, list[int]]],
+        turn: Callable[[list[int]], list[int]],
+        *,
+        masked: bool,
+    ) -> MaskReport:
+        """Changes masks, and the trees where documents turned between live and masked."""
+        reports = []
+        for row, rowids in chosen:
+            before = self._tx.total_changes()
+            reports.append(self._turn(row, turn(rowids), masked=masked))
+            if not reports[-1].documents and self._tx.total_changes() != before:
+                touch_namespace(self._tx, row, next_version(self._tx))  # who looks through masks sees it
         return MaskReport(sum(one.documents for one in reports), sum(one.chunks for one in reports))
 
     def _turn(self, row: NamespaceRow, rowids: list[int], *, masked: bool) -> MaskReport:
@@ -336,6 +353,10 @@ class Edit:
         return before, nodes
 
     # -- notes
+
+    def missing_chunks(self, chunk_ids: Iterable[int]) -> list[int]:
+        """Those that are not stored (any more); no writer comes in between until the transaction ends."""
+        return missing_chunks(self._tx, chunk_ids)
 
     def note_reader(self, folder: str, marks: Iterable[str]) -> None:
         """Records a reader that was trained on documents, by their marks (see `document_mark`)."""

@@ -58,7 +58,8 @@ def listed_documents(
 ) -> Iterator[tuple[NamespaceRow, int]]:
     """Namespace and row id of documents.
 
-    What has no value to be ordered by comes last, in the order it was added.
+    What has no value to be ordered by comes last; equals are in the order they were added, or the other way
+    round too.
 
     Args:
         tx: A read transaction.
@@ -67,6 +68,7 @@ def listed_documents(
         live: The condition on a document `d` that is not masked.
     """
     down = (listing.order or "").startswith("-")
+    way = "DESC" if down else "ASC"
     column = _COLUMNS[listing.order.lstrip("-")] if listing.order else "NULL"
     most = -1 if listing.limit is None else listing.offset + listing.limit
     found: list[tuple[Any, NamespaceRow, int]] = []
@@ -76,11 +78,11 @@ def listed_documents(
         clause, parameters = _which(row, listing, live)
         query = (
             f"SELECT {column}, d.document_rowid FROM documents d LEFT JOIN times t USING (document_rowid) "
-            f"WHERE {clause} ORDER BY {column} IS NULL, {column} {'DESC' if down else ''}, d.document_rowid "
-            f"LIMIT ?"
+            f"WHERE {clause} ORDER BY {column} IS NULL, {column} {way}, d.document_rowid {way} LIMIT ?"
         )
         found += [(key, row, rowid) for key, rowid in tx.execute(query, (*parameters, most))]
     if listing.order and len(rows) > 1:
+        found.sort(key=lambda one: one[2], reverse=down)
         known = sorted((one for one in found if one[0] is not None), key=lambda one: one[0], reverse=down)
         found = known + [one for one in found if one[0] is None]
     last = None if most < 0 else most

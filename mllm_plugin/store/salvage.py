@@ -18,6 +18,7 @@ from mllm_plugin.clock import FIRST, LAST
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.store.codec import children_of
 from mllm_plugin.store.creation import prepare
+from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NAME_SEPARATOR
 from mllm_plugin.store.pages import Cell, Pages
 from mllm_plugin.store.schema import migrate
@@ -76,6 +77,14 @@ class Salvage:
 
     def __init__(self, path: Path) -> None:
         self.pages = Pages(path)
+        try:
+            with decoding(f"what is left of {path}"):
+                self._look_around()
+        except BaseException:
+            self.pages.close()
+            raise
+
+    def _look_around(self) -> None:
         stored = self._stored_roots()
         self._roots = _roots_of_new_files() | stored
         if stored and "times" not in stored:  # of the first format
@@ -172,7 +181,7 @@ class Salvage:
     def _windows_of(self, chunk_id: int) -> bytes | None:
         cell = self._windows.get(chunk_id)
         row = None if cell is None else self.pages.row(cell)
-        return row[1] if row is not None and isinstance(row[1], bytes) else None
+        return row[1] if row is not None and len(row) == 2 and isinstance(row[1], bytes) else None
 
     def _vector(self, node_id: int | None, chunk_id: int) -> NDArray[np.float16] | None:
         block = None if node_id is None else self._block(node_id)
@@ -198,7 +207,7 @@ class Salvage:
     def _namespaces(self) -> dict[int, str]:
         names = {row[1]: row[0] for row in self._index(_NAMES_OF_NAMESPACES) if len(row) == 2}
         for cell in self._cells("namespaces"):
-            if (row := self.pages.row(cell)) is not None:
+            if (row := self.pages.row(cell)) is not None and len(row) > 1:
                 names[cell.rowid] = row[1]
         return {number: name for number, name in names.items() if isinstance(name, str)}
 
@@ -217,6 +226,8 @@ class Salvage:
         found: dict[int, set[str]] = defaultdict(set)
         for name in _LABELS[table]:
             for row in self._index(name):
+                if len(row) != 2:
+                    continue
                 rowid, label = row if name == table else reversed(row)
                 if isinstance(rowid, int) and isinstance(label, str):
                     found[rowid].add(label)
@@ -227,7 +238,11 @@ class Salvage:
 
     def _stored_roots(self) -> dict[str, int]:
         rows = (self.pages.row(cell) for cell in self.pages.cells(1))
-        return {row[1]: row[3] for row in rows if row is not None and row[0] in ("table", "index")}
+        return {
+            row[1]: row[3]
+            for row in rows
+            if row is not None and len(row) == 5 and row[0] in ("table", "index") and isinstance(row[3], int)
+        }
 
     def _cells(self, table: str) -> Iterator[Cell]:
         return self.pages.cells(self._roots[table]) if table in self._roots else iter(())

@@ -27,7 +27,7 @@ from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.filters import Clause
 from mllm_plugin.store.listing import Listing, count_documents, listed_documents
 from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
-from mllm_plugin.store.times import EXPIRED, Times, last_overdue
+from mllm_plugin.store.times import ALWAYS, EXPIRED, Times, When, last_overdue
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mllm_plugin.store.hierarchies import HierarchyInUse
 
 _MOST_ROUTED = 512
+_TOP = 64  # no memory is so large that its tree has more levels
 _READ_BATCH = 64
 _TIMES = "t.created, t.updated, t.expires, t.valid_from, t.valid_to, t.version, t.hidden"
 _WANTED = "json_each(?) wanted CROSS JOIN"  # CROSS: the ids lead, however many rows the table has
@@ -147,7 +148,10 @@ class Snapshot:
         """A node of the tree."""
         query = "SELECT node_id, level, parent_id, version FROM nodes WHERE node_id = ?"
         with decoding(f"node {node_id}"):
-            return NodeRow(*self._tx.execute(query, (node_id,)).get)
+            found = NodeRow(*self._tx.execute(query, (node_id,)).get)
+            if not LEAF_LEVEL <= found.level <= _TOP:
+                raise ValueError(f"level {found.level}")
+            return found
 
     def nodes(self, row: NamespaceRow) -> list[NodeRow]:
         """All nodes of a namespace, the lowest level first."""
@@ -198,6 +202,27 @@ class Snapshot:
             (_listed(chunk_ids),),
         )
         return {chunk_id: Place(*found) for chunk_id, *found in rows}
+
+    def begins(self, chunk_ids: Iterable[int]) -> dict[int, int]:
+        """When the validity, or else the existence, of the documents of chunks began; by chunk id."""
+        rows = self._tx.execute(
+            f"SELECT c.chunk_id, coalesce(t.valid_from, t.created) FROM {_WANTED} chunks c "
+            "ON c.chunk_id = wanted.value JOIN times t USING (document_rowid)",
+            (_listed(chunk_ids),),
+        )
+        return {chunk_id: begin for chunk_id, begin in rows if begin is not None}
+
+    def spans(self, document_rowids: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
+        """Character offsets of all chunks of documents, in order, by row id."""
+        rows = self._tx.execute(
+            f'SELECT c.document_rowid, c.start, c."end" FROM {_WANTED} chunks c '
+            "ON c.document_rowid = wanted.value ORDER BY c.start",
+            (_listed(document_rowids),),
+        )
+        found: dict[int, list[tuple[int, int]]] = {}
+        for rowid, start, end in rows:
+            found.setdefault(rowid, []).append((start, end))
+        return found
 
     def windows(self, chunk_ids: NDArray[np.int64]) -> Windows:
         """Windows of chunks, in the order asked; none where none are stored."""
@@ -380,13 +405,17 @@ class Snapshot:
     # -- what leads to chunks
     # ------------------------------------------------------------------------------------
 
-    def matching(self, row: NamespaceRow, clause: Clause, exclude_labels: Iterable[str]) -> NDArray[np.int64]:
-        """Live chunks that a compiled filter lets through, and their homes [n, 2]."""
+    def matching(
+        self, row: NamespaceRow, clause: Clause, exclude_labels: Iterable[str], when: When = ALWAYS
+    ) -> NDArray[np.int64]:
+        """Chunks that a filter lets through, and their homes [n, 2]; live ones, or as `when` says."""
+        seen, parameters = when.condition(self._live, self.overdue)
+        times = "LEFT JOIN times t USING (document_rowid) " if when.restricts() else ""
         rows = self._tx.execute(
-            "SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) "
-            f"WHERE d.namespace_id = ? AND {self._live} AND ({clause.sql}) AND d.document_rowid NOT IN "
+            f"SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) {times}"
+            f"WHERE d.namespace_id = ? AND {seen} AND ({clause.sql}) AND d.document_rowid NOT IN "
             "(SELECT document_rowid FROM labels WHERE label IN (SELECT value FROM json_each(?)))",
-            (row.namespace_id, *clause.parameters, _listed(exclude_labels)),
+            (row.namespace_id, *parameters, *clause.parameters, _listed(exclude_labels)),
         )
         return np.array(list(rows), dtype=np.int64).reshape(-1, 2)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -12,6 +13,8 @@ from mllm_plugin.types import Document
 
 EXPIRED = "expired"  # the mask of what has expired
 _COLUMNS = "created, updated, expires, valid_from, valid_to, version, hidden"
+SUPERSEDED = "superseded"  # the mask of what was said once and no longer holds
+_BEGIN = "coalesce(t.valid_from, t.created)"
 _GIVEN = ("expires_at", "valid_from", "valid_to")
 
 
@@ -51,7 +54,54 @@ class Times(NamedTuple):
         }
 
 
-def given_times(document: Document) -> tuple[int | None, ...]:
+class When(NamedTuple):
+    """Which documents a search sees, by time and mask.
+
+    Attributes:
+        since: Those whose validity, or else existence, began then or later.
+        as_of: Those that were valid then.
+        include_masked: Masks that it looks through.
+    """
+
+    since: int | None = None
+    as_of: int | None = None
+    include_masked: tuple[str, ...] = ()
+
+    def restricts(self) -> bool:
+        """Whether it is anything else than what every search sees."""
+        return self != ALWAYS
+
+    def condition(self, live: str, overdue: int | None) -> tuple[str, tuple]:
+        """SQL on a document `d` with times `t`, and its parameters.
+
+        Args:
+            live: What `d` must fulfil without it.
+            overdue: The latest expiry that no mask tells of yet.
+        """
+        parts: list[str] = [live]
+        parameters: list[Any] = []
+        if self.include_masked:
+            masked = (
+                "NOT EXISTS (SELECT 1 FROM masks m WHERE m.document_rowid = d.document_rowid "
+                "AND m.label NOT IN (SELECT value FROM json_each(?)))"
+            )
+            parts = [masked]
+            parameters.append(json.dumps(self.include_masked))
+            if overdue is not None and EXPIRED not in self.include_masked:
+                parts.append(f"(t.expires IS NULL OR t.expires > {overdue})")
+        if self.since is not None:
+            parts.append(f"{_BEGIN} >= ?")
+            parameters.append(self.since)
+        if self.as_of is not None:
+            parts.append(f"({_BEGIN} IS NULL OR {_BEGIN} <= ?) AND (t.valid_to IS NULL OR t.valid_to > ?)")
+            parameters += [self.as_of, self.as_of]
+        return " AND ".join(parts), tuple(parameters)
+
+
+ALWAYS = When()
+
+
+def given_times(document: Document) -> tuple[int | None, int | None, int | None]:
     """Expiry, begin and end of validity as the file keeps them.
 
     Raises:
@@ -80,22 +130,28 @@ def save_times(tx: apsw.Connection, rowid: int, times: Times) -> None:
     tx.execute("INSERT OR REPLACE INTO times VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (rowid, *times))
 
 
-def stamped(document: Document, write: int, before: Times | None, kept: Times | None) -> Times:
+def stamped(document: Document, write: int, now: int, before: Times | None, kept: Times | None) -> Times:
     """The times of a document that is being written.
 
     Args:
         document: As it is from now on.
         write: Number of this write.
+        now: Its moment.
         before: Of what it replaces; None for a new one.
         kept: Of the same document in the memory that it comes from.
     """
-    now, kept = clock.micros_now(), kept or Times()
+    kept = kept or Times()
     created = now if before is None else before.created
-    version = max(write, before.version + 1) if before else kept.version or write
+    known = before.version if before else 0
+    same = before is not None and kept.version == known and kept.updated == before.updated
+    version = kept.version if kept.version > known or same else max(write, known + 1)
+    expires, begin, end = given_times(document)
     return Times(
         created if kept.created is None else kept.created,
         now if kept.updated is None else kept.updated,
-        *given_times(document),
+        expires,
+        begin,
+        end,
         version,
     )
 

@@ -10,6 +10,7 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin import clock
 from mllm_plugin.chunking import Span
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.lexical import TermCounts
@@ -77,7 +78,7 @@ class NamespaceWriter:
     ) -> None:
         self._tx, self._row, self._config, self._dim = tx, row, config, dim
         self._id = row.namespace_id
-        self._version = next_version(tx)
+        self._version, self._now = next_version(tx), clock.micros_now()
         self._live_chunks, self._live_terms, self._provisional = (
             row.live_chunks,
             row.live_terms,
@@ -147,7 +148,7 @@ class NamespaceWriter:
 
     def renew(self, rowid: int, document: Document, before: Times, kept: Times | None) -> None:
         """Replaces metadata, labels and times; what is no longer expired is live again."""
-        times = stamped(document, self._version, before, kept)
+        times = stamped(document, self._version, self._now, before, kept)
         save_times(self._tx, rowid, times)
         if before.hidden and drop_masks(self._tx, [rowid], EXPIRED):
             self.set_masked([rowid], False)
@@ -211,7 +212,7 @@ class NamespaceWriter:
         self._insert_postings(rowid, postings(document.metadata))
         self._insert_labels("labels", rowid, document.labels)
         self._insert_labels("masks", rowid, item.masks)
-        save_times(self._tx, rowid, stamped(document, self._version, item.before, item.kept))
+        save_times(self._tx, rowid, stamped(document, self._version, self._now, item.before, item.kept))
         chunk_ids = []
         for span, text_hash in zip(item.spans, item.chunk_hashes, strict=True):
             self._tx.execute(
