@@ -61,6 +61,14 @@ def checked_names(bound: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     return names
 
 
+def inner_keys(outermost: Namespace, within: Iterable[str] | None = None) -> tuple[str, ...] | None:
+    """Keys of the scopes to look in, none of them further out than this one; None for all."""
+    if not outermost:
+        return None if within is None else tuple(within)
+    inner = KEYS[KEYS.index(outermost[-1].partition(":")[0]) :]
+    return inner if within is None else tuple(key for key in within if key in inner)
+
+
 def outer_namespaces(namespace: Namespace, within: Iterable[str] | None) -> list[Namespace]:
     """Namespaces around this one that a recall falls through to, the nearest first."""
     wanted = KEYS if within is None else tuple(within)

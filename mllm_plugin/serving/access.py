@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.agent.naming import KEYS
+from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.serving.answers import plain
 from mllm_plugin.serving.opening import Opening
 from mllm_plugin.serving.problems import AccessError
-from mllm_plugin.serving.verbs import KEYS, Arguments, Verb
+from mllm_plugin.serving.verbs import Arguments, Verb
 
 if TYPE_CHECKING:
     from mllm_plugin.agent import AgentMemory, AgentScope
 
 MOST = 100
+_COUNTS = ("k", "limit", "nodes")
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,26 @@ class Access:
     most: int = MOST
     name: str = ""
 
+    def allows(self, verb: Verb) -> bool:
+        """Whether a caller may use a verb at all."""
+        return not (verb.writes and self.read_only)
+
     def narrowed(self, memory: AgentMemory, asked: Mapping[str, str]) -> AgentScope:
-        """The scope of a call: this one, or one within it.
+        """The scope of a call: this one, or one within it; nothing outside of this one is reached from it.
 
         Raises:
             AccessError: What is asked for is not within it.
         """
-        bound = memory.scope(**self.scope)
-        for key, value in asked.items():
-            if self.scope.get(key, value) != value:
+        innermost = max((KEYS.index(key) for key in self.scope), default=-1)
+        for key, name in asked.items():
+            if self.scope.get(key, name) != name:
                 raise AccessError(f"{key} is fixed to another value here; leave {key!r} out of the scope")
-        narrow = memory.scope(**{**asked, **self.scope})
-        if narrow.namespace[: len(bound.namespace)] != bound.namespace:
-            raise AccessError(
-                f"expected a scope within {', '.join(self.scope)}, got one with {', '.join(asked)}, which "
-                f"lies above; leave that out"
-            )
-        return narrow
+            if key not in self.scope and KEYS.index(key) < innermost:
+                raise AccessError(
+                    f"expected a scope within {', '.join(self.scope)}, got one with {key!r}, which lies "
+                    f"above; leave that out"
+                )
+        return memory.scope(**self.scope).closed().scope(**asked)
 
     def call(self, opening: Opening, verb: Verb, arguments: Arguments) -> dict[str, Any]:
         """Does what a verb says, and returns a plain answer.
@@ -60,31 +64,24 @@ class Access:
             AccessError: The caller may not.
             MLLMError: The memory refuses it.
         """
-        if verb.writes and self.read_only:
+        if not self.allows(verb):
             raise AccessError(f"{verb.name} writes, and this access only reads")
-        asked = getattr(arguments, "k", None) or getattr(arguments, "limit", None) or 0
-        if asked > self.most:
-            raise InvalidInputError(f"expected at most {self.most} results, got {asked}; ask for fewer")
-        scope = self.narrowed(opening.memory(warm=verb.embeds), dict(arguments.scope))
-        self._check_ids(scope, arguments)
-        return plain(verb.run(scope, arguments, self._within()))
+        arguments = self._limited(arguments)
+        asked = {str(key): name for key, name in arguments.scope.items()}
+        scope = self.narrowed(opening.memory(warm=verb.embeds), asked)
+        return plain(verb.run(scope, arguments))
 
-    def _within(self) -> tuple[str, ...] | None:
-        """How far out a recall falls through: to what the access is bound to, and no further."""
-        first = max((KEYS.index(key) for key in self.scope), default=None)
-        return None if first is None else KEYS[first:]
-
-    def _check_ids(self, scope: AgentScope, arguments: Arguments) -> None:
-        """Refuses an id that a scope finds further out, as if it were not there.
+    def _limited(self, arguments: Arguments) -> Arguments:
+        """The arguments with no more results than are allowed.
 
         Raises:
-            NotFoundError: It lies outside.
+            InvalidInputError: More are asked for.
         """
-        for name in ("id", "supersedes"):
-            asked, found = getattr(arguments, name, None), None
-            if asked is None or not self.scope:
-                continue
-            with suppress(NotFoundError):  # the verb says so, or makes it
-                found = scope.get(asked)
-            if found is not None and any(found.scope.get(key) != one for key, one in self.scope.items()):
-                raise NotFoundError(f"no memory {asked!r} in this scope; `list` shows what there is")
+        fewer = {}
+        for name in _COUNTS:
+            count = getattr(arguments, name, 0)
+            if count > self.most and name in arguments.model_fields_set:
+                raise InvalidInputError(f"{name}: expected at most {self.most}, got {count}; ask for fewer")
+            if count > self.most:
+                fewer[name] = self.most
+        return arguments.model_copy(update=fewer) if fewer else arguments

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+_UNASKED = ("score", "created_at", "updated_at", "valid_from", "level")
 _LEAST = 80  # characters of a text that is cut
 
 
@@ -35,6 +36,21 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
+def brief(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer without what a language model does not ask for: scores, times of writing, first versions."""
+    items = [_briefly(one) for one in answer.get("items", [])]
+    return {**answer, "items": items} if items else answer
+
+
+def _briefly(item: dict[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in item.items() if name not in _UNASKED}
+    if shown.get("version") == 1:
+        del shown["version"]
+    if "faces" in shown:
+        shown["faces"] = [face["text"] for face in shown["faces"]]
+    return shown
+
+
 def compact(value: Any) -> str:
     """JSON with nothing to spare."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -44,18 +60,20 @@ def fitted(answer: dict[str, Any], room: int) -> str:
     """The answer in at most about `room` characters: long texts are cut and said to be, then items left out.
 
     Args:
-        answer: Plain; "items" in it, best first, are what is cut.
+        answer: Plain; its longest list, best first, is what is cut.
         room: Characters.
     """
     said = compact(answer)
     if len(said) <= room:
         return said
-    items = answer.get("items", [])
+    lists = {name: one for name, one in answer.items() if isinstance(one, list)}
+    name = max(lists, key=lambda name: len(compact(lists[name])), default="items")
+    items = lists.get(name, [])
     share = max(_LEAST, room // max(1, len(items)) * 2 // 3)
-    cut = {**answer, "items": [_cut(one, share) for one in items]}
-    while len(said := compact(cut)) > room and len(cut["items"]) > 1:
-        keep = max(1, min(len(cut["items"]) - 1, len(cut["items"]) * room // len(said)))
-        cut = {**cut, "items": cut["items"][:keep], "left_out": len(items) - keep}
+    cut = {key: _cut(one, share) for key, one in answer.items()}
+    while len(said := compact(cut)) > room and len(cut.get(name, ())) > 1:
+        keep = max(1, min(len(cut[name]) - 1, len(cut[name]) * room // len(said)))
+        cut = {**cut, name: cut[name][:keep], "left_out": len(items) - keep}
     return said
 
 

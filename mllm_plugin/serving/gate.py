@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mllm_plugin.errors import MLLMError
 from mllm_plugin.serving.access import Access
+from mllm_plugin.serving.hosts import is_own
 from mllm_plugin.serving.metrics import Metrics
 from mllm_plugin.serving.problems import Problem
 from mllm_plugin.serving.rate import Rate
@@ -104,6 +105,8 @@ class Gate:
             if token is None:
                 return Problem(401, "Unauthorized", _UNKNOWN)
             access, a_minute = token.access(self._everybody), token.rate or a_minute
+        elif stranger := _stranger(scope):
+            return Problem(403, "AccessError", f"without tokens only this machine is served, not {stranger}")
         if scope["path"].startswith(METRICS):
             whole = not access.scope
             return access if whole else Problem(403, "AccessError", "metrics are for tokens without a scope")
@@ -129,15 +132,9 @@ class Gate:
 
 async def answer(send: Send, problem: Problem) -> None:
     """Sends an error as JSON."""
-    headers = [(b"content-type", b"application/json")]
-    if problem.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if problem.status == 413:
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
-    if problem.retry_after is not None:
-        headers.append((b"retry-after", str(max(1, round(problem.retry_after + 0.5))).encode()))
-    body = json.dumps(problem.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace")
-    headers.append((b"content-length", str(len(body)).encode()))
+    body = problem.body()
+    said = {**problem.headers(), "content-length": str(len(body))}
+    headers = [(name.encode(), value.encode()) for name, value in said.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -157,6 +154,23 @@ def _replayed(body: bytes, receive: Receive) -> Callable[[], Any]:
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)
+
+
+def _stranger(scope: Scope) -> str:
+    """The host that a request was made for, or by a page of, where that is not this machine.
+
+    A page in a browser reaches this machine too, by a name that leads here or by a form.
+    """
+    said = [(_header(scope, name) or b"").decode("latin-1") for name in (b"host", b"origin")]
+    return next((one for one in said if one and not _is_here(one)), "")
+
+
+def _is_here(host_or_origin: str) -> bool:
+    try:
+        host = urlsplit(host_or_origin if "//" in host_or_origin else f"//{host_or_origin}").hostname
+    except ValueError:
+        return False
+    return is_own(host or "")
 
 
 def _bearer(scope: Scope) -> str | None:

@@ -13,14 +13,15 @@ def check_host(host: str, instead: str = "make a tokens file with `mllm token` a
     Raises:
         InvalidInputError: They do.
     """
-    if not _is_own(host):
+    if not is_own(host):
         raise InvalidInputError(
             f"expected an address of this machine alone, such as 127.0.0.1, got {host}: whoever reaches it "
             f"could read the memory; {instead}"
         )
 
 
-def _is_own(host: str) -> bool:
+def is_own(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -1,9 +1,14 @@
 """The verbs over HTTP: an application for any ASGI server."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +98,7 @@ def _lifespan(opening: Opening, rate: Rate) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opening.start()
+        _end_with_parent()
         yield
         opening.close()
         rate.close()
@@ -149,16 +155,29 @@ def _add_state(app: FastAPI, opening: Opening, metrics: Metrics) -> None:
 
 def _say_errors_alike(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         return _said(Problem(422, "InvalidInputError", faults))
 
     @app.exception_handler(HTTPException)
-    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+    async def of_http(request: Request, error: HTTPException) -> Response:
         answer = _said(Problem(error.status_code, "HTTPError", str(error.detail)))
         answer.headers.update(error.headers or {})
         return answer
 
 
-def _said(problem: Problem) -> JSONResponse:
-    return JSONResponse(problem.to_dict(), status_code=problem.status)
+def _said(problem: Problem) -> Response:
+    return Response(problem.body(), problem.status, problem.headers())
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed ends too, and does not keep the address."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="mllm-parent", daemon=True).start()

@@ -1,8 +1,12 @@
 """`serve`: several workers that share a socket and a memory."""
 
 import os
+import signal
 import socket
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +21,18 @@ from mllm_plugin.serving.opening import Source
 from mllm_plugin.serving.tokens import Tokens
 
 _GRACE = 10  # seconds that running calls get when the server ends
+_PATIENCE = 60  # seconds in which a worker must answer, which may be loading its encoder
 
 
 def run(source: Source, *, host: str, port: int, workers: int, tokens: Path | None, **limits: Any) -> None:
     """Serves until it is interrupted or terminated; see `mllm_plugin.serving.serve`."""
     if tokens is None:
         check_host(host)
-    if tokens is not None:
+    else:
         Tokens(tokens)  # refused here, before a worker starts
-    with tempfile.TemporaryDirectory(prefix="mllm-serve-") as folder:
-        serving = Serving(source, tokens, Path(folder), **limits)
+    with _bound(host, port) as listening, _run_folder() as folder, _ended_cleanly():
+        source.open()[0].close()  # made here, or refused here
+        serving = Serving(source, tokens, folder, **limits)
         config = uvicorn.Config(
             serving,
             host=host,
@@ -36,19 +42,42 @@ def run(source: Source, *, host: str, port: int, workers: int, tokens: Path | No
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=_GRACE,
+            timeout_worker_healthcheck=_PATIENCE,
             server_header=False,
         )
-        with _bound(host, port) as listening:
-            if workers == 1:
-                uvicorn.Server(config).run(sockets=[listening])
-                return
-            counts = Path(folder) / "metrics"
-            counts.mkdir()
-            os.environ[FOLDER] = str(counts)  # a worker is a new process and finds it there
-            try:
-                Multiprocess(config, sockets=[listening]).run()
-            finally:
-                del os.environ[FOLDER]
+        if workers == 1:
+            uvicorn.Server(config).run(sockets=[listening])
+        else:
+            _run_workers(config, listening, folder)
+
+
+def _run_workers(config: uvicorn.Config, listening: socket.socket, folder: Path) -> None:
+    counts = folder / "metrics"
+    counts.mkdir()
+    os.environ[FOLDER] = str(counts)  # a worker is a new process and finds it there
+    try:
+        Multiprocess(config, sockets=[listening]).run()
+    finally:
+        del os.environ[FOLDER]
+
+
+@contextmanager
+def _run_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mllm-serve-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _ended_cleanly() -> Iterator[None]:
+    """SIGTERM ends the server, not this process, which cleans up: uvicorn raises it again when it is done."""
+    if threading.current_thread() is not threading.main_thread():  # no other may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -15,7 +15,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 from mllm_plugin.serving.access import Access
-from mllm_plugin.serving.answers import fitted
+from mllm_plugin.serving.answers import brief, fitted
 from mllm_plugin.serving.opening import Opening
 from mllm_plugin.serving.problems import problem_of
 from mllm_plugin.serving.verbs import VERBS, Verb, schema_of
@@ -30,15 +30,17 @@ _INSTRUCTIONS = (
 def server_of(opening: Opening, access: Access, version: str) -> Server:
     """A server that offers what an access allows."""
     server: Server = Server("mllm", version=version, instructions=_INSTRUCTIONS)
-    offered = [verb for verb in VERBS.values() if not (verb.writes and access.read_only)]
+    offered = {verb.name: verb for verb in VERBS.values() if verb.tool and access.allows(verb)}
 
     @server.list_tools()
     async def tools() -> list[types.Tool]:
-        return [_tool(verb) for verb in offered]
+        return [_tool(verb) for verb in offered.values()]
 
     @server.call_tool(validate_input=False)
     async def call(name: str, arguments: dict[str, Any]) -> types.CallToolResult:
-        return await anyio.to_thread.run_sync(_result, opening, access, name, arguments)
+        if name not in offered:
+            return _said(f"no tool {name!r} here; there are {', '.join(offered)}", wrong=True)
+        return await anyio.to_thread.run_sync(_result, opening, access, offered[name], arguments)
 
     return server
 
@@ -96,14 +98,11 @@ def _tool(verb: Verb) -> types.Tool:
     )
 
 
-def _result(opening: Opening, access: Access, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+def _result(opening: Opening, access: Access, verb: Verb, arguments: dict[str, Any]) -> types.CallToolResult:
     """What a call gave, as text; an error too."""
     try:
-        verb = VERBS.get(name)
-        if verb is None:
-            return _said(f"no tool {name!r}; there are {', '.join(VERBS)}", wrong=True)
         answer = access.call(opening, verb, verb.arguments.model_validate(arguments))
-        return _said(fitted(answer, ROOM))
+        return _said(fitted(brief(answer), ROOM))
     except Exception as error:
         problem = problem_of(error)
         return _said(f"{problem.type}: {problem.message}", wrong=True)

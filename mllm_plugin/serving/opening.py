@@ -8,19 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_plugin.agent import AgentMemory
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.encoders.quick import quick_encoder
 
 if TYPE_CHECKING:
-    from mllm_plugin.agent import AgentMemory
     from mllm_plugin.protocols import TextEncoder
-
-
-def open_agent_memory(path: Path, encoder: TextEncoder, read_only: bool) -> AgentMemory:
-    """Opens the memory in a folder."""
-    from mllm_plugin.agent import AgentMemory
-
-    return AgentMemory.open(path, encoder=encoder, read_only=read_only)
 
 
 @dataclass(frozen=True)
@@ -31,19 +24,17 @@ class Source:
         path: Its folder; made when there is none, unless it is only read.
         encoder: A model's name or path, or what `AgentMemory.open` takes.
         read_only: Never write.
-        opener: Opens it, given these.
     """
 
     path: Path
     encoder: Any = DEFAULT_ENCODER
     read_only: bool = False
-    opener: Callable[..., AgentMemory] = open_agent_memory
 
     def open(self) -> tuple[AgentMemory, TextEncoder]:
         """Opens it; an encoder of Hugging Face is read no sooner than it is needed."""
         named = isinstance(self.encoder, str | Path)
         encoder = quick_encoder(self.encoder) if named else as_encoder(self.encoder)
-        return self.opener(self.path, encoder, self.read_only), encoder
+        return AgentMemory.open(self.path, encoder=encoder, read_only=self.read_only), encoder
 
 
 class Opening:

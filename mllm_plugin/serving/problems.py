@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import traceback
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,6 +22,7 @@ from mllm_plugin.errors import (
     VersionConflictError,
 )
 
+_SOON = 1.0  # seconds after which a busy store may be free
 _LOG = logging.getLogger("mllm_plugin.serving")
 
 
@@ -44,9 +46,21 @@ class Problem:
     message: str
     retry_after: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The body of an answer."""
-        return {"error": {"type": self.type, "message": self.message}}
+    def body(self) -> bytes:
+        """The body of an answer, as JSON; what is no valid Unicode is spelt out."""
+        said = {"error": {"type": self.type, "message": self.message}}
+        return json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+    def headers(self) -> dict[str, str]:
+        """What HTTP says beside the body."""
+        said = {"content-type": "application/json"}
+        if self.status == 401:
+            said["www-authenticate"] = "Bearer"
+        if self.status == 413:
+            said["connection"] = "close"  # the rest of the body is not read
+        if self.retry_after is not None:
+            said["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        return said
 
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -69,7 +83,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(422, "InvalidInputError", _faults(error))
     for kind, status in _STATUS:
         if isinstance(error, kind):
-            return Problem(status, type(error).__name__, " ".join(str(error).split()))
+            again = _SOON if isinstance(error, StoreBusyError) else None
+            return Problem(status, type(error).__name__, " ".join(str(error).split()), again)
     place = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" at {one.filename}:{one.lineno}" for one in place)
     _LOG.error("unforeseen %s%s", type(error).__name__, where)

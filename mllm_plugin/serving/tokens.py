@@ -34,7 +34,8 @@ class Token(BaseModel):
     def access(self, server: Access) -> Access:
         """What a caller with it may do, on a server that allows no more than this."""
         read_only, most = self.read_only or server.read_only, min(self.most, server.most)
-        return Access(dict(self.scope), read_only, most, self.sha256)
+        scope = {str(key): name for key, name in self.scope.items()}
+        return Access(scope, read_only, most, self.sha256)
 
 
 class _File(BaseModel):
@@ -90,8 +91,9 @@ def add_token(file: Path, name: str, scope: dict[str, str], **limits: object) ->
     """
     known = _read(file).tokens if file.exists() else []
     secret = _PREFIX + secrets.token_urlsafe(32)
+    fields: dict[str, object] = {"name": name, "sha256": _hash(secret), "scope": scope, **limits}
     try:
-        token = Token.model_validate({"name": name, "sha256": _hash(secret), "scope": scope, **limits})
+        token = Token.model_validate(fields)
     except ValidationError as error:
         raise InvalidInputError(f"not a token: {_first(error)}") from error
     shown = {"tokens": [one.model_dump(exclude_defaults=True) for one in (*known, token)]}
@@ -108,7 +110,7 @@ def _read(file: Path) -> _File:
     try:
         return _File.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise InvalidInputError(f"{file} is no tokens file: {_first(error)}; see docs/serve.md") from error
+        raise InvalidInputError(f"{file} is no tokens file: {_first(error)}; see docs/cli.md") from error
 
 
 def _first(error: ValidationError) -> str:

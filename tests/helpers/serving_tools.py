@@ -1,4 +1,4 @@
-"""The surface of an agent memory over a plain one, and servers as real processes with it."""
+"""Servers as real processes, with the toy encoder or the real one, and who calls them."""
 
 from __future__ import annotations
 
@@ -10,41 +10,31 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from mllm_plugin import Document, MemoryIndex, NotFoundError
+from mllm_plugin.agent import AgentMemory
+from mllm_plugin.serving.opening import Source
 from tests.helpers.toy import ToyEncoder
 
 ROOT = Path(__file__).parents[2]
-KEYS = ("app", "user", "agent", "session")
 HTTP = """
-from pathlib import Path
-from mllm_plugin.serving.http_server import run
-from mllm_plugin.serving.opening import Source
-from tests.helpers.serving_tools import open_toy
-from tests.helpers.toy import ToyEncoder
 import sys, json
+from mllm_plugin.serving import serve
+from tests.helpers.toy import ToyEncoder
 if __name__ == "__main__":
-    path, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    tokens = options.pop("tokens", None)
-    tokens = None if tokens is None else Path(tokens)
-    run(Source(path, ToyEncoder(), opener=open_toy), host="127.0.0.1", tokens=tokens, **options)
+    serve(sys.argv[1], encoder=ToyEncoder(), **json.loads(sys.argv[2]))
 """
 MCP = """
 import sys, json
-from pathlib import Path
 from mllm_plugin.serving.access import Access
 from mllm_plugin.serving.mcp_server import run_http, run_stdio
-from mllm_plugin.serving.opening import Opening, Source
+from mllm_plugin.serving.opening import Opening
 from tests.helpers.serving_tools import open_noisily
-from tests.helpers.toy import ToyEncoder
-opening = Opening(Source(Path(sys.argv[1]), ToyEncoder(), opener=open_noisily).open)
+opening = Opening(lambda: open_noisily(sys.argv[1]))
 access = Access(**json.loads(sys.argv[2]))
 if len(sys.argv) > 3:
     run_http(opening, access, "0", "127.0.0.1", int(sys.argv[3]))
@@ -53,87 +43,13 @@ else:
 """
 
 
-@dataclass(frozen=True)
-class Item:
-    id: str
-    text: str
-    version: int = 1
-    relevance: float | None = None
-    created_at: datetime | None = None
-    scope: dict[str, str] = field(default_factory=dict)
-
-
-class ToyAgentMemory:
-    """What the servers ask of `AgentMemory`, with `MemoryIndex` below."""
-
-    def __init__(self, index: MemoryIndex) -> None:
-        self.index = index
-
-    def scope(self, **names: str) -> ToyScope:
-        return ToyScope(self.index, tuple(f"{key}:{names[key]}" for key in KEYS if key in names))
-
-    def close(self) -> None:
-        self.index.close()
-
-
-class ToyScope:
-    def __init__(self, index: MemoryIndex, namespace: tuple[str, ...]) -> None:
-        self.index, self.namespace = index, namespace
-
-    def remember(self, text: str, id: str | None = None, **_: Any) -> Item:
-        name = id or uuid4().hex
-        self.index.add([Document(text, id=name)], namespace=self.namespace)
-        return Item(name, text)
-
-    def recall(
-        self, query: str, k: int = 5, within: Sequence[str] | None = None, budget_tokens: int = 0
-    ) -> list[Item]:
-        found = self.index.search(query, k=k, namespace=self.namespace, prefix=True)
-        return [Item(one.document_id, one.text, relevance=one.relevance) for one in found]
-
-    def get(self, id: str) -> Item | None:
-        """Falls through to the outer scopes, as the real one does."""
-        for end in range(len(self.namespace), -1, -1):
-            place = self.namespace[:end]
-            if self.index.get([id], namespace=place):
-                return Item(id, "", scope=dict(part.split(":", 1) for part in place))
-        return None
-
-    def list(self, limit: int = 20, **options: Any) -> list[Item]:
-        found = self.index.documents(namespace=self.namespace, prefix=True, limit=limit)
-        return [Item(one.id, one.text, one.version, None, one.created_at) for one in found]
-
-    def update(self, id: str, **changes: Any) -> Any:
-        return self.index.update(id, namespace=self.namespace, **changes)
-
-    def forget(self, id: str | None = None, filter: Any = None, everything: bool = False) -> Any:
-        found = self.get(id) if id else None
-        place = tuple(f"{key}:{one}" for key, one in found.scope.items()) if found else self.namespace
-        report = self.index.remove([id] if id else None, namespace=place, filter=filter)
-        if report.missing:
-            raise NotFoundError(f"no memory {id!r}")
-        return report
-
-    def hide(self, id: str | None = None, filter: Any = None, label: str = "") -> Any:
-        return self.index.mask([id] if id else None, filter=filter, label=label, namespace=self.namespace)
-
-    def restore(self, id: str | None = None, filter: Any = None, label: str | None = None) -> Any:
-        return self.index.unmask([id] if id else None, filter=filter, label=label, namespace=self.namespace)
-
-    def overview(self, topic: str | None = None) -> list[Item]:
-        return self.list()
-
-
-def open_toy(path: Path, encoder: ToyEncoder, read_only: bool) -> ToyAgentMemory:
-    return ToyAgentMemory(MemoryIndex.open(path, encoder=encoder, read_only=read_only))
-
-
-def open_noisily(path: Path, encoder: ToyEncoder, read_only: bool) -> ToyAgentMemory:
+def open_noisily(path: str) -> tuple[AgentMemory, ToyEncoder]:
     """Prints, as a library might, and takes its time."""
     print("loading ...", flush=True)
     os.write(1, b"from below\n")
     time.sleep(1.0)
-    return open_toy(path, encoder, read_only)
+    encoder = ToyEncoder()
+    return Source(Path(path), encoder).open()[0], encoder
 
 
 def free_port() -> int:
@@ -181,17 +97,28 @@ def _read(answer: Any) -> Any:
 
 @contextmanager
 def served(tmp_path: Path, **options: Any) -> Iterator[Client]:
-    """A server with workers of its own, until the end of the block."""
+    """A server with workers of its own and the toy encoder, until the end of the block."""
     script, port = tmp_path / "serving.py", free_port()
     script.write_text(HTTP)
     how = json.dumps({"port": port, "workers": 1, **options})
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / "memory"), how],
-            env=environment(),
-            stdout=log,
-            stderr=log,
-        )
+    with running([sys.executable, str(script), str(tmp_path / "memory"), how], port, tmp_path / "log") as one:
+        yield one
+
+
+@contextmanager
+def served_by_command(tmp_path: Path, *options: str) -> Iterator[Client]:
+    """`mllm serve` as users run it, with the real encoder, until the end of the block."""
+    port = free_port()
+    where = ["--memory", str(tmp_path / "memory"), "--port", str(port)]
+    command = [sys.executable, "-m", "mllm_plugin", "serve", *where, *options]
+    with running(command, port, tmp_path / "log") as client:
+        yield client
+
+
+@contextmanager
+def running(command: list[str], port: int, log_file: Path) -> Iterator[Client]:
+    with open(log_file, "wb") as log:
+        process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log)
     client = Client(port, process)
     try:
         wait_ready(client)
