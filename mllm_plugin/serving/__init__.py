@@ -85,7 +85,7 @@ def serve_mcp(
 
     with needs("mcp", "the Model Context Protocol"):
         from mllm_plugin.serving import mcp_server
-    opening = Opening(_source(path, encoder, read_only).open, warm=not read_only)
+    opening = Opening(_source(path, encoder, read_only).open)
     access = Access(dict(scope or {}), read_only)
     if http is None:
         mcp_server.run_stdio(opening, access, __version__)

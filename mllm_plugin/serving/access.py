@@ -68,7 +68,7 @@ class Access:
             raise AccessError(f"{verb.name} writes, and this access only reads")
         arguments = self._limited(arguments)
         asked = {str(key): name for key, name in arguments.scope.items()}
-        scope = self.narrowed(opening.memory(warm=verb.embeds), asked)
+        scope = self.narrowed(opening.memory(), asked)
         return plain(verb.run(scope, arguments))
 
     def _limited(self, arguments: Arguments) -> Arguments:

@@ -72,7 +72,7 @@ class Serving:
 
     def __call__(self) -> FastAPI:
         """The application."""
-        opening, metrics = Opening(self.source.open), Metrics()
+        opening, metrics = Opening(self.source.open, whole=True), Metrics()
         rate = Rate(self.run_folder / "rate")
         app = FastAPI(
             title="mllm",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent import AgentMemory
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
-from mllm_plugin.encoders.quick import quick_encoder
+from mllm_plugin.encoders.quick import QuickEncoder, quick_encoder
 
 if TYPE_CHECKING:
     from mllm_plugin.protocols import TextEncoder
@@ -31,9 +31,9 @@ class Source:
     read_only: bool = False
 
     def open(self) -> tuple[AgentMemory, TextEncoder]:
-        """Opens it; an encoder of Hugging Face is read no sooner than it is needed."""
+        """Opens it; torch is loaded no sooner than a text is long, or there are many."""
         named = isinstance(self.encoder, str | Path)
-        encoder = quick_encoder(self.encoder) if named else as_encoder(self.encoder)
+        encoder = quick_encoder(self.encoder, documents=True) if named else as_encoder(self.encoder)
         return AgentMemory.open(self.path, encoder=encoder, read_only=self.read_only), encoder
 
 
@@ -42,11 +42,13 @@ class Opening:
 
     Args:
         open_memory: Returns the memory and its encoder.
-        warm: Also load what embeds documents, before the first of them comes.
+        whole: Also load what embeds long texts, before the first of them comes.
     """
 
-    def __init__(self, open_memory: Callable[[], tuple[AgentMemory, TextEncoder]], warm: bool = True) -> None:
-        self._open, self._warm = open_memory, warm
+    def __init__(
+        self, open_memory: Callable[[], tuple[AgentMemory, TextEncoder]], whole: bool = False
+    ) -> None:
+        self._open, self._whole = open_memory, whole
         self._opened, self._warmed = threading.Event(), threading.Event()
         self._memory: AgentMemory | None = None
         self._error: Exception | None = None
@@ -57,16 +59,13 @@ class Opening:
         self._thread.start()
         return self
 
-    def memory(self, *, warm: bool = False) -> AgentMemory:
+    def memory(self) -> AgentMemory:
         """The memory, once it is open.
-
-        Args:
-            warm: Wait for the encoder of documents, too.
 
         Raises:
             MLLMError: It cannot be opened; every call says so.
         """
-        (self._warmed if warm else self._opened).wait()
+        self._opened.wait()
         if self._memory is None:
             assert self._error is not None
             raise self._error
@@ -87,8 +86,9 @@ class Opening:
         try:
             self._memory, encoder = self._open()
             self._opened.set()
-            if self._warm:
-                encoder.encode_documents(["warm"])
+            if self._whole and isinstance(encoder, QuickEncoder):
+                _ = encoder.loaded
+            encoder.encode_documents(["warm"])
         except Exception as error:  # told to every caller; an encoder that fails says so again when used
             self._error = error
         finally:

@@ -178,7 +178,6 @@ class Verb:
         writes: Whether it changes the memory.
         destructive: Whether what it changes may be lost.
         idempotent: Whether a second call changes nothing more.
-        embeds: Whether it embeds a document, so that it waits for the whole encoder.
         tool: Whether it is offered to language models; every one more costs room in their context.
     """
 
@@ -190,7 +189,6 @@ class Verb:
     writes: bool = False
     destructive: bool = False
     idempotent: bool = False
-    embeds: bool = False
     tool: bool = True
 
 
@@ -249,7 +247,6 @@ VERBS = {
             Remember,
             lambda scope, said: scope.remember(**_given(said)),
             writes=True,
-            embeds=True,
         ),
         Verb(
             "remember_many",
@@ -258,7 +255,6 @@ VERBS = {
             RememberMany,
             _remember_many,
             writes=True,
-            embeds=True,
             tool=False,
         ),
         Verb(
@@ -334,7 +330,6 @@ VERBS = {
             Update,
             _update,
             writes=True,
-            embeds=True,
         ),
         Verb(
             "list",
