@@ -12,6 +12,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -23,11 +25,12 @@ from mllm_plugin.serving.access import MOST, Access
 from mllm_plugin.serving.gate import CALLS, METRICS, Gate
 from mllm_plugin.serving.metrics import Metrics
 from mllm_plugin.serving.opening import Opening, Source
-from mllm_plugin.serving.problems import Problem, problem_of
+from mllm_plugin.serving.problems import Problem, invalid, problem_of
 from mllm_plugin.serving.rate import Rate
 from mllm_plugin.serving.tokens import Tokens
 from mllm_plugin.serving.verbs import VERBS, Verb
 
+_WRITING, _READING = 8, 32  # threads: calls that wait for another writer must not hold up those that read
 _STATUSES = {
     401: "No token, or an unknown one.",
     403: "The token does not allow this.",
@@ -78,6 +81,7 @@ class Serving:
             title="mllm",
             description="A memory that agents live in: remember, recall, forget.",
             lifespan=_lifespan(opening, rate),
+            redirect_slashes=False,
         )
         _add_verbs(app, opening)
         _add_state(app, opening, metrics)
@@ -107,11 +111,12 @@ def _lifespan(opening: Opening, rate: Rate) -> Callable[[FastAPI], Any]:
 
 
 def _add_verbs(app: FastAPI, opening: Opening) -> None:
+    threads = {True: CapacityLimiter(_WRITING), False: CapacityLimiter(_READING)}
     shown = {status: {"model": ErrorAnswer, "description": text} for status, text in _STATUSES.items()}
     for verb in VERBS.values():
         app.add_api_route(
             CALLS + verb.name,
-            _endpoint(verb, opening),
+            _endpoint(verb, opening, threads[verb.writes]),
             methods=["POST"],
             name=verb.name,
             summary=verb.title,
@@ -121,16 +126,18 @@ def _add_verbs(app: FastAPI, opening: Opening) -> None:
         )
 
 
-def _endpoint(verb: Verb, opening: Opening) -> Callable[..., Any]:
-    """A plain function: FastAPI runs it in a thread."""
+def _endpoint(verb: Verb, opening: Opening, threads: CapacityLimiter) -> Callable[..., Any]:
+    """Answers calls of a verb, each in a thread."""
 
-    def call(request: Request, arguments: Any) -> Response:
-        access: Access = request.state.access
+    def answered(access: Access, arguments: Any) -> Response:
         try:
             answer = access.call(opening, verb, arguments)
             return Response(json.dumps(answer, ensure_ascii=False), media_type="application/json")
         except Exception as error:
             return _said(problem_of(error))
+
+    async def call(request: Request, arguments: Any) -> Response:
+        return await run_sync(answered, request.state.access, arguments, limiter=threads)
 
     call.__annotations__["arguments"] = verb.arguments
     return call
@@ -155,9 +162,8 @@ def _add_state(app: FastAPI, opening: Opening, metrics: Metrics) -> None:
 
 def _say_errors_alike(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        return _said(Problem(422, "InvalidInputError", faults))
+    async def of_arguments(request: Request, error: RequestValidationError) -> Response:
+        return _said(invalid(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:

@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,6 +24,7 @@ from mllm_plugin.errors import (
     VersionConflictError,
 )
 
+_FAULTS, _LONGEST = 3, 100  # wrong arguments that are told, characters of where each is
 _SOON = 1.0  # seconds after which a busy store may be free
 _LOG = logging.getLogger("mllm_plugin.serving")
 
@@ -80,7 +83,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 def problem_of(error: Exception) -> Problem:
     """Says an error; an unforeseen one is logged by type and place: its words may be a text."""
     if isinstance(error, ValidationError):
-        return Problem(422, "InvalidInputError", _faults(error))
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        return invalid(faults)
     for kind, status in _STATUS:
         if isinstance(error, kind):
             again = _SOON if isinstance(error, StoreBusyError) else None
@@ -91,7 +95,17 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "InternalError", f"an unforeseen {type(error).__name__}; the server's log says where")
 
 
-def _faults(error: ValidationError) -> str:
-    """Each wrong argument with what is wrong, without the value."""
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in faults)
+def invalid(faults: Sequence[Mapping[str, Any]]) -> Problem:
+    """Says the first wrong arguments and what is wrong, without their values.
+
+    Args:
+        faults: As pydantic finds them.
+    """
+    said = [f"{_place(one['loc'])}: {one['msg']}" for one in faults[:_FAULTS]]
+    more = len(faults) - len(said)
+    return Problem(422, "InvalidInputError", "; ".join(said) + (f"; and {more} more" if more else ""))
+
+
+def _place(parts: Sequence[str | int]) -> str:
+    named = ".".join(str(one) for one in parts if one != "body") or "arguments"
+    return named if len(named) <= _LONGEST else f"{named[:_LONGEST]}…"

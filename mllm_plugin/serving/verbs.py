@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from mllm_plugin.errors import NotFoundError
+from mllm_plugin.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from mllm_plugin.agent import AgentScope, Forgotten
@@ -205,6 +205,8 @@ def _get(scope: AgentScope, said: One) -> Any:
 
 def _update(scope: AgentScope, said: Update) -> Any:
     changes = _given(said)
+    if not changes.keys() & {"text", "metadata", "kind", "expires", "at"}:
+        raise InvalidInputError("say what changes: text, metadata, kind, expires or at")
     if said.expires == "never":
         changes["expires"] = None
     return scope.update(**changes)
@@ -373,6 +375,8 @@ def _short(schema: Any) -> Any:
         return [_short(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
+    if "$ref" in schema:  # to any JSON value, which needs no words
+        return {}
     found = {name: _short(one) for name, one in schema.items() if not _says_nothing(name, one)}
     kinds = [one for one in found.pop("anyOf", []) if one != {"type": "null"}]
     if len(kinds) == 1:
@@ -381,4 +385,5 @@ def _short(schema: Any) -> Any:
 
 
 def _says_nothing(name: str, value: Any) -> bool:
-    return (name == "title" and isinstance(value, str)) or (name == "default" and value is None)
+    titled = name == "title" and isinstance(value, str)
+    return titled or name == "$defs" or (name == "default" and value is None)

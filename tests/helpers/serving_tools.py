@@ -21,6 +21,7 @@ from mllm_plugin.serving.opening import Source
 from tests.helpers.toy import ToyEncoder
 
 ROOT = Path(__file__).parents[2]
+ODD_NAMES = ("ann", "anna", "ann/x", "ann:x", "ánn", "a\u0301nn", "ann\u200b", "user:ann", "*", "..")
 HTTP = """
 import sys, json
 from mllm_plugin.serving import serve
@@ -68,11 +69,11 @@ class Client:
     port: int
     process: subprocess.Popen[bytes]
 
-    def get(self, path: str, token: str | None = None, body: Any = None) -> tuple[int, Any, Any]:
+    def get(self, path: str, token: str | None = None, body: Any = None, **more: str) -> tuple[int, Any, Any]:
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        headers = {"content-type": "application/json"} | (
-            {"authorization": f"Bearer {token}"} if token else {}
-        )
+        headers = {"content-type": "application/json", **more}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
@@ -9,44 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from mllm_plugin import InvalidInputError
+from mllm_plugin import AgentMemory, EncoderMismatchError, InvalidInputError, NotFoundError
 from mllm_plugin.serving import add_token, serve
 from mllm_plugin.serving.verbs import VERBS
-from tests.helpers.serving_tools import Client, served
-
-ODD = ("ann", "anna", "ann/x", "ann:x", "ánn", "a\u0301nn", "ann\u200b", "user:ann", "*", "..")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("served")
-
-
-@pytest.fixture(scope="module")
-def tokens(folder):
-    file = folder / "tokens.json"
-    made = {name: add_token(file, name, {"user": name}) for name in ODD}
-    made["reader"] = add_token(file, "reader", {"user": "ann"}, read_only=True)
-    made["few"] = add_token(file, "few", {"user": "few"}, most=2, rate=6)
-    made["all"] = add_token(file, "all", {})
-    made["planner"] = add_token(file, "planner", {"user": "ann", "agent": "planner"})
-    made["split"] = add_token(file, "split", {"user": "ann\x1fx"})
-    made["s1"] = add_token(file, "s1", {"session": "s1"})
-    return made
-
-
-@pytest.fixture(scope="module")
-def client(folder, tokens):
-    with served(folder, workers=2, tokens=str(folder / "tokens.json"), most_bytes=10_000) as started:
-        yield started
+from tests.helpers.serving_tools import ODD_NAMES, Client, served, served_by_command
+from tests.helpers.toy import ToyEncoder
 
 
 def test_tenants_never_see_each_other(client: Client, tokens) -> None:
-    for name in ODD:
-        secret = f"the secret of {ODD.index(name)}"
+    for name in ODD_NAMES:
+        secret = f"the secret of {ODD_NAMES.index(name)}"
         assert client.call("remember", tokens[name], text=secret, id="same")[0] == 200, name
-    for name in ODD:
-        expected = [f"the secret of {ODD.index(name)}"]
+    for name in ODD_NAMES:
+        expected = [f"the secret of {ODD_NAMES.index(name)}"]
         assert client.texts("list", tokens[name]) == expected
         assert client.texts("recall", tokens[name], query="the secret", k=50) == expected
     for asked in ({"user": "anna"}, {"app": "other"}):
@@ -58,7 +34,7 @@ def test_tenants_never_see_each_other(client: Client, tokens) -> None:
     assert client.call("forget", tokens["planner"], id="same")[0] == 404  # the user's, outside of the agent's
     assert client.call("forget", tokens["anna"], id="same")[0] == 200
     assert client.texts("list", tokens["ann"]) == ["the secret of 0"]
-    assert len(client.texts("list", tokens["all"], limit=100)) >= len(ODD) - 1
+    assert len(client.texts("list", tokens["all"], limit=100)) >= len(ODD_NAMES) - 1
 
 
 def test_errors_have_a_status_and_a_type(client: Client, tokens) -> None:
@@ -142,11 +118,67 @@ def test_other_machines_are_not_served_without_tokens(tmp_path) -> None:
         serve(tmp_path / "memory", host="0.0.0.0")
 
 
-def test_it_ends_when_it_is_told_to(tmp_path) -> None:
-    with served(tmp_path) as client:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_ends_when_it_is_told_to(tmp_path, monkeypatch, workers) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    with served(tmp_path, workers=workers) as client:
         assert client.call("remember", text="kept")[0] == 200
         client.process.terminate()
-        assert client.process.wait(20) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        assert client.process.wait(20) == 0
+    assert not list((tmp_path / "temporary").iterdir())
+    with AgentMemory.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        assert [one.text for one in memory.list()] == ["kept"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers through /proc")
+def test_workers_end_with_the_process_that_started_them(tmp_path) -> None:
+    with served(tmp_path, workers=2) as client:
+        workers = _workers(client)
+        client.process.kill()
+        end = time.monotonic() + 20
+        while any(map(_runs, workers)) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert len(workers) == 2
+        assert not any(map(_runs, workers))
+
+
+def test_what_cannot_be_served_is_said_at_once(tmp_path) -> None:
+    with pytest.raises(NotFoundError, match="no memory at"):
+        serve(tmp_path / "none", read_only=True)
+    with pytest.raises(NotFoundError, match="no tokens file"):
+        serve(tmp_path / "memory", tokens=tmp_path / "none.json")
+    AgentMemory.open(tmp_path / "memory", encoder=ToyEncoder()).close()
+    with pytest.raises(EncoderMismatchError):
+        serve(tmp_path / "memory", encoder=ToyEncoder(windows=False), port=0)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InvalidInputError, match="listen"):
+        serve(tmp_path / "memory", encoder=ToyEncoder(), port=taken.getsockname()[1])
+
+
+def test_the_command_with_the_real_encoder(tmp_path) -> None:
+    with served_by_command(tmp_path) as client:
+        client.call("remember", text="Ann lives in Oslo.", id="home", at="2024-01-01T00:00:00Z")
+        client.call("remember", text="Ann is allergic to peanuts.", metadata={"topic": "food"})
+        client.call("update", id="home", text="Ann lives in Rome.", at="2025-06-01T00:00:00Z")
+        ask = {"query": "In which city does Ann live?", "k": 1}
+        assert client.texts("recall", **ask) == ["Ann lives in Rome."]
+        assert client.texts("recall", **ask, as_of="2024-07-01T00:00:00Z") == ["Ann lives in Oslo."]
+        assert client.texts("history", id="home") == ["Ann lives in Oslo.", "Ann lives in Rome."]
+        cake = [{"role": "user", "content": "May I bake Ann a cake with nuts?"}]
+        assert "peanuts" in client.call("context", messages=cake, k=1)[1]["text"]
+        assert client.texts("recall", query="nuts", filter={"topic": "food"}) == [
+            "Ann is allergic to peanuts."
+        ]
+        assert client.call("forget", filter={"topic": "food"})[1]["erased"]
+        assert client.texts("list") == ["Ann lives in Rome."]
+        assert client.call("get", id="home")[1]["version"] == 2
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _workers(client: Client) -> list[int]:

@@ -6,16 +6,18 @@ import sys
 import time
 from contextlib import asynccontextmanager
 
+import psutil
 import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamablehttp_client
 
-from mllm_plugin import InvalidInputError
+from mllm_plugin import AgentMemory, InvalidInputError, NotFoundError
 from mllm_plugin.serving import serve_mcp
 from mllm_plugin.serving.answers import fitted
 from mllm_plugin.serving.verbs import VERBS
 from tests.helpers.serving_tools import MCP, environment, free_port
+from tests.helpers.toy import ToyEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's own names of its clients
 
@@ -25,6 +27,12 @@ async def session_of(tmp_path, **access):
     script = tmp_path / "tools.py"
     script.write_text(MCP)
     arguments = [str(script), str(tmp_path / "memory"), json.dumps(access)]
+    async with session_with(tmp_path, arguments) as session:
+        yield session
+
+
+@asynccontextmanager
+async def session_with(tmp_path, arguments):
     parameters = StdioServerParameters(command=sys.executable, args=arguments, env=environment())
     with open(tmp_path / "errors", "w") as errors:
         async with (
@@ -91,6 +99,40 @@ async def test_who_only_reads_is_offered_no_writing(tmp_path) -> None:
         assert "there are recall, list, overview" in await wrong(session, "remember", text="x")
 
 
+async def test_the_command_with_the_real_encoder_and_without_torch(tmp_path) -> None:
+    where = ["-m", "mllm_plugin", "mcp", "--memory", str(tmp_path / "memory"), "--scope", "user=ann"]
+    async with session_with(tmp_path, where) as session:
+        await said(session, "remember", text="Ann lives in Oslo.", id="home")
+        await said(session, "remember", text="Ann is allergic to peanuts.")
+        found = await said(session, "recall", query="In which city does Ann live?", k=1)
+        assert [one["id"] for one in found["items"]] == ["home"]
+        assert found["items"][0]["scope"] == {"user": "ann"}
+        assert not loads_torch()
+        assert "100000 characters" in await wrong(session, "remember", text="x" * 1_000_000)
+        assert "empty" in await wrong(session, "remember", text="  ")
+        assert "NotFoundError" in await wrong(session, "update", id="none", text="x")
+        assert "InvalidInputError" in await wrong(session, "forget")
+        long = "The lighthouse keeper notes the weather every evening. " * 60
+        await said(session, "remember", text=long, id="long")
+        assert loads_torch()
+    async with session_with(tmp_path, [*where, "--read-only"]) as session:
+        found = await said(session, "recall", query="Who notes the weather?", k=1)
+        assert found["items"][0]["id"] == "long"
+
+
+def loads_torch() -> bool:
+    """Whether a server that this process started has loaded torch."""
+    children = psutil.Process().children()
+    return any("libtorch" in one.path for child in children for one in child.memory_maps())
+
+
+async def test_what_cannot_be_opened_is_said_by_every_call(tmp_path) -> None:
+    AgentMemory.open(tmp_path / "memory", encoder=ToyEncoder(dim=8)).close()
+    async with session_of(tmp_path) as session:
+        for _ in range(2):
+            assert "DimensionMismatchError" in await wrong(session, "recall", query="x")
+
+
 async def test_tools_over_http(tmp_path) -> None:
     script, port = tmp_path / "tools.py", free_port()
     script.write_text(MCP)
@@ -135,5 +177,7 @@ def test_answers_are_cut_and_say_so() -> None:
 
 
 def test_other_machines_are_not_served(tmp_path) -> None:
+    with pytest.raises(NotFoundError, match="no memory at"):
+        serve_mcp(tmp_path / "memory", read_only=True)
     with pytest.raises(InvalidInputError, match="an address of this machine"):
         serve_mcp(tmp_path / "memory", http=("0.0.0.0", 8766))
