@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.serving_tools import ROOT, environment
 
-INSPECTOR = shutil.which("mcp-inspector-cli")
+INSPECTOR = shutil.which("mcp-inspector")
 
 
 def test_the_example_session(capsys, monkeypatch) -> None:
@@ -52,7 +52,7 @@ def inspected(tmp_path: Path, method: str, *options: str) -> dict:
     memory = ["--memory", str(tmp_path / "memory"), "--scope", "user=ann"]
     server = [sys.executable, "-m", "mllm_plugin", "mcp", *memory]
     said = subprocess.run(
-        [str(INSPECTOR), *server, "--method", method, *options],
+        [str(INSPECTOR), "--cli", *server, "--method", method, *options],
         env=environment(),
         capture_output=True,
         check=True,
