@@ -1,14 +1,9 @@
 """The verbs over HTTP: an application for any ASGI server."""
 
 import json
-import os
-import signal
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from mllm_plugin.serving.access import MOST, Access
+from mllm_plugin.serving.ending import end_with_parent
 from mllm_plugin.serving.gate import CALLS, METRICS, Gate
 from mllm_plugin.serving.metrics import Metrics
 from mllm_plugin.serving.opening import Opening, Source
@@ -102,7 +98,7 @@ def _lifespan(opening: Opening, rate: Rate) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opening.start()
-        _end_with_parent()
+        end_with_parent()
         yield
         opening.close()
         rate.close()
@@ -174,16 +170,3 @@ def _say_errors_alike(app: FastAPI) -> None:
 
 def _said(problem: Problem) -> Response:
     return Response(problem.body(), problem.status, problem.headers())
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed ends too, and does not keep the address."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="mllm-parent", daemon=True).start()

@@ -1,10 +1,8 @@
 """`serve`: several workers that share a socket and a memory."""
 
 import os
-import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.serving.ending import ended_cleanly
 from mllm_plugin.serving.hosts import check_host
 from mllm_plugin.serving.http_app import Serving
 from mllm_plugin.serving.metrics import FOLDER
@@ -30,7 +29,7 @@ def run(source: Source, *, host: str, port: int, workers: int, tokens: Path | No
         check_host(host)
     else:
         Tokens(tokens)  # refused here, before a worker starts
-    with _bound(host, port) as listening, _run_folder() as folder, _ended_cleanly():
+    with _bound(host, port) as listening, _run_folder() as folder, ended_cleanly():
         source.open()[0].close()  # made here, or refused here
         serving = Serving(source, tokens, folder, **limits)
         config = uvicorn.Config(
@@ -65,19 +64,6 @@ def _run_workers(config: uvicorn.Config, listening: socket.socket, folder: Path)
 def _run_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mllm-serve-") as folder:
         yield Path(folder)
-
-
-@contextmanager
-def _ended_cleanly() -> Iterator[None]:
-    """SIGTERM ends the server, not this process, which cleans up: uvicorn raises it again when it is done."""
-    if threading.current_thread() is not threading.main_thread():  # no other may handle signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _bound(host: str, port: int) -> socket.socket:

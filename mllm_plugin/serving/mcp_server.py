@@ -16,6 +16,7 @@ from mcp.server.stdio import stdio_server
 
 from mllm_plugin.serving.access import Access
 from mllm_plugin.serving.answers import brief, fitted
+from mllm_plugin.serving.ending import ended_cleanly
 from mllm_plugin.serving.opening import Opening
 from mllm_plugin.serving.problems import problem_of
 from mllm_plugin.serving.verbs import VERBS, Verb, schema_of
@@ -68,7 +69,9 @@ def run_http(opening: Opening, access: Access, version: str, host: str, port: in
     security = TransportSecuritySettings(
         allowed_hosts=hosts, allowed_origins=[f"http://{one}" for one in hosts]
     )
-    manager = StreamableHTTPSessionManager(server_of(opening, access, version), security_settings=security)
+    manager = StreamableHTTPSessionManager(
+        server_of(opening, access, version), stateless=True, json_response=True, security_settings=security
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -82,7 +85,9 @@ def run_http(opening: Opening, access: Access, version: str, host: str, port: in
             await manager.handle_request(scope, receive, send)
 
     app = Starlette(routes=[Route("/mcp", Endpoint())], lifespan=lifespan)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    how = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5}
+    with ended_cleanly():
+        uvicorn.run(app, host=host, port=port, server_header=False, **how)
 
 
 def _tool(verb: Verb) -> types.Tool:

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -141,24 +143,31 @@ async def test_tools_over_http(tmp_path) -> None:
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "memory"), "{}", str(port)],
         env=environment(),
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
+    url = f"http://127.0.0.1:{port}/mcp"
     try:
-        async with _connected(f"http://127.0.0.1:{port}/mcp") as session:
-            await said(session, "remember", text="Herons eat fish.", id="heron")
-            assert (await said(session, "recall", query="herons"))["items"][0]["id"] == "heron"
+        async with _connected(url) as first, _connected(url) as second:
+            await said(first, "remember", text="Herons eat fish.", id="heron")
+            assert (await said(second, "recall", query="herons"))["items"][0]["id"] == "heron"
+            assert "NotFoundError" in await wrong(second, "update", id="none", text="x")
+        headers = {"host": "evil.example", "content-type": "application/json"}
+        request = urllib.request.Request(url, b"{}", headers)
+        with pytest.raises(urllib.error.HTTPError, match="421") as refused:
+            urllib.request.urlopen(request, timeout=5)
+        refused.value.close()
     finally:
         process.terminate()
-        process.wait(30)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"Traceback" not in errors
 
 
 @asynccontextmanager
 async def _connected(url: str):
     for _ in range(100):
         try:
-            import urllib.request
-
             urllib.request.urlopen(url, timeout=1).close()
         except OSError as error:
             if getattr(error, "code", None) is not None:
