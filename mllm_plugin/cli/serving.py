@@ -78,7 +78,7 @@ def mcp(
     from mllm_plugin.serving import serve_mcp
 
     if http is not None:
-        note(f"serving http://{http[0]}:{http[1]}/mcp; Ctrl-C ends")
+        note(f"serving http://{_bracketed(http[0])}:{http[1]}/mcp; Ctrl-C ends")
     serve_mcp(
         settings.memory, encoder=settings.encoder, scope=_scope_of(scope), read_only=read_only, http=http
     )
@@ -120,7 +120,7 @@ def serve(
     """
     from mllm_plugin.serving import serve as serve_http
 
-    note(f"serving http://{host}:{port} (docs at /docs); Ctrl-C ends")
+    note(f"serving http://{_bracketed(host)}:{port} (docs at /docs); Ctrl-C ends")
     limits = {"most_bytes": max_bytes, "most": max_k, "a_minute": rate}
     where = {"host": host, "port": port, "workers": workers, "tokens": tokens, "read_only": read_only}
     serve_http(settings.memory, encoder=settings.encoder, **where, **limits)
@@ -157,6 +157,11 @@ def token(
     given = {key: value for key, value in limits.items() if value is not None}
     secret = add_token(tokens, name, _scope_of(scope), **given)
     emit(settings, {"name": name, "token": secret}, [secret])
+
+
+def _bracketed(host: str) -> str:
+    """A host as a URL has it."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _scope_of(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from mllm_plugin.serving.verbs import VERBS, Verb
 
 _WRITING, _READING = 8, 32  # threads: calls that wait for another writer must not hold up those that read
 _STATUSES = {
+    400: "The body is no JSON.",
     401: "No token, or an unknown one.",
     403: "The token does not allow this.",
     404: "No such memory.",
@@ -35,6 +36,7 @@ _STATUSES = {
     413: "The body is too large.",
     422: "An argument is wrong; the message says which.",
     429: "Too many calls; `Retry-After` says when.",
+    503: "Somebody else has been writing for long; `Retry-After` says when.",
 }
 
 
@@ -146,10 +148,8 @@ def _add_state(app: FastAPI, opening: Opening, metrics: Metrics) -> None:
 
     @app.get("/ready", summary="Whether a call would not wait")
     async def ready() -> JSONResponse:
-        is_ready = opening.ready
-        return JSONResponse(
-            {"status": "ready" if is_ready else "opening"}, status_code=200 if is_ready else 503
-        )
+        state = opening.state
+        return JSONResponse({"status": state}, status_code=200 if state == "ready" else 503)
 
     @app.get(METRICS, summary="Counts for Prometheus")
     def metrics_shown() -> Response:

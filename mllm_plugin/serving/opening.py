@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin.agent import AgentMemory
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
@@ -72,9 +72,11 @@ class Opening:
         return self._memory
 
     @property
-    def ready(self) -> bool:
-        """Whether a call would not wait."""
-        return self._warmed.is_set() and self._memory is not None
+    def state(self) -> Literal["opening", "ready", "failed"]:
+        """Whether a call would wait, be answered at once, or be told why it cannot be."""
+        if not self._warmed.is_set():
+            return "opening"
+        return "failed" if self._memory is None else "ready"
 
     def close(self) -> None:
         """Closes the memory, once the opening of it has ended."""

@@ -17,7 +17,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from mllm_plugin import AgentMemory, InvalidInputError, NotFoundError
 from mllm_plugin.serving import serve_mcp
 from mllm_plugin.serving.answers import fitted
-from mllm_plugin.serving.verbs import VERBS
+from mllm_plugin.serving.verbs import VERBS, schema_of
 from tests.helpers.serving_tools import MCP, environment, free_port
 from tests.helpers.toy import ToyEncoder
 
@@ -179,12 +179,23 @@ async def _connected(url: str):
         yield session
 
 
+def test_what_is_told_of_the_tools_is_short_and_plain() -> None:
+    schemas = json.dumps([schema_of(verb) for verb in VERBS.values() if verb.tool])
+    assert len(schemas) < 10_000
+    assert "$ref" not in schemas
+    assert "null" not in schemas
+    assert set(schema_of(VERBS["recall"])["properties"]) == set(VERBS["recall"].arguments.model_fields)
+
+
 def test_answers_are_cut_and_say_so() -> None:
     items = [{"id": str(number), "text": "word " * 500} for number in range(50)]
     cut = json.loads(fitted({"items": items}, 5000))
     assert len(json.dumps(cut)) < 6000
     assert cut["left_out"] == 50 - len(cut["items"])
     assert cut["items"][0]["truncated"] is True
+    cut = json.loads(fitted({"ids": [str(number) for number in range(9000)], "erased": True}, 5000))
+    assert len(json.dumps(cut)) < 6000
+    assert (cut["left_out"], cut["erased"]) == (9000 - len(cut["ids"]), True)
 
 
 def test_other_machines_are_not_served(tmp_path) -> None:
