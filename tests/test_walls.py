@@ -1,4 +1,4 @@
-"""Nothing above the store writes by SQL, and nobody outside of its package reaches into a memory."""
+"""Nothing above the store writes by SQL, nobody reaches into a memory, and the docs name the folders."""
 
 from __future__ import annotations
 
@@ -56,3 +56,13 @@ def test_the_handle_of_a_memory_stays_in_its_package():
         if isinstance(part, ast.Attribute) and part.attr in OURS
     ]
     assert not found
+
+
+def test_the_docs_name_every_folder_and_module_of_the_root():
+    told = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1].split()
+    inside = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in (ROOT / "mllm_plugin").iterdir()
+        if (path.suffix == ".py" and not path.name.startswith("__")) or (path / "__init__.py").exists()
+    }
+    assert inside <= set(told), inside - set(told)

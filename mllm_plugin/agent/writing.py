@@ -28,8 +28,8 @@ from mllm_plugin.errors import (
 )
 from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.updating import KEEP
+from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
-from mllm_plugin.unicode import text_flaw
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.shapes import Bool, Float16, Float32, Int, Int64
+from mllm_plugin.text.lexical import TermCounts
 
 
 @dataclass(frozen=True)
