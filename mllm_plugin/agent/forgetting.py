@@ -7,14 +7,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent.items import Forgotten
-from mllm_plugin.agent.naming import FIELD, outer_namespaces, own
-from mllm_plugin.errors import NotFoundError
+from mllm_plugin.agent.naming import FIELD, HIDDEN, SUPERSEDED, outer_namespaces, own
+from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.memory.checks import mask_of
 from mllm_plugin.types import Namespace, RemoveReport, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared
 
 Chosen = dict[Namespace, dict[str, str]]  # by scope: ids of documents, and of the items that they belong to
+
+
+def hiding_mask(label: str | None) -> str:
+    """The name of a mask that hides items.
+
+    Raises:
+        InvalidInputError: The memory itself masks under it.
+    """
+    if label == SUPERSEDED:
+        raise InvalidInputError(
+            f"the mask {label!r} is the agent memory's own, for old versions; use another label"
+        )
+    return mask_of(label or HIDDEN)
 
 
 @dataclass(frozen=True)

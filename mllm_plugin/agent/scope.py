@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin.agent import forgetting, prompting, recalling, topics, writing
+from mllm_plugin.agent.forgetting import hiding_mask
 from mllm_plugin.agent.items import AuditEntry, Consolidated, Forgotten, Memory, Remembered, Topic
 from mllm_plugin.agent.naming import FIELD, HIDDEN, checked_names, inner_keys, memory_of, namespace_of
 from mllm_plugin.agent.recalling import Wanted, condition_of
@@ -399,10 +400,10 @@ class AgentScope:
 
         Args:
             id, filter: As for `forget`.
-            label: Name of the mask.
+            label: Name of the mask; "superseded" and "expired" are the memory's own.
         """
         named, missing = self._chosen(id, filter, False)
-        return forgetting.hide(self._shared, self._here, named, missing, label or HIDDEN)
+        return forgetting.hide(self._shared, self._here, named, missing, hiding_mask(label))
 
     ahide = twin(hide)
 
@@ -420,7 +421,7 @@ class AgentScope:
             label: Name of the mask.
         """
         named, _ = self._chosen(id, filter, id is None and filter is None)
-        return forgetting.restore(self._shared, self._here, named, label or HIDDEN)
+        return forgetting.restore(self._shared, self._here, named, hiding_mask(label))
 
     @property
     def _here(self) -> forgetting.Here:

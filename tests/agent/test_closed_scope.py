@@ -79,3 +79,12 @@ def test_restore_says_what_was_hidden(ann) -> None:
     assert ann.restore(label="other") == ()
     assert ann.restore(label="later") == ("own",)
     assert ann.restore(label="later") == ()
+
+
+@pytest.mark.parametrize("label", ["superseded", "expired"])
+def test_the_memorys_own_masks_are_not_put_on_nor_lifted(ann, label) -> None:
+    with pytest.raises(InvalidInputError, match="own"):
+        ann.hide("own", label=label)
+    with pytest.raises(InvalidInputError, match="own"):
+        ann.restore("same", label=label)
+    assert [one.live for one in ann.history("same")] == [True, False]
