@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.encoders import DEFAULT_ENCODER
-from mllm_plugin.errors import NotFoundError
+from mllm_plugin.errors import AccessError, NotFoundError
 from mllm_plugin.extras import needs
 from mllm_plugin.serving.access import MOST, Access
 from mllm_plugin.serving.hosts import check_host
 from mllm_plugin.serving.opening import Opening, Source
-from mllm_plugin.serving.problems import AccessError
 from mllm_plugin.serving.tokens import Token, Tokens, add_token
 from mllm_plugin.store.database import FILE_NAME
 

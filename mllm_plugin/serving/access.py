@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent.naming import KEYS
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import AccessError, InvalidInputError
 from mllm_plugin.serving.answers import plain
 from mllm_plugin.serving.opening import Opening
-from mllm_plugin.serving.problems import AccessError
 from mllm_plugin.serving.verbs import Arguments, Verb
 
 if TYPE_CHECKING:

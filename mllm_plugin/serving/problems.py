@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mllm_plugin.errors import (
+    AccessError,
     DiskFullError,
     InvalidInputError,
     InvalidTypeError,
@@ -27,10 +28,6 @@ from mllm_plugin.errors import (
 _FAULTS, _LONGEST = 3, 100  # wrong arguments that are told, characters of where each is
 _SOON = 1.0  # seconds after which a busy store may be free
 _LOG = logging.getLogger("mllm_plugin.serving")
-
-
-class AccessError(MLLMError, PermissionError):
-    """The caller may not do this: another scope than its own, or a write by one that only reads."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import pytest
 
 from mllm_plugin import InvalidInputError, StoreBusyError
 from mllm_plugin.agent import AgentMemory
+from mllm_plugin.errors import AccessError
 from mllm_plugin.serving.access import Access
 from mllm_plugin.serving.opening import Opening, Source
-from mllm_plugin.serving.problems import AccessError, problem_of
+from mllm_plugin.serving.problems import problem_of
 from mllm_plugin.serving.verbs import VERBS
 from tests.helpers.serving_tools import Client, served
 from tests.helpers.toy import ToyEncoder
