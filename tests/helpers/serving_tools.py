@@ -129,7 +129,7 @@ def running(command: list[str], port: int, log_file: Path) -> Iterator[Client]:
         process.wait(30)
 
 
-def wait_ready(client: Client, seconds: float = 60) -> None:
+def wait_ready(client: Client, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
