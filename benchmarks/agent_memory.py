@@ -255,7 +255,7 @@ def main() -> None:
     data = options.data / "locomo"
     print(f"On {machine()}; encoder all-MiniLM-L6-v2.")
     qrels, turns = read_qrels(data), rows(data / "corpus.jsonl.gz")
-    questions = [one for one in rows(data / "queries.jsonl.gz") if one["id"] in qrels]
+    questions = [row for row in rows(data / "queries.jsonl.gz") if row["id"] in qrels]
     with tempfile.TemporaryDirectory() as folder:
         memory, write = remembered(Path(folder, "agent"), turns)
         if options.levers:

@@ -30,6 +30,7 @@ from mllm_plugin.folder import packed, read_pair, unpacked, write_file, write_pa
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker
 from mllm_plugin.store.hierarchies import save_hierarchy
 from tests.helpers.damage_tools import LEVEL, damages
+from tests.helpers.file_tools import changing
 from tests.helpers.toy import ToyEncoder
 from tests.hierarchy.test_hierarchy import DIM, documents, trained
 
@@ -248,7 +249,7 @@ def test_weights_that_were_installed_unchecked_are_told_and_can_be_replaced(save
     Hierarchy.load(saved[0]).save(tmp_path / "copy", encoder=encoder.fingerprint)
     with MemoryIndex.open(tmp_path / "m", encoder=encoder) as memory:
         memory.add(documents(40))
-        with memory._database.write() as tx:
+        with changing(memory) as tx:
             save_hierarchy(tx, Hierarchy.load(tmp_path / "copy"))
     with MemoryIndex.open(tmp_path / "m", encoder=encoder) as memory:
         with pytest.raises(

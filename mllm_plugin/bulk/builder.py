@@ -11,8 +11,7 @@ from itertools import islice
 from tqdm import tqdm
 
 from mllm_plugin.calls.options import explain_calls
-from mllm_plugin.documents.given import check_iterable, skips
-from mllm_plugin.documents.seen import Seen
+from mllm_plugin.documents.given import Seen, check_iterable, skips
 from mllm_plugin.errors import (
     InvalidDocumentError,
     InvalidInputError,

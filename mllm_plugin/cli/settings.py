@@ -170,7 +170,7 @@ def field_option(
         name: Of the option; the field's when left out.
     """
     found = config.model_fields[field]
-    least = next(one.ge for one in found.metadata if getattr(one, "ge", None) is not None)
+    least = next(bound.ge for bound in found.metadata if getattr(bound, "ge", None) is not None)
     return number_option(
         name or f"--{field.replace('_', '-')}", found.default, found.description or "", int(least)
     )

@@ -25,7 +25,7 @@ from mllm_plugin.store.documents import Which
 from mllm_plugin.store.listing import Listing
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument, Topic
+from mllm_plugin.types import Hits, Namespace, Recall, SearchMode, StoredChunk, StoredDocument, Topic
 
 _READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
 _Stored = TypeVar("_Stored", StoredChunk, StoredDocument)
@@ -37,7 +37,7 @@ def request_of(
     k: int,
     beam_width: int | None,
     exact: bool,
-    mode: Mode,
+    mode: SearchMode,
     unique_documents: bool,
     reranker: Any = DEFAULT,
     *,

@@ -20,13 +20,13 @@ def stats(memory: Handle) -> Stats:
     with memory.database.read() as tx:
         namespaces = tuple(namespace_stats(tx, row) for row in namespaces_below(tx, ()))
         texts = text_bytes(tx)
-    chunks = sum(one.chunks for one in namespaces)
+    chunks = sum(namespace.chunks for namespace in namespaces)
     size = memory.file_bytes()
     return Stats(
-        documents=sum(one.documents for one in namespaces),
+        documents=sum(namespace.documents for namespace in namespaces),
         chunks=chunks,
-        live_chunks=sum(one.live_chunks for one in namespaces),
-        masked_documents=sum(one.masked_documents for one in namespaces),
+        live_chunks=sum(namespace.live_chunks for namespace in namespaces),
+        masked_documents=sum(namespace.masked_documents for namespace in namespaces),
         encoder=memory.encoder.fingerprint,
         dim=memory.dim,
         file_bytes=size,

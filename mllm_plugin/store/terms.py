@@ -92,7 +92,7 @@ def rebuild_postings(tx: apsw.Connection, namespace_id: int, chunks: Iterable, l
     """Lists again the terms that have become rare since their postings were dropped; returns how many.
 
     Args:
-        chunks: `Children` of every level-2 node of the namespace.
+        chunks: `EmbeddingChunk` of every level-2 node of the namespace.
         limit: Longest posting list.
     """
     rows = tx.execute(

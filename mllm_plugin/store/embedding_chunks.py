@@ -1,7 +1,7 @@
 """Decoded embedding chunks in memory: bounded, shared by threads, never stale.
 
-A block is named by its node and the write that last changed it; the parent's block carries that number, so a
-walk that starts at the root of its snapshot finds exactly the blocks of that snapshot.
+Each is named by its node and the write that last changed it; the parent's embedding chunk carries that
+number, so a walk that starts at the root of its snapshot finds exactly the embedding chunks of that snapshot.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mllm_plugin.text.lexical import TermCounts
 
 
 @dataclass(frozen=True)
-class Block:
-    """An embedding chunk ready to be scored; see `Children` for the fields."""
+class CachedChunk:
+    """An embedding chunk ready to be scored; see `EmbeddingChunk` for the fields."""
 
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32]
@@ -38,27 +38,27 @@ class Block:
         return self.vectors.nbytes + self.ids.nbytes * 3 + terms + 500
 
 
-def load_block(snapshot: Snapshot, node_id: int) -> Block:
+def load_embedding_chunk(snapshot: Snapshot, node_id: int) -> CachedChunk:
     """Reads and decodes the embedding chunk of a node."""
     children = snapshot.children(node_id)
     vectors = children.vectors.astype(np.float32)
-    return Block(children.ids, vectors, children.live, children.versions, children.terms)
+    return CachedChunk(children.ids, vectors, children.live, children.versions, children.terms)
 
 
-class BlockCache:
-    """Least recently used blocks, at most `capacity` bytes."""
+class EmbeddingChunkCache:
+    """Least recently used embedding chunks, at most `capacity` bytes."""
 
     def __init__(self, capacity: int) -> None:
-        self._blocks: LRU[tuple[int, int], Block] = LRU(capacity)
+        self._embedding_chunks: LRU[tuple[int, int], CachedChunk] = LRU(capacity)
 
-    def get(self, snapshot: Snapshot, node_id: int, version: int) -> Block:
-        """The block of a node as of a write, from memory or from the file."""
-        block = self._blocks.get((node_id, version))
-        if block is None:
-            block = load_block(snapshot, node_id)
-            self._blocks.put((node_id, version), block, block.nbytes)
-        return block
+    def get(self, snapshot: Snapshot, node_id: int, version: int) -> CachedChunk:
+        """The embedding chunk of a node as of a write, from memory or from the file."""
+        children = self._embedding_chunks.get((node_id, version))
+        if children is None:
+            children = load_embedding_chunk(snapshot, node_id)
+            self._embedding_chunks.put((node_id, version), children, children.nbytes)
+        return children
 
     def clear(self) -> None:
-        """Forgets every block."""
-        self._blocks.clear()
+        """Forgets every embedding chunk."""
+        self._embedding_chunks.clear()
