@@ -6,6 +6,7 @@ of a recall's pool counts some of the best score among its neighbours, less with
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from mllm_plugin.agent.naming import FIELD, own, place_of
@@ -25,17 +26,19 @@ class Turns:
     def __init__(self, memory: MemoryIndex) -> None:
         self._memory = memory
         self._last: dict[tuple[Namespace, str], int] = {}
+        self._lock = threading.Lock()
 
     def next(self, namespace: Namespace, session: str) -> int:
         """The place of a session's next message; looks whether another process has written some."""
         key = (namespace, session)
-        last = self._last.get(key)
-        if last is None:
-            last = self._read(namespace, session)
-        while self._memory.count({f"{FIELD}.place": last + 1}, namespace=namespace):
-            last += 1
-        self._last[key] = last + 1
-        return last + 1
+        with self._lock:
+            last = self._last.get(key)
+            if last is None:
+                last = self._read(namespace, session)
+            while self._memory.count({f"{FIELD}.place": last + 1}, namespace=namespace):
+                last += 1
+            self._last[key] = last + 1
+            return last + 1
 
     def forget(self) -> None:
         """Reads anew from the memory from now on."""
