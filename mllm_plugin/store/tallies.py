@@ -84,13 +84,14 @@ class TermTally:
     """How many chunks, and how many live ones, have each term."""
 
     def __init__(self) -> None:
-        self._known = _Counts(*(np.zeros(0, dtype) for dtype in (np.uint32, np.int64, np.int64)))
+        self._known = _Counts(*(np.zeros(0, np.int64) for _ in range(3)))
         self._waiting: list[_Counts] = []
         self._size = 0
 
     def add(self, terms: NDArray[np.uint32], live: Bool[np.ndarray, " n"]) -> None:
         """Counts the terms of some chunks, each with whether its chunk is live."""
-        self._waiting.append(_Counts(terms, live.astype(np.int64), np.ones(len(terms), np.int64)))
+        known = terms.astype(np.int64)
+        self._waiting.append(_Counts(known, live.astype(np.int64), np.ones_like(known)))
         self._size += len(terms)
         if self._size >= _WAITING:
             self._merge()
@@ -101,7 +102,7 @@ class TermTally:
         at = 0
         while found := list(islice(rows, _READ)):
             part = _Counts(*(column[at : at + len(found)] for column in self._known))
-            if not np.array_equal(np.stack([column.astype(np.int64) for column in part], axis=1), found):
+            if not np.array_equal(np.stack(part, axis=1), found):
                 return False
             at += len(found)
         return at == len(self._known.terms)
@@ -116,6 +117,6 @@ class TermTally:
 
 
 class _Counts(NamedTuple):
-    terms: NDArray[np.uint32]
+    terms: NDArray[np.int64]
     live: NDArray[np.int64]
     total: NDArray[np.int64]
