@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from common import machine, print_table
 
-from mllm_plugin.agent import AgentMemory
+from mllm_plugin import Document, IndexBuilder
+from mllm_plugin.agent import AgentMemory, writing
+from mllm_plugin.agent.writing import Given
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.protocols import TextEncoder
 
@@ -185,13 +187,15 @@ def long_chat(folder: Path, messages: int, times: int) -> Iterator[list[str]]:
 
 
 def fill(memory: AgentMemory, messages: int, draw: random.Random) -> None:
-    """Sessions of 100 messages, ten in a transaction."""
-    for first in range(0, messages, 1000):
-        said = [
-            {"text": sentence(draw), "speaker": "me", "session": f"s{(first + number) // 100}"}
-            for number in range(min(1000, messages - first))
-        ]
-        memory.scope(user="u").remember_many(said)
+    """Sessions of 100 messages, written as a bulk build: which is much quicker."""
+    user = memory.scope(user="u")
+
+    def documents() -> Iterator[Document]:
+        for number in range(messages):
+            given = Given(sentence(draw), speaker="me", session=f"s{number // 100}")
+            yield writing._document(user._shared, user.namespace, given, given.told())
+
+    IndexBuilder(memory.index, batch_size=1000, progress=False, namespace=user.namespace).build(documents())
 
 
 def main() -> None:
