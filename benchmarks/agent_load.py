@@ -191,7 +191,7 @@ def fill(memory: AgentMemory, messages: int, draw: random.Random) -> None:
     user = memory.scope(user="u")
 
     def documents() -> Iterator[Document]:
-        for number in range(messages):
+        for number in range(there, messages):
             given = Given(sentence(draw), speaker="me", session=f"s{number // 100}")
             yield writing._document(user._shared, user.namespace, given, given.told())
 
@@ -208,10 +208,11 @@ def main() -> None:
     taken.add_argument(
         "--only", nargs="+", choices=("writers", "scopes", "chat"), default=("writers", "scopes", "chat")
     )
+    taken.add_argument("--folder", help="an empty one, or that of an earlier run, which is gone on with")
     options = taken.parse_args()
     print(f"On {machine()}.\n")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(options.folder or name)
         if "writers" in options.only:
             rows = [
                 at_once(folder / f"w{many}", options.users, options.each, many) for many in (1, PROCESSES)

@@ -115,7 +115,7 @@ class TreeEditor:
     def _regrouped(self, blocks: list[Block], level: int) -> Iterator[Block]:
         """Groups what the blocks hold below new nodes of `level`; blocks of what is held of these.
 
-        Blocks are deleted as soon as nothing more is taken of them, so that the file hardly grows.
+        Blocks are deleted as soon as nothing more is taken of them: their pages take the new nodes.
         """
         names, sizes = zip(*blocks, strict=True)
         parts = Parts(sizes, lambda place: self._loaded(names[place]).children.directions)
