@@ -187,8 +187,9 @@ def long_chat(folder: Path, messages: int, times: int) -> Iterator[list[str]]:
 
 
 def fill(memory: AgentMemory, messages: int, draw: random.Random) -> None:
-    """Sessions of 100 messages, written as a bulk build: which is much quicker."""
+    """Sessions of 100 messages, written as a bulk build; what is there is not written again."""
     user = memory.scope(user="u")
+    there = user.stats()["items"]
 
     def documents() -> Iterator[Document]:
         for number in range(there, messages):
