@@ -1,6 +1,7 @@
 """How well does an agent memory recall: turns of long chats, a user for each chat.
 
     python benchmarks/agent_memory.py --data DIR
+    python benchmarks/agent_memory.py --data DIR --levers  # what its parts give
 
 LoCoMo, as in chats.py. Each turn is remembered with its speaker, session and time, and recalled with the
 defaults of `AgentMemory`. Rivals see the same texts with the same headers; the memory below is asked for the
@@ -15,7 +16,9 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -25,7 +28,8 @@ from common import machine, parser, print_table, read_chunks
 from retrieval import rivals
 
 from mllm_plugin import Document, MemoryIndex, clock
-from mllm_plugin.agent import AgentMemory
+from mllm_plugin.agent import AgentMemory, Memory
+from mllm_plugin.agent import turns as turns_of_agent
 
 CUTS = (5, 10, 20)
 Ask = Callable[[str, str], list[str]]
@@ -66,6 +70,68 @@ def bare(folder: Path, turns: list[dict]) -> MemoryIndex:
         own = [Document(turn["text"], id=turn["id"]) for turn in turns if turn["group"] == group]
         memory.add(own, namespace=group, split=False)
     return memory
+
+
+@contextmanager
+def share(value: float) -> Iterator[None]:
+    """So much of the best neighbour's score is added."""
+    usual, turns_of_agent.SHARE = turns_of_agent.SHARE, value
+    try:
+        yield
+    finally:
+        turns_of_agent.SHARE = usual
+
+
+def without_neighbours(memory: AgentMemory, query: str, group: str) -> list[Memory]:
+    """A recall by the messages' own scores."""
+    with share(0.0):
+        return memory.scope(user=group).recall(query, k=20)
+
+
+def second_hop(memory: AgentMemory, query: str, group: str, weight: float = 0.3) -> list[Memory]:
+    """A recall, and some of another that asks with the three best messages as well."""
+    first = memory.scope(user=group).recall(query, k=100)
+    longer = " ".join([query, *(item.text for item in first[:3])])
+    again = {item.id: item.score for item in memory.scope(user=group).recall(longer, k=100)}
+    return sorted(first, key=lambda item: -(item.score + weight * again.get(item.id, 0.0)))
+
+
+def spread(memory: AgentMemory, query: str, group: str, price: float = 0.05) -> list[Memory]:
+    """A recall in which every message taken makes the others of its session cost more."""
+    left, taken = memory.scope(user=group).recall(query, k=100), Counter()
+    found = []
+    for _ in range(20):
+        best = max(left, key=lambda item: item.score - price * taken[item.session])
+        left.remove(best)
+        taken[best.session] += 1
+        found.append(best)
+    return found
+
+
+def print_levers(
+    folder: Path, memory: AgentMemory, turns: list[dict], questions: list[dict], qrels: dict
+) -> None:
+    """A table of what a recall has, lacks, or could have."""
+    before = {(turn["group"], turn["session"]): "" for turn in turns}
+    longer = []
+    for turn in turns:
+        key = (turn["group"], turn["session"])
+        longer.append({**turn, "text": f"{turn['speaker']}: {before[key]}{turn['text']}"})
+        before[key] = f"{turn['text']}\n"
+    with remembered(folder, longer)[0] as other:
+        ways: dict[str, Callable[[str, str], list[Memory]]] = {
+            "header and neighbours, as it is": lambda q, g: memory.scope(user=g).recall(q, k=20),
+            "header alone": lambda q, g: without_neighbours(memory, q, g),
+            "a second hop": lambda q, g: second_hop(memory, q, g),
+            "spread over sessions": lambda q, g: spread(memory, q, g),
+            "previous turn in the text": lambda q, g: other.scope(user=g).recall(q, k=20),
+        }
+        table = []
+        for name, way in ways.items():
+            kinds, _ = measured(lambda q, g, way=way: [item.id for item in way(q, g)], questions, qrels)
+            cells = [kinds["all"][0], kinds["all"][2], kinds["multi-hop"][0], kinds["multi-hop"][2]]
+            table.append([name, *(f"{value:.3f}" for value in cells)])
+        print_table(["", "nDCG@10", "recall@10", "multi-hop nDCG@10", "multi-hop recall@10"], table)
 
 
 def scores(found: list[str], relevant: set[str]) -> list[float]:
@@ -127,7 +193,7 @@ def tokens(memory: AgentMemory, questions: list[dict]) -> tuple[float, float]:
 
 
 def wrong_answers(folder: Path, steps: int) -> dict[str, tuple[int, int]]:
-    """Random edits in three scopes, and after each whether exactly what should be is recalled: tried, wrong."""
+    """Random edits in three scopes, and how often not exactly what should be is recalled: tried, wrong."""
     words = [f"{a}{b}" for a in ("bar", "cor", "dun", "fel", "gol") for b in ("ik", "us", "an", "or", "et")]
     draw, now = random.Random(0), [datetime(2025, 1, 1, tzinfo=timezone.utc)]
     tried: dict[str, list[int]] = {}
@@ -184,6 +250,7 @@ def wrong_answers(folder: Path, steps: int) -> dict[str, tuple[int, int]]:
 def main() -> None:
     arguments = parser((__doc__ or "").splitlines()[0])
     arguments.add_argument("--edits", type=int, default=2000, help="random edits that are checked")
+    arguments.add_argument("--levers", action="store_true", help="only what each part of a recall gives")
     options = arguments.parse_args()
     data = options.data / "locomo"
     print(f"On {machine()}; encoder all-MiniLM-L6-v2.")
@@ -191,6 +258,9 @@ def main() -> None:
     questions = [one for one in rows(data / "queries.jsonl.gz") if one["id"] in qrels]
     with tempfile.TemporaryDirectory() as folder:
         memory, write = remembered(Path(folder, "agent"), turns)
+        if options.levers:
+            print_levers(Path(folder, "longer"), memory, turns, questions, qrels)
+            return memory.close()
         index = bare(Path(folder, "bare"), turns)
 
         def recall(query: str, group: str) -> list[str]:
@@ -212,7 +282,8 @@ def main() -> None:
             print_table(["", "nDCG@10", *(f"recall@{cut}" for cut in CUTS)], table)
         handed, whole = tokens(memory, questions)
         print(
-            f"\n{write:.1f} ms a write of {len(turns)}; ten items have {handed:.0f} tokens, a chat {whole:.0f}"
+            f"\n{write:.1f} ms a write of {len(turns)}; "
+            f"ten items have {handed:.0f} tokens, a chat {whole:.0f}"
         )
         print("\n### Random edits, each checked by a recall of everything\n")
         checked = wrong_answers(Path(folder, "edits"), options.edits)

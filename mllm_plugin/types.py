@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.options import explain_calls
+from mllm_plugin.calls.options import explain_calls
 
 Namespace = tuple[str, ...]
 Mode = Literal["auto", "beam", "flat", "exact"]

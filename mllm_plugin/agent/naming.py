@@ -82,7 +82,13 @@ class Told:
     dated: bool
 
     def header(self) -> str:
-        """What is embedded above the text; empty where nothing was told."""
+        """What is embedded above the text; empty where nothing was told.
+
+        What somebody said needs to be told by whom and when; a fact says so itself, and a header would only
+        dilute it.
+        """
+        if self.kind != MESSAGE and self.speaker is None:
+            return ""
         when = f"{self.at.day} {self.at:%B %Y, %H:%M}" if self.dated else ""
         above = ", ".join(filter(None, (" & ".join(self.participants), when)))
         return (f"{above}\n" if above else "") + (f"{self.speaker}: " if self.speaker else "")

@@ -117,21 +117,19 @@ def _ranked(shared: Shared, hits: Sequence[Hit], wanted: Wanted, *, full: bool) 
     A message that the pool does not hold has at most the score of the last that it does, and counts so:
     were it left out, a hit with unseen neighbours would lose to one whose neighbours are hits too.
     """
+    hits = sorted(hits, key=lambda hit: -hit.score)
     places = [turns.place(hit) for hit in hits]
     scores = {place: hit.score for hit, place in zip(hits, places, strict=True) if place is not None}
-    unseen = min(hit.score for hit in hits) if full else None
+    unseen = hits[-1].score if full else None
+    totals = turns.in_context([hit.score for hit in hits], places, unseen)
     found = [
-        Found(hit.document_id, hit.namespace, hit.score + _more(place, scores, unseen), hit.relevance)
-        for hit, place in zip(hits, places, strict=True)
+        Found(hit.document_id, hit.namespace, total, hit.relevance)
+        for hit, total in zip(hits, totals, strict=True)
     ]
     found.sort(key=lambda one: -one.score)
     if full and scores:
         found = sorted([*found, *_beyond(shared, hits, scores, wanted, found)], key=lambda one: -one.score)
     return found
-
-
-def _more(place: Place | None, scores: Mapping[Place, float], unseen: float | None) -> float:
-    return 0.0 if place is None else turns.evidence(place, scores, unseen)
 
 
 def _beyond(
@@ -145,7 +143,7 @@ def _beyond(
     last = min(hits, key=lambda hit: hit.score)
     least = found[min(wanted.k, len(found)) - 1].score
     unknown = {near for place in scores for near, _ in turns.around(place) if near not in scores}
-    worth = {near: last.score + turns.evidence(near, scores, last.score) for near in unknown}
+    worth = {near: last.score + (turns.evidence(near, scores, last.score) or 0.0) for near in unknown}
     worth = {near: score for near, score in worth.items() if score > least}
     beyond = []
     for namespace in {namespace for namespace, _ in worth}:

@@ -12,13 +12,13 @@ from mllm_plugin.agent.items import AuditEntry, Consolidated, Forgotten, Memory,
 from mllm_plugin.agent.naming import FIELD, HIDDEN, checked_names, memory_of, namespace_of
 from mllm_plugin.agent.recalling import Wanted, condition_of
 from mllm_plugin.agent.writing import Given, given_item
+from mllm_plugin.calls.options import explain_calls
+from mllm_plugin.calls.twins import twin
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory.checks import at_least, positive
 from mllm_plugin.memory.updating import KEEP
-from mllm_plugin.options import explain_calls
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
-from mllm_plugin.twins import twin
 from mllm_plugin.types import Moment, RemoveReport
 
 if TYPE_CHECKING:

@@ -1,13 +1,15 @@
 """The messages of a session in order: which comes next, and what its neighbours say for a hit.
 
 A message is short and leans on those around it: "Really? Where?" answers nothing by itself. So each message
-of a recall's pool counts some of the best score among its neighbours, less with distance.
+of a recall's pool counts some of the best score among its neighbours, less with distance. What stands alone,
+a fact or the one message of a session, gains by the same part as the best message does, or any message with
+a good neighbour would come before a fact that answers better.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mllm_plugin.agent.naming import FIELD, own, place_of
 from mllm_plugin.memory import MemoryIndex
@@ -62,8 +64,8 @@ def around(where: Place) -> list[tuple[Place, int]]:
     return [((namespace, at + side * far), far) for far in range(1, REACH + 1) for side in (-1, 1)]
 
 
-def evidence(where: Place, scores: Mapping[Place, float], unseen: float | None) -> float:
-    """What the neighbours of a place add to its score.
+def evidence(where: Place, scores: Mapping[Place, float], unseen: float | None) -> float | None:
+    """What the neighbours of a place add to its score; None where it has none.
 
     Args:
         where: The place.
@@ -72,4 +74,18 @@ def evidence(where: Place, scores: Mapping[Place, float], unseen: float | None) 
     """
     near = [(scores.get(place, unseen), far) for place, far in around(where)]
     found = [score / (1 + DECAY * (far - 1)) for score, far in near if score is not None]
-    return SHARE * max(0.0, max(found, default=0.0))
+    return SHARE * max(0.0, max(found)) if found else None
+
+
+def in_context(scores: Sequence[float], places: Sequence[Place | None], unseen: float | None) -> list[float]:
+    """The scores of a pool's hits, best first, with what the context of each adds."""
+    by_place = {place: score for place, score in zip(places, scores, strict=True) if place is not None}
+    added = [None if place is None else evidence(place, by_place, unseen) for place in places]
+    gains = [
+        more / score for score, more in zip(scores, added, strict=True) if more is not None and score > 0
+    ]
+    gain = gains[0] if gains else 0.0
+    return [
+        score + (gain * max(0.0, score) if more is None else more)
+        for score, more in zip(scores, added, strict=True)
+    ]

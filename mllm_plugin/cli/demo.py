@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mllm_plugin.builder import IndexBuilder
+from mllm_plugin.bulk.builder import IndexBuilder
 from mllm_plugin.cli.ask import open_llm, reading_lines, show_answer
 from mllm_plugin.cli.output import emit, hit_lines, note, plural, printable, removal_lines
 from mllm_plugin.cli.settings import Settings, UserPath, encoder_option, number_option, output_options

@@ -20,7 +20,7 @@ from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.encoders.quick import quick_encoder
 from mllm_plugin.errors import NotFoundError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME
 

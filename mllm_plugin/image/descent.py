@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space, quantise
-from mllm_plugin.lexical import QueryTerms
+from mllm_plugin.text.lexical import QueryTerms
 
 UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower
 UPPER_LEAST = 4

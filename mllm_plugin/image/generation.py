@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.image.space import Space
-from mllm_plugin.lexical import TermCounts
+from mllm_plugin.text.lexical import TermCounts
 
 FORMAT = 1
 _MARK = b"MLLMIMG\x01"

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.image.space import Level, Space, arrange
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mllm_plugin.documents import check_documents
+from mllm_plugin.calls.options import explain_calls
+from mllm_plugin.documents.given import check_documents
+from mllm_plugin.documents.ingest import Job
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.ingest import Job
 from mllm_plugin.memory.checks import id_of, label_of, mask_of, version_of, which_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.updating import KEEP, change_of
-from mllm_plugin.options import explain_calls
 from mllm_plugin.store.edit import Edit
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.writer import PreparedDocument

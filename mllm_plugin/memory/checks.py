@@ -19,8 +19,8 @@ from mllm_plugin.store.filters import compile_filter, plain_filter
 from mllm_plugin.store.listing import ORDERS, Listing
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.times import EXPIRED, SUPERSEDED, When
+from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import Mode
-from mllm_plugin.unicode import text_flaw
 
 _MODES = ("auto", "beam", "flat", "exact")
 _LONGEST_WAIT = 1_000_000  # seconds

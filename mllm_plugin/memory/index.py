@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.calls.options import explain_calls
+from mllm_plugin.calls.twins import class_twin, iterator_twin, twin
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike, as_encoder
 from mllm_plugin.hierarchy import Hierarchy, RerankerLike
@@ -36,13 +38,11 @@ from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
 from mllm_plugin.memory.updating import KEEP, change_of
-from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.passages import merged
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
-from mllm_plugin.twins import class_twin, iterator_twin, twin
 from mllm_plugin.types import (
     AddReport,
     CompactReport,
@@ -67,8 +67,8 @@ from mllm_plugin.types import (
 )
 
 if TYPE_CHECKING:
-    from mllm_plugin.records import Record
-    from mllm_plugin.seen import Seen
+    from mllm_plugin.documents.records import Record
+    from mllm_plugin.documents.seen import Seen
     from mllm_plugin.store.cache import EmbeddingCache
     from mllm_plugin.store.snapshot import Snapshot
 

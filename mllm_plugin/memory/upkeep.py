@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mllm_plugin.documents.records import export_records
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.scope import Scope
-from mllm_plugin.records import export_records
 from mllm_plugin.store.edit import give_back_pages
 from mllm_plugin.store.namespaces import namespaces_below
 from mllm_plugin.store.statistics import namespace_stats, text_bytes

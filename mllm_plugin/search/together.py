@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.lexical import asked_terms, best_parts, squared_idf
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of
 from mllm_plugin.search.view import View
 from mllm_plugin.store.image import Image, ImageCache
+from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idf
 from mllm_plugin.types import Namespace
 
 _KEPT = 4  # unions: a process searches few prefixes by turns

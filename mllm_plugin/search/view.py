@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.lexical import QueryTerms
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.blocks import Block, BlockCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.text.lexical import QueryTerms
 
 
 class NodeRef(NamedTuple):

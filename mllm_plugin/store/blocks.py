@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.lexical import TermCounts
-from mllm_plugin.lru import LRU
 from mllm_plugin.store.codec import vector_of
+from mllm_plugin.store.lru import LRU
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.text.lexical import TermCounts
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.errors import DamagedStoreError
-from mllm_plugin.lexical import TermCounts
+from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.node import Children
 
 _SCALE_BYTES = 4

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.lexical import QueryTerms, TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.text.lexical import QueryTerms, TermCounts
 from mllm_plugin.tree.node import Children
 
 _MOST_PARTS = 8

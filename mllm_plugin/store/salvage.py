@@ -13,7 +13,6 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import Span
 from mllm_plugin.clock import FIRST, LAST
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.store.codec import children_of
@@ -23,6 +22,7 @@ from mllm_plugin.store.namespaces import NAME_SEPARATOR
 from mllm_plugin.store.pages import Cell, Pages
 from mllm_plugin.store.schema import migrate
 from mllm_plugin.store.times import Times
+from mllm_plugin.text.chunking import Span
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import Namespace
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from mllm_plugin import clock
 from mllm_plugin.errors import ClosedError, DamagedStoreError
-from mllm_plugin.lexical import FIRST_RULE
 from mllm_plugin.store.codec import Windows, children_of, unpack_all, vector_of
 from mllm_plugin.store.documents import Selection, select_documents
 from mllm_plugin.store.failures import decoding
@@ -29,6 +28,7 @@ from mllm_plugin.store.listing import Listing, count_documents, listed_documents
 from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
 from mllm_plugin.store.times import ALWAYS, EXPIRED, Times, When, last_overdue
 from mllm_plugin.store.values import parsed_metadata
+from mllm_plugin.text.lexical import FIRST_RULE
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import Namespace, StoredChunk, StoredDocument

@@ -9,8 +9,8 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.lexical import WORD_RULE, TermCounts
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.text.lexical import WORD_RULE, TermCounts
 
 
 def word_rule(tx: apsw.Connection) -> int:

@@ -9,7 +9,6 @@ import apsw
 import numpy as np
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NamespaceRow
@@ -18,6 +17,7 @@ from mllm_plugin.store.tallies import Homes, Tally, TermTally
 from mllm_plugin.store.terms import posted_terms, word_rule
 from mllm_plugin.store.times import load_times
 from mllm_plugin.store.values import parsed_metadata, postings
+from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.editor import LEAF_LEVEL, Fold
 from mllm_plugin.tree.node import Children
 

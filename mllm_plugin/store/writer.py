@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin import clock
-from mllm_plugin.chunking import Span
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.documents import drop_masks
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
 from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms, word_rule
 from mllm_plugin.store.times import EXPIRED, Times, save_times, stamped
 from mllm_plugin.store.values import Posting, metadata_json, parsed_metadata, postings
+from mllm_plugin.text.chunking import Span
+from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.editor import Fold, TreeEditor
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import Document

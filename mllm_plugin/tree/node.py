@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.shapes import Bool, Float16, Float32, Int, Int64
+from mllm_plugin.text.lexical import TermCounts
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mllm_plugin.image import (
     walk,
 )
 from mllm_plugin.image.kernels import kernels
-from mllm_plugin.lexical import QueryTerms, term_hash
+from mllm_plugin.text.lexical import QueryTerms, term_hash
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mllm_plugin.chunking import split_text
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import document_mark
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.text.chunking import split_text
 from mllm_plugin.training.questions import HELD_OUT_SHARE, Qrels, Queries, relevant
 from mllm_plugin.training.reader.prompts import Prompts
 from mllm_plugin.training.reader.tasks import Sampler

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import Span, split_text
+from mllm_plugin.text.chunking import Span, split_text
 
 LONGEST = 192  # tokens of a chunk while training
 YEAR, NUMBER, NAME, RARE = range(4)

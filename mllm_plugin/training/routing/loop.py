@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.training import distributed
 from mllm_plugin.training.checkpoints import Checkpoint
 from mllm_plugin.training.curves import History

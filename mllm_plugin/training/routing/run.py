@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, document_mark
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training import distributed
 from mllm_plugin.training.curves import write_curves

@@ -52,7 +52,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from tests.store.test_folder import read, write
+from tests.test_folder import read, write
 
 folder, seen, place = Path({folder!r}), [], 0
 write(folder, 0)
@@ -86,8 +86,7 @@ print(place, sum(seen))
 
 
 def test_a_save_that_is_killed_at_any_step_leaves_the_old_pair_or_the_new_one(tmp_path):
-    here = Path(__file__).parent
-    code = _KILLED.format(paths=[str(here), str(here.parent)], folder=str(tmp_path / "folder"))
+    code = _KILLED.format(paths=[str(Path(__file__).parents[1])], folder=str(tmp_path / "folder"))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from mllm_plugin import clock
-from mllm_plugin.chunking import Span
-from mllm_plugin.documents import check_documents
+from mllm_plugin.documents.given import check_documents
+from mllm_plugin.documents.ingest import Ingest
+from mllm_plugin.documents.seen import Seen
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
+from mllm_plugin.encoders.vectors import as_vectors
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
-from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import are_windows, packed_size
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
@@ -34,8 +34,8 @@ from mllm_plugin.store.snapshot import ChunkVectors, Snapshot
 from mllm_plugin.store.times import EXPIRED, Times
 from mllm_plugin.store.values import shown
 from mllm_plugin.store.writer import PreparedDocument
+from mllm_plugin.text.chunking import Span
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
-from mllm_plugin.vectors import as_vectors
 
 TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told

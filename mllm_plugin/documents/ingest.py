@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.documents import Given, check_documents, describe, skips
+from mllm_plugin.documents.given import Given, check_documents, describe, skips
+from mllm_plugin.documents.seen import Seen
 from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
+from mllm_plugin.encoders.vectors import as_vectors, as_windows, listed
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
@@ -25,8 +25,8 @@ from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.times import Times
 from mllm_plugin.store.writer import PreparedDocument
+from mllm_plugin.text.chunking import Span, split_text, whole_text
 from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
-from mllm_plugin.vectors import as_vectors, as_windows, listed
 
 _MOST_ATTEMPTS = 10
 _T = TypeVar("_T")

@@ -192,7 +192,7 @@ def test_no_other_process_has_the_memory_open_nor_opens_it_meanwhile(copy, tmp_p
         refused.append(errors.strip().splitlines()[-1].partition(":")[0])
         return open_salvage(path)
 
-    monkeypatch.setattr("mllm_plugin.repairing.open_salvage", opened_by_another)
+    monkeypatch.setattr("mllm_plugin.bulk.repairing.open_salvage", opened_by_another)
     repair(copy, tmp_path / "saved", encoder=ToyEncoder(DIM), progress=False)
     assert refused == ["mllm_plugin.errors.StoreBusyError"]
     assert contents(copy) == contents(tmp_path / "saved")

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.documents.records import known_times
 from mllm_plugin.encoders import VectorsOnly, as_encoder
 from mllm_plugin.errors import (
     EncoderMismatchError,
@@ -25,7 +26,6 @@ from mllm_plugin.errors import (
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, parse_weights
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.records import known_times
 from mllm_plugin.store.database import FILE_NAME, is_open_here
 from mllm_plugin.store.filesystem import draft_folder, held_alone, swap_folders
 from mllm_plugin.store.salvage import Salvage, SavedDocument, open_salvage

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
+from mllm_plugin.documents.seen import Seen
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
-from mllm_plugin.seen import Seen
 from mllm_plugin.store.times import given_times
 from mllm_plugin.store.values import metadata_json
+from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import Document, OnInvalid, SkippedDocument, StoredDocument
-from mllm_plugin.unicode import text_flaw
 
 _IDS = ("node_id", "id_", "doc_id")  # of a LlamaIndex node
 _INSTEAD = {

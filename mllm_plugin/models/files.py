@@ -10,7 +10,7 @@ from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, MLLMError, ModelNotFoundError
 from mllm_plugin.extras import needs
-from mllm_plugin.pretrained import no_progress_bars
+from mllm_plugin.models.pretrained import no_progress_bars
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _KINDS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
