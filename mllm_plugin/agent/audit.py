@@ -6,17 +6,20 @@ A small SQLite file beside the memory's. What is erased takes its id along: of i
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from mllm_plugin import clock
 from mllm_plugin.agent.items import AuditEntry
 from mllm_plugin.agent.naming import names_of
 from mllm_plugin.errors import StoreError
+from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.types import Namespace
 
 FILE_NAME = "audit.db"
@@ -41,6 +44,9 @@ class Audit:
 
     def __init__(self, folder: Path, enabled: bool) -> None:
         self._path, self._enabled, self._lock = folder / FILE_NAME, enabled, threading.Lock()
+        self._file: sqlite3.Connection | None = None
+        self._opened: os.stat_result | None = None
+        watch_forks(self)
 
     def note(self, action: str, namespace: Namespace, ids: Sequence[str]) -> None:
         """Writes one entry."""
@@ -74,7 +80,7 @@ class Audit:
         try:
             with self._transaction() as file:
                 file.executemany("DELETE FROM items WHERE id = ?", [(name,) for name in ids])
-            with self._lock, closing(self._connection()) as file:
+            with self._using() as file:
                 file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (StoreError, sqlite3.Error) as error:
             return str(error)
@@ -85,7 +91,7 @@ class Audit:
         if not self._path.exists():
             return []
         begins = json.dumps(namespace)[:-1]
-        with self._lock, closing(self._connection()) as file:
+        with self._using() as file:
             rows = file.execute(
                 "SELECT entry, at, action, scope, count FROM entries "
                 "WHERE substr(scope, 1, ?) = ? AND substr(scope, ?, 1) IN (']', ',', '\"') "
@@ -104,10 +110,27 @@ class Audit:
         ids = tuple(name for (name,) in found)
         return AuditEntry(moment, action, names_of(tuple(json.loads(scope))), ids, count)
 
+    def close(self) -> None:
+        """Closes the file; a later entry opens it again."""
+        with self._lock:
+            self._drop()
+
+    def before_fork(self) -> None:
+        """See `HoldsFiles`."""
+        self._lock.acquire()
+        self._drop()
+
+    def after_fork(self, *, child: bool) -> None:
+        """See `HoldsFiles`."""
+        if child:
+            self._lock = threading.Lock()
+        else:
+            self._lock.release()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
-            with self._lock, closing(self._connection()) as file, file:
+            with self._using() as file, file:
                 yield file
         except sqlite3.Error as error:
             raise StoreError(
@@ -115,9 +138,36 @@ class Audit:
                 f"be. Free the file, or open the agent memory with audit=False"
             ) from error
 
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """The open file. It stays open, since closing it waits for the disk."""
+        with self._lock:
+            if self._file is None or not self._is_there():
+                self._drop()
+                self._file = self._connection()
+            try:
+                yield self._file
+            except sqlite3.Error:
+                self._drop()
+                raise
+
+    def _is_there(self) -> bool:
+        """Whether the path is still the file that was opened."""
+        try:
+            return self._opened is not None and os.path.samestat(self._opened, self._path.stat())
+        except FileNotFoundError:
+            return False
+
     def _connection(self) -> sqlite3.Connection:
-        file = sqlite3.connect(self._path, timeout=30.0)
+        file = sqlite3.connect(self._path, timeout=30.0, check_same_thread=False)
+        weakref.finalize(self, file.close)
         file.executescript(
             f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA secure_delete=ON; {_SCHEMA}"
         )
+        self._opened = self._path.stat()
         return file
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -72,6 +72,7 @@ class AgentMemory(AgentScope):
     def close(self) -> None:
         """Closes the files; further calls raise `ClosedError`."""
         self.index.close()
+        self._shared.audit.close()
 
     aclose = twin(close)
 

@@ -8,6 +8,7 @@ a good neighbour would come before a fact that answers better.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 from mllm_plugin.agent.naming import FIELD, own, place_of
@@ -27,17 +28,19 @@ class Turns:
     def __init__(self, memory: MemoryIndex) -> None:
         self._memory = memory
         self._last: dict[tuple[Namespace, str], int] = {}
+        self._lock = threading.Lock()
 
     def next(self, namespace: Namespace, session: str) -> int:
         """The place of a session's next message; looks whether another process has written some."""
         key = (namespace, session)
-        last = self._last.get(key)
-        if last is None:
-            last = self._read(namespace, session)
-        while self._memory.count({f"{FIELD}.place": last + 1}, namespace=namespace):
-            last += 1
-        self._last[key] = last + 1
-        return last + 1
+        with self._lock:
+            last = self._last.get(key)
+            if last is None:
+                last = self._read(namespace, session)
+            while self._memory.count({f"{FIELD}.place": last + 1}, namespace=namespace):
+                last += 1
+            self._last[key] = last + 1
+            return last + 1
 
     def forget(self) -> None:
         """Reads anew from the memory from now on."""

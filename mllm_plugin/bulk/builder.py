@@ -72,11 +72,13 @@ class IndexBuilder:
         skips(on_invalid)
         started = time.perf_counter()
         reports: list[AddReport] = []
+        written = 0
         try:
             for report in self._batches(documents, on_invalid):
-                reports.append(report)
+                written += len(report.ids)
+                reports.append(replace(report, ids=()))
         except Exception as error:
-            words = _kept(error, sum(len(report.ids) for report in reports))
+            words = _kept(error, written)
             if isinstance(error, MLLMError):
                 raise type(error)(f"{error}. {words}") from error
             if sys.version_info >= (3, 11):

@@ -17,9 +17,10 @@ from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
 from mllm_plugin.search.labels import Labeller
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, rank_in_setting
+from mllm_plugin.search.rank import Candidates, rank, rank_in_setting
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.search.scan import scan
+from mllm_plugin.search.together import Together, UnionCache
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
 from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
@@ -30,6 +31,8 @@ from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.times import ALWAYS, When
 from mllm_plugin.types import Hit, Hits, Namespace, SearchMode, SearchStatistics
 
+_SMALL = 1000  # chunks of a namespace that is scanned together with others, where there are so many of them
+_MANY = 8
 MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
 
 
@@ -83,6 +86,7 @@ class Searcher:
         self._config, self._search, self._hierarchies = config, config.search, hierarchies
         self._embedding_chunks = EmbeddingChunkCache(config.search.cache_bytes)
         self._images = ImageCache(config.search.cache_bytes)
+        self._unions = UnionCache(self._images)
         self._allowed = AllowedCache()
         self.labeller = Labeller()
 
@@ -111,10 +115,12 @@ class Searcher:
     ) -> list[Hits]:
         """Returns the hits of each query, best first, merged over the namespaces."""
         views = [view for view in views if view.answers]
+        apart, together = self._divided(views, request, clock)
         found: list[list[Found]] = []
         for start in range(0, len(queries), MOST_QUERIES):
             part = queries[start : start + MOST_QUERIES]
-            by_view = [self._search_view(view, part, request, clock) for view in views]
+            by_view = [self._search_view(view, part, request, clock) for view in apart]
+            by_view += [self._search_together(one, part, request, clock) for one in together]
             found += [[own[place] for own in by_view] for place in range(len(part))]
         modes: set[SearchMode] = {self._mode(view, request) for view in views}
         mode = modes.pop() if len(modes) == 1 else request.mode
@@ -124,6 +130,67 @@ class Searcher:
     def _let_through(self, view: View, request: Request) -> Allowed:
         wanted = request.condition, request.exclude_labels, request.when
         return self._allowed.get(view.snapshot, view.row, *wanted)
+
+    # -- many small namespaces
+    # -----------------------------------------------------------------------------------
+
+    def _divided(
+        self, views: Sequence[View], request: Request, clock: Clock
+    ) -> tuple[Sequence[View], list[Together]]:
+        """The views that are searched by themselves, and those that are scanned together, if any are."""
+        small = [
+            view for view in views if view.row.live_chunks <= _SMALL and self._mode(view, request) == "flat"
+        ]
+        if len(small) < _MANY or sum(view.row.live_chunks for view in small) > self._most_together(small[0]):
+            return views, []
+        with clock.stage("walk"):
+            union = self._unions.get(small)
+        chosen = {view.row.namespace_id for view in small}
+        rest = [view for view in views if view.row.namespace_id not in chosen]
+        return rest, [Together(small, union)]
+
+    def _most_together(self, view: View) -> int:
+        """How many chunks may lie side by side a second time: a quarter of the memory for scans."""
+        return self._search.cache_bytes // (16 * view.snapshot.dim)
+
+    def _search_together(
+        self, together: Together, queries: Sequence[Query], request: Request, clock: Clock, wider: int = 1
+    ) -> list[Found]:
+        """Searches small namespaces; a query that found too few documents is searched again, wider."""
+        most = wider * max(self._search.rescore, 2 * request.k)
+        with clock.stage("walk"):
+            candidates = together.candidates(queries, most=most)
+        found = []
+        for query, own in zip(queries, candidates, strict=True):
+            hits = self._hits(together, query, own, request, clock)
+            if request.unique_documents and len(hits) < request.k and not own.complete:
+                found += self._search_together(together, [query], request, clock, 4 * wider)
+                continue
+            best = together.view_of(hits[0].chunk_id) if hits and query.text else None
+            setting = None if best is None else self._setting(best, query, request)
+            found.append(Found(hits, own, setting))
+        return found
+
+    def _hits(
+        self, together: Together, query: Query, candidates: Candidates, request: Request, clock: Clock
+    ) -> list[Hit]:
+        view = together.views[0]
+        with clock.stage("score"):
+            ranked = rank(view, query, candidates)
+        with clock.stage("fetch"):
+            return read_hits(
+                view,
+                query,
+                ranked,
+                k=request.k,
+                unique_documents=request.unique_documents,
+                neighbours=request.neighbours,
+                namespace_of=together.namespace_of,
+            )
+
+    def _setting(self, view: View, query: Query, request: Request) -> Setting | None:
+        """What a search of one namespace by itself tells."""
+        return rank_in_setting(view, query, self._candidates(view, [query], request, 1)[0])[1]
 
     # -- one namespace
     # -------------------------------------------------------------------------------------------

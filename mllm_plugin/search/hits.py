@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Ranked
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
-from mllm_plugin.types import Hit, PathStep
+from mllm_plugin.types import Hit, Namespace, PathStep
 
 _SPARE = 3  # chunks beyond k whose places are read with the first, for ties
 
@@ -18,13 +18,30 @@ Found = tuple[Ranked, Place]
 
 
 def read_hits(
-    view: View, query: Query, ranked: Sequence[Ranked], *, k: int, unique_documents: bool, neighbours: int = 0
+    view: View,
+    query: Query,
+    ranked: Sequence[Ranked],
+    *,
+    k: int,
+    unique_documents: bool,
+    neighbours: int = 0,
+    namespace_of: Callable[[int], Namespace] | None = None,
 ) -> list[Hit]:
     """The k best chunks with their texts, metadata and paths, and so many chunks around each.
 
     In place of the relevance, which a whole search tells, they have the plain score that it is made of.
+
+    Args:
+        view: Of their namespace, or where `namespace_of` tells that of each, of any in the same snapshot.
+        query: What was looked for.
+        ranked: The chunks, best first.
+        k: How many.
+        unique_documents: Take one chunk of a document.
+        neighbours: Chunks around each.
+        namespace_of: The namespace of a chunk.
     """
-    chosen = _first(_places(view, ranked, k + _SPARE), k, unique_documents)
+    told = namespace_of or (lambda _: view.row.namespace)
+    chosen = _first(_places(view, ranked, k + _SPARE), k, unique_documents, told)
     paths = trace_paths(view, query, {place.node_id for _, place in chosen})
     rowids = {place.document_rowid for _, place in chosen}
     documents = view.snapshot.texts(rowids)
@@ -44,7 +61,7 @@ def read_hits(
                 relevance=found.plain,
                 metadata=parsed_metadata(metadata),
                 path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
-                namespace=view.row.namespace,
+                namespace=told(found.chunk_id),
                 before=text[first : place.start],
                 after=text[place.end : last],
                 **times.fields(),
@@ -69,8 +86,10 @@ def _places(view: View, ranked: Sequence[Ranked], together: int) -> Iterator[Fou
         yield from ((found, places[found.chunk_id]) for found in part)
 
 
-def _first(places: Iterator[Found], k: int, unique_documents: bool) -> list[Found]:
-    """The best k; ties are settled by document id and offset, not by insertion."""
+def _first(
+    places: Iterator[Found], k: int, unique_documents: bool, namespace_of: Callable[[int], Namespace]
+) -> list[Found]:
+    """The best k; ties are settled by namespace, document id and offset, not by insertion."""
     kept: list[Found] = []
     documents: set[int] = set()
     for found, place in places:
@@ -80,8 +99,12 @@ def _first(places: Iterator[Found], k: int, unique_documents: bool) -> list[Foun
             continue
         documents.add(place.document_rowid)
         kept.append((found, place))
-    kept.sort(key=lambda pair: (-pair[0].score, pair[1].document_id, pair[1].start))
-    return kept[:k]
+
+    def order(pair: Found) -> tuple[float, Namespace, str, int]:
+        found, place = pair
+        return -found.score, namespace_of(found.chunk_id), place.document_id, place.start
+
+    return sorted(kept, key=order)[:k]
 
 
 # -- paths

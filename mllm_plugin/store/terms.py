@@ -88,6 +88,12 @@ def shift_live_terms(tx: apsw.Connection, namespace_id: int, terms: TermCounts, 
     )
 
 
+def posted_terms(tx: apsw.Connection, namespace_id: int) -> NDArray[np.int64]:
+    """The terms that have a posting list, in ascending order."""
+    query = "SELECT term FROM terms WHERE namespace_id = ? AND posted ORDER BY term"
+    return np.fromiter((term for (term,) in tx.execute(query, (namespace_id,))), dtype=np.int64)
+
+
 def rebuild_postings(tx: apsw.Connection, namespace_id: int, chunks: Iterable, limit: int) -> int:
     """Lists again the terms that have become rare since their postings were dropped; returns how many.
 

@@ -13,7 +13,8 @@ from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import load_children
-from mllm_plugin.store.terms import word_rule
+from mllm_plugin.store.tallies import Homes, Tally, TermTally
+from mllm_plugin.store.terms import posted_terms, word_rule
 from mllm_plugin.store.times import load_times
 from mllm_plugin.store.values import parsed_metadata, postings
 from mllm_plugin.text.lexical import TermCounts
@@ -47,9 +48,10 @@ class NamespaceCheck:
     ) -> None:
         self._tx, self._row, self._config, self._fold, self._dim = tx, row, config, fold, dim
         self._tolerance, self._rule = tolerance, word_rule(tx)
-        self._homes: dict[int, int] = {}
-        self._live: dict[int, int] = {}
-        self._terms: list[TermCounts] = []
+        self._homes, self._terms = Homes(), TermTally()
+        self._posted = np.array([-1])  # words with a posting list, ascending, and an end
+        self._listed = Tally()  # rows that the posting lists of words must have
+        self._live_terms = 0
         self._seen: set[int] = set()
         self._whole = True  # nothing was left out, so that counts can be compared
         self._last_text: tuple[int | None, str | None] = (None, None)
@@ -67,6 +69,7 @@ class NamespaceCheck:
 
     def _tree(self) -> Iterator[str]:
         """Every node once, whatever the links say."""
+        self._posted = np.append(posted_terms(self._tx, self._row.namespace_id), -1)
         waiting: list[tuple[int, tuple[int, int] | None, EmbeddingChunk | None]] = []
         if self._row.root_id is not None:
             waiting.append((self._row.root_id, None, None))
@@ -80,6 +83,8 @@ class NamespaceCheck:
         stored = {n for (n,) in self._rows("SELECT node_id FROM nodes WHERE namespace_id = ?")}
         if self._whole and stored != self._seen:
             yield f"{len(stored - self._seen)} nodes are not reachable from the root"
+        for chunk in self._homes.repeated():
+            yield f"chunk {chunk}: in two nodes"
 
     def _below(self, node_id: int) -> str:
         """Names the documents that have chunks in a node."""
@@ -165,12 +170,20 @@ class NamespaceCheck:
             return
         if not np.isfinite(children.vectors).all():
             yield f"node {node_id}: a vector is not finite"
-        for chunk in set(children.ids.tolist()) & self._homes.keys():
-            yield f"chunk {chunk}: in two nodes"
-        self._homes.update(dict.fromkeys(children.ids.tolist(), node_id))
-        self._live.update(zip(children.ids.tolist(), children.live.tolist(), strict=True))
-        self._terms.append(terms)
+        self._homes.add(node_id, children.ids, children.live)
+        self._count(children, terms)
         yield from self._term_texts(node_id, children)
+
+    def _count(self, children: EmbeddingChunk, terms: TermCounts) -> None:
+        """Notes what the statistics of words must say of some chunks."""
+        live, owners = children.live > 0, terms.rows()
+        self._terms.add(terms.hashes, live[owners])
+        self._live_terms += int(terms.lengths[live].sum())
+        listed = np.flatnonzero(
+            self._posted[np.searchsorted(self._posted[:-1], terms.hashes)] == terms.hashes
+        )
+        chunks = children.ids[owners[listed]].tolist()
+        self._listed.add(zip(terms.hashes[listed].tolist(), chunks, strict=True))
 
     def _term_texts(self, node_id: int, children: EmbeddingChunk) -> Iterator[str]:
         texts = [self._text(chunk) for chunk in children.ids.tolist()]
@@ -202,10 +215,9 @@ class NamespaceCheck:
 
     def _documents(self) -> Iterator[str]:
         """Every document by itself, so that one that cannot be read is named and hides no other."""
-        expected: set[tuple] = set()
-        chunks = 0
-        for document_id, rowid in list(
-            self._rows("SELECT id, document_rowid FROM documents WHERE namespace_id = ?")
+        expected, chunks = Tally(), 0
+        for document_id, rowid in self._rows(
+            "SELECT id, document_rowid FROM documents WHERE namespace_id = ?"
         ):
             self.checked["documents"] += 1
             try:
@@ -220,13 +232,15 @@ class NamespaceCheck:
             return
         if chunks != len(self._homes):
             yield f"{chunks} chunks in documents, {len(self._homes)} in the tree"
-        stored = set(
-            self._rows("SELECT key, kind, value, document_rowid FROM metadata WHERE namespace_id = ?")
-        )
+        stored = Tally()
+        stored.add(self._rows("SELECT key, kind, value, document_rowid FROM metadata WHERE namespace_id = ?"))
         if stored != expected:
-            yield f"metadata postings differ from the documents' metadata in {len(stored ^ expected)} rows"
+            yield (
+                f"metadata postings differ from the documents' metadata: {stored.count:,} rows, expected "
+                f"{expected.count:,}" + (" others" if stored.count == expected.count else "")
+            )
 
-    def _document(self, document_id: str, rowid: int, expected: set[tuple]) -> Iterator[str]:
+    def _document(self, document_id: str, rowid: int, expected: Tally) -> Iterator[str]:
         text, metadata, masked, split, text_hash = self._tx.execute(
             "SELECT text, metadata, masked, split, text_hash FROM documents WHERE document_rowid = ?",
             (rowid,),
@@ -234,7 +248,7 @@ class NamespaceCheck:
         if text_hash != text_digest(text, bool(split)):
             yield f"document {document_id!r}: its text is not the one that was stored"
         length = len(text.decode("utf-8"))
-        expected |= {(*posting, rowid) for posting in postings(parsed_metadata(metadata))}
+        expected.add({(*posting, rowid) for posting in postings(parsed_metadata(metadata))})
         masks = self._tx.execute("SELECT count(*) FROM masks WHERE document_rowid = ?", (rowid,)).get
         if bool(masked) != bool(masks):
             yield f"document {document_id!r}: masked flag and masks differ"
@@ -252,9 +266,10 @@ class NamespaceCheck:
             before = end
             if windows is not None and not self._are_windows(windows):
                 yield f"document {document_id!r}: the windows of chunk {chunk_id} are malformed"
-            if self._whole and self._homes.get(chunk_id) != node_id:
+            home, live = self._homes.of(chunk_id)
+            if self._whole and home != node_id:
                 yield f"document {document_id!r}: the node of chunk {chunk_id} does not hold it"
-            if self._whole and self._live.get(chunk_id) != int(not masked):
+            if self._whole and live != int(not masked):
                 yield (
                     f"document {document_id!r}: chunk {chunk_id} is masked here but not in the tree, or the "
                     f"reverse"
@@ -277,25 +292,12 @@ class NamespaceCheck:
     def _statistics(self) -> Iterator[str]:
         if not self._whole:
             return  # what is missing was named; the counts of the rest say nothing
-        terms = TermCounts.concat(self._terms) if self._terms else TermCounts.empty()
-        alive = np.array([self._live[chunk] > 0 for chunk in self._homes], dtype=bool)
-        owners = np.array(list(self._homes), dtype=np.int64)
-        total = Counter(terms.hashes.tolist())
-        live = Counter(terms.hashes[alive[terms.rows()]].tolist()) if len(owners) else Counter()
-        rows = list(self._rows("SELECT term, live, total, posted FROM terms WHERE namespace_id = ?"))
-        if {term: (a, b) for term, a, b, _ in rows} != {term: (live[term], total[term]) for term in total}:
+        rows = self._rows("SELECT term, live, total FROM terms WHERE namespace_id = ? ORDER BY term")
+        if not self._terms.equals(rows):
             yield "document frequencies differ from the chunks' terms"
-        if (self._row.live_chunks, self._row.live_terms) != (
-            int(alive.sum()),
-            int(terms.lengths[alive].sum()),
-        ):
+        if (self._row.live_chunks, self._row.live_terms) != (self._homes.alive, self._live_terms):
             yield "counts of live chunks and terms differ from the tree's"
-        posted = {term for term, _, _, listed in rows if listed}
-        entries = np.isin(terms.hashes, np.array(sorted(posted), dtype=np.uint32))
-        pairs = (
-            zip(terms.hashes[entries].tolist(), owners[terms.rows()[entries]].tolist(), strict=True)
-            if posted
-            else ()
-        )
-        if set(self._rows("SELECT term, chunk_id FROM postings WHERE namespace_id = ?")) != set(pairs):
+        stored = Tally()
+        stored.add(self._rows("SELECT term, chunk_id FROM postings WHERE namespace_id = ?"))
+        if stored != self._listed:
             yield "posting lists differ from the chunks' terms"

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import regex
@@ -200,6 +202,21 @@ class TermCounts:
         return cls(sizes, lengths, hashes, counts)
 
 
+class AskedTerm(NamedTuple):
+    """A term of a query: its hash, those of its other forms, how often it is asked for."""
+
+    term: int
+    forms: list[int]
+    repeats: int
+
+
+def asked_terms(text: str, rule: int = WORD_RULE) -> list[AskedTerm]:
+    """The terms of a query, in ascending order of their hashes."""
+    asked = Counter(terms_of(text, rule)).items()
+    found = [AskedTerm(term_hash(term), [*map(term_hash, forms_of(term))], count) for term, count in asked]
+    return sorted(found, key=attrgetter("term"))
+
+
 @dataclass(frozen=True)
 class QueryTerms:
     """A query's terms in one namespace; entries are the terms and their other forms.
@@ -232,16 +249,14 @@ class QueryTerms:
             length: Terms in all of them.
             rule: By which the memory tells words.
         """
-        asked = Counter(terms_of(text, rule))
         hashes, terms, weights = [], [], []
         bound = 0.0
-        for place, (term, repeats) in enumerate(sorted(asked.items(), key=lambda pair: term_hash(pair[0]))):
-            forms = [term_hash(form) for form in forms_of(term)]
+        for place, (term, forms, repeats) in enumerate(asked_terms(text, rule)):
             forms = [form for form in forms if frequencies.get(form) or not chunks]
-            occurs = [frequencies.get(one, 0) for one in (term_hash(term), *forms)]
-            weight = _squared_idf(occurs[0], chunks) * repeats
-            shared = _squared_idf(min(chunks, sum(occurs)), chunks) * repeats
-            hashes += [term_hash(term), *forms]
+            occurs = [frequencies.get(one, 0) for one in (term, *forms)]
+            weight = squared_idf(occurs[0], chunks) * repeats
+            shared = squared_idf(min(chunks, sum(occurs)), chunks) * repeats
+            hashes += [term, *forms]
             terms += [place] * len(occurs)
             weights += [weight, *[shared] * len(forms)]
             bound += weight
@@ -274,7 +289,7 @@ class QueryTerms:
             ]
             rows, part = found[first][0], parts[0]
             if last - first > 1:
-                rows, part = _best_parts(np.concatenate([rows for rows, _ in found[first:last]]), parts)
+                rows, part = best_parts(np.concatenate([rows for rows, _ in found[first:last]]), parts)
             total[rows] += part
         return total
 
@@ -308,7 +323,7 @@ def score_terms(
     ]
 
 
-def _best_parts(
+def best_parts(
     rows: NDArray[np.int64], parts: Sequence[NDArray[np.float64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Each text once, with the best of its parts."""
@@ -318,5 +333,6 @@ def _best_parts(
     return (rows[starts], np.maximum.reduceat(part, starts)) if len(rows) else (rows, part)
 
 
-def _squared_idf(occurs: int, chunks: int) -> float:
+def squared_idf(occurs: int, chunks: int) -> float:
+    """The squared inverse document frequency of a term that so many of the chunks have."""
     return float(np.log1p((chunks - occurs + 0.5) / (occurs + 0.5))) ** 2

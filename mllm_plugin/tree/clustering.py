@@ -55,6 +55,13 @@ def nearest(
     return labels
 
 
+def centroids_of(
+    vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "k d"]:
+    """Normalised means of at most k groups of similar vectors [n, d]."""
+    return _centroids(vectors, _lloyd(vectors, k, rng))
+
+
 def _cluster(
     vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, " n"]:
@@ -63,7 +70,7 @@ def _cluster(
         return _lloyd(vectors, k, rng)
     coarse_k = int(np.sqrt(k))
     sample = rng.choice(len(vectors), min(len(vectors), coarse_k * _SAMPLE_PER_CENTROID), replace=False)
-    coarse = nearest(vectors, _centroids(vectors[sample], _lloyd(vectors[sample], coarse_k, rng)))
+    coarse = nearest(vectors, centroids_of(vectors[sample], coarse_k, rng))
     labels = np.empty(len(vectors), dtype=np.int64)
     used = 0
     for part in range(int(coarse.max()) + 1):

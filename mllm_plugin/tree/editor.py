@@ -8,9 +8,8 @@ parent's embedding chunk; the root has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,42 +17,20 @@ from numpy.typing import NDArray
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.tree.clustering import group
-from mllm_plugin.tree.node import EmbeddingChunk, Node
+from mllm_plugin.tree.node import EmbeddingChunk, Node, NodeStore
+from mllm_plugin.tree.parts import Parts
 
 LOWEST_LEVEL = 2  # the level of nodes whose children are chunks
 _PLACEMENT_WIDTH = 4
 _CARE = "`mllm verify` lists what is wrong, `mllm repair` keeps every document that can be read"
 _MOST_PASSES = 16  # small groups may be left over; large ones never are
 
+_NUMBERS = 1 << 22  # of the embeddings that are grouped at once
+_LEAST_GROUPS = 64  # that these make
+_BLOCK = 1024  # embeddings that wait together to be grouped
+
 Fold = Callable[[int, NDArray[np.float16], NDArray[np.bool_]], NDArray[np.float16]]
-
-
-class NodeStore(Protocol):
-    """Where nodes are kept."""
-
-    def new_id(self) -> int:
-        """An id that no node ever had."""
-        ...
-
-    def load(self, node_id: int) -> Node:
-        """Reads a node with its embedding chunk."""
-        ...
-
-    def save(self, node: Node) -> None:
-        """Writes a node with its embedding chunk."""
-        ...
-
-    def delete(self, node_id: int) -> None:
-        """Deletes a node."""
-        ...
-
-    def set_parent(self, node_id: int, parent_id: int | None) -> None:
-        """Moves a node below another parent."""
-        ...
-
-    def place_chunks(self, homes: Mapping[int, int]) -> None:
-        """Records the home of chunks: node id by chunk id."""
-        ...
+Block = tuple[int, int]  # a node whose children are to be grouped anew, and how many it has
 
 
 class TreeEditor:
@@ -119,21 +96,40 @@ class TreeEditor:
             self._dirty.add(node_id)
 
     def regroup(self, new_chunks: EmbeddingChunk | None = None) -> None:
-        """Groups all chunks anew, with `new_chunks` among them."""
-        parts = [] if new_chunks is None else [new_chunks]
-        for node in list(self._walk()):
-            if node.level == LOWEST_LEVEL:
-                parts.append(node.children)
-            self._delete(node.node_id)
-        self.root_id = None
-        chunks = parts[0].joined(*parts[1:]) if parts else None
-        if chunks is None or not len(chunks):
-            return
-        level, children = LOWEST_LEVEL, chunks
-        while len(children) > self._config.target(level - 1):
-            children = self._summaries(list(self._grouped(children, level)))
-            level += 1
-        self.root_id = self._new_node(level, children).node_id
+        """Groups all chunks anew, with `new_chunks` among them; holds a part of them at a time."""
+        blocks = [] if new_chunks is None else list(self._blocks(LOWEST_LEVEL, new_chunks))
+        for node in self._walk():
+            if node.level == LOWEST_LEVEL and len(node.children):
+                blocks.append((node.node_id, len(node.children)))
+            else:
+                self._delete(node.node_id)
+        self.root_id, level = None, LOWEST_LEVEL
+        while sum(size for _, size in blocks) > self._config.target(level - 1):
+            blocks, level = list(self._regrouped(blocks, level)), level + 1
+        if blocks:
+            children = self._taken([(block, np.arange(size)) for block, size in blocks])
+            for block, _ in blocks:
+                self._delete(block)
+            self.root_id = self._new_node(level, children).node_id
+
+    def _regrouped(self, blocks: list[Block], level: int) -> Iterator[Block]:
+        """Groups what the blocks hold below new nodes of `level`; blocks of what is held of these.
+
+        Blocks are deleted as soon as nothing more is taken of them: their pages take the new nodes.
+        """
+        names, sizes = zip(*blocks, strict=True)
+        parts = Parts(sizes, lambda place: self._loaded(names[place]).children.directions)
+        most = max(_LEAST_GROUPS * self._config.target(level - 1), _NUMBERS // self._width(names[0]))
+        split = list(parts.of_at_most(most, self._config.seed))
+        last = {block: number for number, places in enumerate(split) for block, _ in parts.rows(places)}
+        for number, places in enumerate(split):
+            rows = list(parts.rows(places))
+            children = self._taken([(names[block], own) for block, own in rows])
+            for block in (block for block, _ in rows if last[block] == number):
+                self._delete(names[block])
+            yield from self._blocks(level + 1, self._summaries(list(self._grouped(children, level))))
+            if len(split) > 1:
+                self._put_away()
 
     def refold(self) -> int:
         """Folds every node but the root anew, chunks' nodes one at a time; returns how many."""
@@ -147,6 +143,7 @@ class TreeEditor:
                 vectors = np.stack([self._folded(child) for child in below])
                 node.children = replace(node.children, vectors=vectors)
                 folded += len(vectors)
+            self._nodes[node.node_id] = node
             self._dirty.add(node.node_id)
         return folded + max(0, len(above) - 1)
 
@@ -171,6 +168,38 @@ class TreeEditor:
             self._nodes[node_id] = self._store.load(node_id)
             self._stored.add(node_id)
         return self._nodes[node_id]
+
+    def _loaded(self, node_id: int) -> Node:
+        """A node, which is not kept in memory for it."""
+        if node_id in self._nodes:
+            return self._nodes[node_id]
+        self._stored.add(node_id)
+        return self._store.load(node_id)
+
+    def _width(self, node_id: int) -> int:
+        """Numbers in an embedding."""
+        return self._loaded(node_id).children.vectors[0].size
+
+    def _blocks(self, level: int, children: EmbeddingChunk) -> Iterator[Block]:
+        """Holds children, until they are grouped, as those of some nodes of `level`."""
+        for rows in np.split(np.arange(len(children)), np.arange(_BLOCK, len(children), _BLOCK)):
+            node = Node(self._store.new_id(), level, None, children.take(rows))
+            self._nodes[node.node_id] = node
+            yield node.node_id, len(rows)
+
+    def _taken(self, part: Sequence[tuple[int, NDArray[np.int64]]]) -> EmbeddingChunk:
+        """Some rows of some nodes' children."""
+        first, *others = (self._loaded(node_id).children.take(rows) for node_id, rows in part)
+        return first.joined(*others)
+
+    def _put_away(self) -> None:
+        """Saves all nodes as they are and forgets them; what is above them is still to come."""
+        for node in self._nodes.values():
+            self._store.save(node)
+        self._store.place_chunks(self._homes)
+        self._stored |= self._nodes.keys()
+        for known in (self._nodes, self._homes, self._dirty, self._resized):
+            known.clear()
 
     def _new_node(self, level: int, children: EmbeddingChunk) -> Node:
         node = Node(self._store.new_id(), level, None, children)
@@ -211,7 +240,7 @@ class TreeEditor:
         Raises:
             DamagedStoreError: A node is reached twice.
         """
-        pending = [] if self.root_id is None else [self._node(self.root_id)]
+        pending = [] if self.root_id is None else [self._loaded(self.root_id)]
         seen = {node.node_id for node in pending}
         while pending:
             node = pending.pop()
@@ -220,16 +249,15 @@ class TreeEditor:
                 if not seen.isdisjoint(ids):
                     raise DamagedStoreError(f"a node below node {node.node_id} has two parents; {_CARE}")
                 seen.update(ids)
-                pending.extend(self._below(node, ids))
+                pending.extend(self._below(node, [self._loaded(child_id) for child_id in ids]))
             yield node
 
-    def _below(self, node: Node, ids: list[int]) -> list[Node]:
+    def _below(self, node: Node, found: list[Node]) -> list[Node]:
         """Children of a node that has nodes for children.
 
         Raises:
             DamagedStoreError: One is not of the level below; so no walk goes in circles.
         """
-        found = [self._node(child_id) for child_id in ids]
         if any(child.level != node.level - 1 for child in found):
             raise DamagedStoreError(
                 f"a node below node {node.node_id} is not of level {node.level - 1}; {_CARE}"
@@ -251,7 +279,7 @@ class TreeEditor:
             scores = np.concatenate([node.children.directions @ vector for node in frontier])
             width = _PLACEMENT_WIDTH if frontier[0].level > level + 1 else 1
             best = ids[np.argsort(-scores, kind="stable")[:width]]
-            frontier = self._below(frontier[0], best.tolist())
+            frontier = self._below(frontier[0], [self._node(one) for one in best.tolist()])
         return frontier[0].node_id
 
     def _grouped(self, children: EmbeddingChunk, level: int) -> Iterator[Node]:
@@ -344,7 +372,7 @@ class TreeEditor:
                 self._delete(root.node_id)
                 self.root_id = self._new_node(root.level + 1, summary).node_id
             elif root.level > LOWEST_LEVEL and self._fits_one_group(root):
-                below = self._below(root, root.children.ids.tolist())
+                below = self._below(root, [self._node(one) for one in root.children.ids.tolist()])
                 children = below[0].children.joined(*(node.children for node in below[1:]))
                 for node in (root, *below):
                     self._delete(node.node_id)

@@ -5,8 +5,9 @@ Shapes: c children, r vectors per embedding, d dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -101,3 +102,31 @@ class Node:
     level: int
     parent_id: int | None
     children: EmbeddingChunk
+
+
+class NodeStore(Protocol):
+    """Where nodes are kept."""
+
+    def new_id(self) -> int:
+        """An id that no node ever had."""
+        ...
+
+    def load(self, node_id: int) -> Node:
+        """Reads a node with its embedding chunk."""
+        ...
+
+    def save(self, node: Node) -> None:
+        """Writes a node with its embedding chunk."""
+        ...
+
+    def delete(self, node_id: int) -> None:
+        """Deletes a node."""
+        ...
+
+    def set_parent(self, node_id: int, parent_id: int | None) -> None:
+        """Moves a node below another parent."""
+        ...
+
+    def place_chunks(self, homes: Mapping[int, int]) -> None:
+        """Records the home of chunks: node id by chunk id."""
+        ...

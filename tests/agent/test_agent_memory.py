@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from mllm_plugin import InvalidInputError, NotFoundError, VersionConflictError
 from mllm_plugin.agent import AgentMemory
+from tests.helpers.fault_tools import in_child
 from tests.helpers.toy import ToyEncoder
 
 DAY = datetime(2024, 5, 1, tzinfo=timezone.utc)
@@ -177,6 +179,37 @@ def test_a_log_that_cannot_be_written_undoes_nothing(memory: AgentMemory) -> Non
     assert (report.ids, report.erased) == ((name,), False)
     assert "audit log" in report.reason
     assert ann.get(name) is None
+
+
+def test_the_log_goes_on_in_a_child_and_in_a_new_file(memory: AgentMemory) -> None:
+    ann = memory.scope(user="ann")
+    ann.remember("tea", id="1")
+    assert in_child(lambda: ann.remember("milk", id="2").id) == "2"
+    ann.remember("sugar", id="3")
+    assert [entry.ids for entry in ann.audit()] == [("3",), ("2",), ("1",)]
+    for path in memory.index.path.glob("audit.db*"):
+        path.unlink()
+    ann.remember("lemon", id="4")
+    assert [entry.ids for entry in ann.audit()] == [("4",)]
+
+
+def test_many_users_write_at_once(memory: AgentMemory) -> None:
+    """Nothing is lost, and the messages of a session get places of their own."""
+
+    def say(number: int) -> str:
+        return memory.scope(user=f"u{number % 5}", session="s").remember(f"w{number} said", speaker="me").id
+
+    with ThreadPoolExecutor(10) as pool:
+        ids = list(pool.map(say, range(60)))
+    there = {item.id: item for item in memory.list(limit=None)}
+    assert there.keys() == set(ids)
+    places = [
+        document.metadata["item"]["place"]
+        for document in memory.index.documents(namespace=("user:u3", "session:s"))
+    ]
+    assert len(set(places)) == len(places) == 12
+    assert max(places) - min(places) == 11
+    assert memory.index.verify().problems == ()
 
 
 async def test_async_twins(memory: AgentMemory) -> None:

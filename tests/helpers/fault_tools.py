@@ -7,14 +7,14 @@ import random
 import signal
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 import pytest
 
-from mllm_plugin import Document, MemoryIndex, StoreError
+from mllm_plugin import Document, IndexBuilder, MemoryIndex, StoreError
 from mllm_plugin.store import creation, database
 from mllm_plugin.store.connections import checksum_vfs
 from tests.helpers.robustness_tools import KEPT, some_documents
@@ -117,29 +117,59 @@ STEPS: tuple[Callable[[MemoryIndex], object], ...] = (
 )
 
 
+Life = Sequence[Callable[[MemoryIndex], object]]
+
+
+def any_life(seed: int, length: int = 8) -> Life:
+    """Steps drawn at random; the same ones for a seed."""
+    draw, there, life = random.Random(seed), set(), []
+    for number in range(length):
+        some = draw.sample(sorted(there), min(len(there), 4))
+        new = some_documents(draw.choice((1, 5, 40)), prefix=f"s{number}-", words=draw.choice((3, 12, 200)))
+        again = [Document(f"{name} again {number}", id=name, metadata={"step": number}) for name in some[:2]]
+        ways = [
+            lambda memory, all_=(*new, *again): memory.add(all_),
+            lambda memory, new=new: _builder(memory).build(new),
+            lambda memory, some=some: memory.mask(some, label="aside"),
+            lambda memory: memory.unmask(label="aside"),
+            lambda memory, some=some: _erased(memory.remove(some)),
+            lambda memory, some=some, number=number: memory.update(some[0], metadata={"step": number}),
+            lambda memory: memory.compact(regroup=True),
+        ]
+        way = draw.choice(range(len(ways)) if some else (0, 1))
+        there |= {one.id for one in new} if way < 2 else set()
+        there -= set(some) if way == 4 else set()
+        life.append(ways[way])
+    return life
+
+
+def _builder(memory: MemoryIndex) -> IndexBuilder:
+    return IndexBuilder(memory, batch_size=1000, progress=False)
+
+
 def _erased(report) -> None:
     if not report.erased:
         raise StoreError(report.reason)
 
 
 def state(memory: MemoryIndex) -> dict[str, tuple]:
-    return {one.id: (one.text, one.masks) for one in memory.documents()}
+    return {one.id: (one.text, one.masks, one.metadata) for one in memory.documents()}
 
 
-def run_steps(folder: Path, done: Callable[[int], object]) -> None:
+def run_steps(folder: Path, done: Callable[[int], object], life: Life = STEPS) -> None:
     """A short life of a memory; `done` hears of every step that was acknowledged."""
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
         done(0)
-        for number, step in enumerate(STEPS, 1):
+        for number, step in enumerate(life, 1):
             step(memory)
             done(number)
 
 
-def states(folder: Path) -> list[dict[str, tuple]]:
+def states(folder: Path, life: Life = STEPS) -> list[dict[str, tuple]]:
     """The state after each number of steps."""
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
         found = [state(memory)]
-        for step in STEPS:
+        for step in life:
             step(memory)
             found.append(state(memory))
     return found

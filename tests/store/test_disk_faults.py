@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import apsw
@@ -17,8 +18,19 @@ import pytest
 from mllm_plugin import DamagedStoreError, DiskFullError, MemoryIndex, MLLMError
 from mllm_plugin.store import filesystem
 from mllm_plugin.store.database import FILE_NAME
-from tests.helpers.fault_tools import SECRET, SOAK, STEPS, Recorder, forked, hooked, run_steps, state, states
-from tests.helpers.file_tools import own_database
+from tests.helpers.fault_tools import (
+    SECRET,
+    SOAK,
+    STEPS,
+    Life,
+    Recorder,
+    any_life,
+    forked,
+    hooked,
+    run_steps,
+    state,
+    states,
+)
 from tests.helpers.robustness_tools import KEPT, files_holding, some_documents
 from tests.helpers.toy import ToyEncoder
 
@@ -34,10 +46,7 @@ def expected(tmp_path_factory) -> list[dict[str, tuple]]:
 @pytest.fixture(scope="module")
 def changes(tmp_path_factory) -> int:
     """How many calls change the disk in all steps."""
-    seen = []
-    with hooked(lambda call, *_: seen.append(call)):
-        run_steps(tmp_path_factory.mktemp("counted") / "memory", lambda _: None)
-    return sum(call in CHANGES for call in seen)
+    return count_changes(tmp_path_factory.mktemp("counted") / "memory", STEPS)
 
 
 def places(count: int, short: int) -> list[int]:
@@ -57,28 +66,51 @@ def check(folder: Path, expected: list[dict[str, tuple]], step: int) -> None:
     assert leftovers == []
 
 
+def killed_at(folder: Path, place: int, life: Life) -> int:
+    """Lives until the call that changes the disk after so many others; the steps acknowledged by then."""
+    acknowledged = folder.with_suffix(".txt")
+    acknowledged.write_text("0")
+    left = [place]
+
+    def kill(call: str, *_) -> None:
+        if call in CHANGES:
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+    def live() -> None:
+        with hooked(kill):
+            run_steps(folder, lambda step: acknowledged.write_text(str(step)), life)
+
+    assert forked(live, seconds=100)[1] == signal.SIGKILL, f"no kill at {place}"
+    return int(acknowledged.read_text())
+
+
+def count_changes(folder: Path, life: Life) -> int:
+    seen = []
+    with hooked(lambda call, *_: seen.append(call)):
+        run_steps(folder, lambda _: None, life)
+    return sum(call in CHANGES for call in seen)
+
+
 def test_a_kill_at_every_change(tmp_path, expected, changes):
     for place in places(changes, 12):
         folder = tmp_path / str(place)
-        acknowledged = tmp_path / f"{place}.txt"
-        acknowledged.write_text("0")
-
-        def live(folder=folder, acknowledged=acknowledged, place=place) -> None:
-            left = [place]
-
-            def kill(call: str, *_) -> None:
-                if call in CHANGES:
-                    if not left[0]:
-                        os._exit(9)
-                    left[0] -= 1
-
-            with hooked(kill):
-                run_steps(folder, lambda step: acknowledged.write_text(str(step)))
-
-        assert forked(live)[1] == 9 << 8, f"no kill at {place}"
-        check(folder, expected, int(acknowledged.read_text()))
+        check(folder, expected, killed_at(folder, place, STEPS))
         shutil.rmtree(folder)
     print(f"{len(places(changes, 12))} kills")
+
+
+@pytest.mark.parametrize("seed", range(24 if SOAK else 1))
+def test_a_kill_at_any_change_of_any_life(tmp_path, seed):
+    life = any_life(seed)
+    expected, changes = states(tmp_path / "expected", life), count_changes(tmp_path / "counted", life)
+    chosen = random.Random(seed).sample(range(changes), 30 if SOAK else 6)
+    for place in chosen:
+        folder = tmp_path / str(place)
+        check(folder, expected, killed_at(folder, place, life))
+        shutil.rmtree(folder)
+    print(f"{len(chosen)} kills")
 
 
 @pytest.mark.parametrize("error", [apsw.FullError, apsw.IOError], ids=["full", "input-output"])
@@ -308,7 +340,7 @@ def test_verify_tells_of_writes_after_damage_in_the_log(with_log, share, kind):
 
 
 def write_much_and_fail(memory: MemoryIndex) -> None:
-    with own_database(memory).write() as tx:
+    with memory._database.write() as tx:
         tx.pragma("cache_size", 2)
         tx.execute(
             "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50) "
