@@ -26,6 +26,7 @@ from mllm_plugin.llm.decoding import (
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.prompt import Batch, Prompt, assemble
 from mllm_plugin.llm.reader import MemoryReader
+from mllm_plugin.llm.starts import KeptStarts
 
 _BATCH_TOKENS = 8192
 _running: dict[threading.Thread, threading.Event] = {}  # streams' threads, and what stops each
@@ -58,6 +59,7 @@ def generate(
     lora: bool = True,
     decoding: Decoding | None = None,
     cancelled: threading.Event | None = None,
+    starts: KeptStarts | None = None,
 ) -> list[Generated]:
     """Answers prompts, those of like length together.
 
@@ -70,13 +72,14 @@ def generate(
         lora: Use its changes to the model.
         decoding: Settings.
         cancelled: Stops the model when it is set; what is returned then is unfinished.
+        starts: Where what the model remembers of a prompt's start is kept; of prompts that are read alone.
     """
     decoding, ended = decoding or Decoding(), cancelled or threading.Event()
     found: dict[int, Generated] = {}
     for rows in _by_length(prompts, decoding.max_new_tokens):
         soft = None if memory is None else [memory[row] for row in rows]
         some = [prompts[row] for row in rows]
-        texts = _run(llm, some, soft, adapter, lora, decoding, cancelled=ended.is_set)
+        texts = _run(llm, some, soft, adapter, lora, decoding, cancelled=ended.is_set, starts=starts)
         found.update(zip(rows, map(_generated, texts), strict=True))
     return [found[row] for row in range(len(prompts))]
 
@@ -90,6 +93,7 @@ def stream(
     lora: bool = True,
     decoding: Decoding | None = None,
     cancelled: threading.Event | None = None,
+    starts: KeptStarts | None = None,
 ) -> Generator[str | Generated]:
     """Answers one prompt piece by piece; the last item is the whole.
 
@@ -103,7 +107,7 @@ def stream(
         try:
             soft = None if memory is None else [memory]
             settings = decoding or Decoding()
-            [row] = _run(llm, [prompt], soft, adapter, lora, settings, pieces.put, ended.is_set)
+            [row] = _run(llm, [prompt], soft, adapter, lora, settings, pieces.put, ended.is_set, starts)
             pieces.put(row.piece(last=True))
             pieces.put(_generated(row))
         except BaseException as error:
@@ -148,6 +152,7 @@ def _run(
     decoding: Decoding,
     on_piece: Callable[[str], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    starts: KeptStarts | None = None,
 ) -> list[RowText]:
     ends = end_ids(llm.model, llm.tokenizer)
     rows = [RowText(decoder(llm.tokenizer), ends, decoding.stop) for _ in prompts]
@@ -159,8 +164,10 @@ def _run(
     with llm.lock, _changes(llm, adapter if lora else None), torch.inference_mode():
         if not cancelled():
             batch = assemble(llm, prompts, _soft_tokens(adapter, memory))
-            declining = _declining(llm, adapter if lora else None, decoding)
-            _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends, declining)
+            changes = adapter if lora else None
+            declining = _declining(llm, changes, decoding)
+            past = _started(llm, prompts, batch, starts, changed=changes is not None)
+            _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends, declining, past)
             for row, chance in zip(rows, declining.chances if declining else (), strict=False):
                 row.declined = chance
     return rows
@@ -174,6 +181,16 @@ def _declining(llm: LoadedLLM, adapter: MemoryReader | None, decoding: Decoding)
     return Declining(first, decoding.decline_above)
 
 
+def _started(
+    llm: LoadedLLM, prompts: Sequence[Prompt], batch: Batch, starts: KeptStarts | None, *, changed: bool
+) -> Any:
+    """What the model remembers of the start of a prompt that is read alone; None to read all of it."""
+    start = prompts[0].start
+    if starts is None or start is None or len(prompts) > 1:
+        return None
+    return starts.read(llm.model, prompts[0].ids, start, batch.inputs_embeds, changed=changed)
+
+
 def _call_model(
     llm: LoadedLLM,
     batch: Batch,
@@ -181,6 +198,7 @@ def _call_model(
     watch: Watch,
     ends: frozenset[int],
     declining: Declining | None = None,
+    past: Any = None,
 ) -> None:
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
@@ -201,6 +219,7 @@ def _call_model(
         generation_config=config,
         logits_processor=LogitsProcessorList([*([declining] if declining else []), *sampling]),
         stopping_criteria=StoppingCriteriaList([watch]),
+        **({} if past is None else {"past_key_values": past}),
     )
 
 

@@ -40,6 +40,7 @@ from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.passages import merged
 from mllm_plugin.search.recency import Recency
+from mllm_plugin.store.database import Watcher
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.twins import class_twin, iterator_twin, twin
@@ -810,6 +811,15 @@ class MemoryIndex:
     ) -> None:
         """Puts into a `vector_cache` what was made of chunks, by id, unless one was removed meanwhile."""
         self._handle.keep_vectors(cache, entries)
+
+    def live_chunks(self, chunk_ids: Iterable[int]) -> set[int]:
+        """Those of the chunks that are neither removed, nor masked, nor expired."""
+        with self._handle.database.snapshot() as snapshot:
+            return snapshot.live(chunk_ids)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Calls `watcher.written()` after every write through this object, as long as somebody holds it."""
+        self._handle.database.watchers.add(watcher)
 
     # -- as Python sees it
 
