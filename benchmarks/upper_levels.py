@@ -255,12 +255,17 @@ def pairs_of_a_kind(
 
 
 def following(model: Model, options: argparse.Namespace) -> Iterator[Item]:
-    """Paragraphs of squad, each behind what the node of the one before tells."""
-    corpus = [
-        Document(one.text, id=one.id, metadata={"document": one.id})
-        for one in read_corpus(options.data / "squad", titles=False)
-    ]
-    memory = cached_memory("following", lambda: corpus, cached_encoder(options.cache), options.cache)
+    """Paragraphs of some articles of squad, each behind what the node of the one before tells."""
+    articles: dict[str, list[Document]] = {}
+    for one in read_corpus(options.data / "squad", titles=False):
+        document = Document(one.text, id=one.id, metadata={"document": one.id})
+        articles.setdefault(one.id.split("-")[0], []).append(document)
+    corpus: list[Document] = []
+    for name in sampled(sorted(articles), len(articles), 3):
+        if len(corpus) < options.items + options.others:
+            corpus += articles[name]
+    name = f"following {options.items} {options.others}"
+    memory = cached_memory(name, lambda: corpus, cached_encoder(options.cache), options.cache)
     pairs = [(a, b) for a, b in pairwise(corpus) if a.id.split("-")[0] == b.id.split("-")[0]]
     pairs = sampled(pairs, options.items, 0)
     nodes = [lowest_node(memory, model, before.text, [after.id]) for before, after in pairs]

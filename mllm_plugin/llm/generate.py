@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mllm_plugin.llm.declining import Declining
 from mllm_plugin.llm.decoding import (
-    Declining,
     Decoding,
     FinishReason,
     RowText,
@@ -163,32 +164,38 @@ def _run(
 
     with llm.lock, _changes(llm, adapter if lora else None), torch.inference_mode():
         if not cancelled():
-            batch = assemble(llm, prompts, _soft_tokens(adapter, memory))
+            batch = assemble(llm, prompts, _soft_tokens(llm, adapter, memory))
             changes = adapter if lora else None
-            declining = _declining(llm, changes, decoding)
-            past = _started(llm, prompts, batch, starts, changed=changes is not None)
-            _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends, declining, past)
+            declining = _declining(llm, changes, decoding, [prompt.relevance for prompt in prompts])
+            watch = Watch(rows, on_step, cancelled)
+            call = partial(_call_model, llm, batch, decoding, watch, ends, declining)
+            _call_from_start(call, prompts, starts, changed=changes is not None)
             for row, chance in zip(rows, declining.chances if declining else (), strict=False):
                 row.declined = chance
     return rows
 
 
-def _declining(llm: LoadedLLM, adapter: MemoryReader | None, decoding: Decoding) -> Declining | None:
+def _declining(
+    llm: LoadedLLM, adapter: MemoryReader | None, decoding: Decoding, relevances: Sequence[float | None]
+) -> Declining | None:
     """For what was trained to decline."""
     if adapter is None:
         return None
     first = llm.tokenizer(adapter.config.refusal, add_special_tokens=False)["input_ids"][0]
-    return Declining(first, decoding.decline_above)
+    return Declining(first, decoding.decline_above, adapter.config.declining, relevances)
 
 
-def _started(
-    llm: LoadedLLM, prompts: Sequence[Prompt], batch: Batch, starts: KeptStarts | None, *, changed: bool
-) -> Any:
-    """What the model remembers of the start of a prompt that is read alone; None to read all of it."""
-    start = prompts[0].start
-    if starts is None or start is None or len(prompts) > 1:
-        return None
-    return starts.read(llm.model, prompts[0].ids, start, batch.inputs_embeds, changed=changed)
+def _call_from_start(
+    call: Callable[[Any], Any], prompts: Sequence[Prompt], starts: KeptStarts | None, *, changed: bool
+) -> None:
+    """Runs the model; of a prompt that is read alone it goes on from what it remembers of the start."""
+    prompt = prompts[0]
+    if starts is None or prompt.start is None or len(prompts) > 1:
+        call(None)
+    elif (known := starts.remembered(prompt.ids, prompt.start, changed=changed)) is not None:
+        call(known)
+    else:
+        starts.keep(prompt.ids, prompt.start, call(None), changed=changed)
 
 
 def _call_model(
@@ -197,9 +204,10 @@ def _call_model(
     decoding: Decoding,
     watch: Watch,
     ends: frozenset[int],
-    declining: Declining | None = None,
-    past: Any = None,
-) -> None:
+    declining: Declining | None,
+    past: Any,
+) -> Any:
+    """Runs the model, going on from `past` where there is one; returns what it remembers of all."""
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     sampling = [SeededSampling(decoding, len(batch.attention_mask))] if decoding.temperature else []
@@ -210,10 +218,11 @@ def _call_model(
         num_beams=1,
         repetition_penalty=1.0,
         use_cache=True,
+        return_dict_in_generate=True,
         eos_token_id=sorted(ends) or None,
         pad_token_id=pad if pad is not None else min(ends, default=0),
     )
-    llm.model.generate(
+    found = llm.model.generate(
         inputs_embeds=batch.inputs_embeds,
         attention_mask=batch.attention_mask,
         generation_config=config,
@@ -221,6 +230,7 @@ def _call_model(
         stopping_criteria=StoppingCriteriaList([watch]),
         **({} if past is None else {"past_key_values": past}),
     )
+    return getattr(found, "past_key_values", None)
 
 
 def _changes(llm: LoadedLLM, adapter: MemoryReader | None) -> AbstractContextManager[None]:
@@ -228,10 +238,13 @@ def _changes(llm: LoadedLLM, adapter: MemoryReader | None) -> AbstractContextMan
     return nullcontext() if adapter is None else adapter.applied(llm.model)
 
 
-def _soft_tokens(adapter: MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
+def _soft_tokens(
+    llm: LoadedLLM, adapter: MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None
+) -> Tensor | None:
     filled = [(vectors, levels) for vectors, levels in memory or () if len(levels)]
     if adapter is None or not filled:
         return None
+    adapter.space(llm)  # where everything was written before, it has not seen the model yet
     return torch.cat([adapter.soft_tokens(vectors, levels) for vectors, levels in filled])
 
 

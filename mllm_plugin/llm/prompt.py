@@ -49,12 +49,14 @@ class Prompt:
         memory_at: How many of them come before the block.
         memory_tokens: Soft positions of the block.
         start: The part that a prompt with another question has too, where there is one.
+        relevance: Of the first passage, where all that is read is text.
     """
 
     ids: tuple[int, ...]
     memory_at: int = 0
     memory_tokens: int = 0
     start: Start | None = None
+    relevance: float | None = None
 
     def __len__(self) -> int:
         """Tokens and soft positions together."""

@@ -56,33 +56,36 @@ class KeptStarts:
         """Bytes that it holds."""
         return self._kept.size
 
-    def read(self, model: Any, ids: tuple[int, ...], start: Start, embeds: Tensor, *, changed: bool) -> Any:
-        """What the model remembers of a start, to go on from.
+    def remembered(self, ids: tuple[int, ...], start: Start, *, changed: bool) -> Any:
+        """What the model remembers of a start, to go on from; None where nothing is kept.
 
         Args:
-            model: With the reader's changes in place, if it is to have them.
             ids: Of the whole prompt.
             start: Which part of it.
-            embeds: Of the whole prompt [1, t, h].
             changed: Whether the model has the reader's changes.
         """
         from transformers import DynamicCache
 
-        key, begin = (start.chunk, changed), ids[: start.tokens]
-        kept = self._kept.get(key)
-        if kept is None or kept.ids != begin:
-            read = model.get_decoder()(
-                inputs_embeds=embeds[:, : start.tokens], use_cache=True
-            ).past_key_values
-            if not _is_plain(read):
-                return read
-            kept = _Kept(begin, tuple((layer.keys, layer.values) for layer in read.layers))
-            self._kept.put(key, kept, sum(one.nbytes for layer in kept.layers for one in layer))
-            self.written()  # a chunk that was removed meanwhile
+        kept = self._kept.get((start.chunk, changed))
+        if kept is None or kept.ids != ids[: start.tokens]:
+            return None
         cache = DynamicCache()
         for place, layer in enumerate(kept.layers):
             cache.update(*layer, place)  # copies, so that what is kept does not grow
         return cache
+
+    def keep(self, ids: tuple[int, ...], start: Start, cache: Any, *, changed: bool) -> None:
+        """Keeps a start of what the model remembers of a whole prompt; the other arguments are the same."""
+        if not _is_plain(cache) or cache.get_seq_length() < start.tokens:
+            return
+        states = ((layer.keys, layer.values) for layer in cache.layers)
+        layers = tuple(
+            (keys[:, :, : start.tokens].clone(), values[:, :, : start.tokens].clone())
+            for keys, values in states
+        )
+        size = sum(one.nbytes for layer in layers for one in layer)
+        self._kept.put((start.chunk, changed), _Kept(ids[: start.tokens], layers), size)
+        self.written()  # the chunk may have been removed meanwhile
 
     def written(self) -> None:
         """Forgets chunks that may no longer be read; to be called after every write to the memory."""
@@ -99,6 +102,7 @@ class KeptStarts:
 
 def _is_plain(cache: Any) -> bool:
     """Whether all layers remember all tokens, so that what follows can be anything."""
+    from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)

@@ -165,12 +165,14 @@ class _Draft:
         )
 
     def started(self) -> Prompt:
-        """The prompt, with the part that other questions about its first passage share."""
+        """The prompt, with its first passage's relevance and the part that other questions about it share."""
         prompt = self.prompt()
-        before = self.labels or self.block.pieces or self.turns.messages
-        if before or not self.passages or self.passages[0].is_cut:
+        if self.block.pieces or not self.passages:
             return prompt
         first = self.passages[0]
+        prompt = replace(prompt, relevance=first.hit.relevance)
+        if self.labels or self.turns.messages or first.is_cut:
+            return prompt
         other = self.planner.layout.build(_OTHER, passages=[first.text]).ids
         shared = next((n for n, (a, b) in enumerate(zip(prompt.ids, other, strict=False)) if a != b), 0)
         return replace(prompt, start=Start(first.hit.chunk_id, shared)) if shared else prompt
