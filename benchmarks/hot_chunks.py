@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/hot_chunks.py --data DIR
 
 Questions of squad about paragraphs of which each was asked about before, the best chunk spelled out, the
-model with the reader's changes. Milliseconds of the CPU from the found chunk to the first piece of the answer,
-since others may use the machine; each question is asked in all ways, one after another.
+model with the reader's changes. Milliseconds of the CPU from the found chunk to the first piece of the
+answer, since others may use the machine; each question is asked in all ways, one after another.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How likely it is that the memory does not hold an answer: by what the model finds, and the search found.
 
 A reader is trained to decline with its first token, but not to know how sure it is: of questions that it was
-not trained on, many are unanswerable that it gives a small chance to be. A logistic regression sets that right.
+not trained on, many are unanswerable that it gives a small chance to be. A logistic regression sets that
+right.
 """
 
 from __future__ import annotations
