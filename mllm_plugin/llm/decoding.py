@@ -61,34 +61,6 @@ class SeededSampling(LogitsProcessor):
         return scores + noise.to(scores.device)
 
 
-class Declining(LogitsProcessor):
-    """Settles with the first token whether the model declines to answer.
-
-    Args:
-        token: First of what it says then.
-        above: Decline where its probability is higher than this.
-
-    Attributes:
-        chances: The probability of each row, once there was a first token.
-    """
-
-    def __init__(self, token: int, above: float) -> None:
-        self._token, self._above = token, above
-        self.chances: list[float] = []
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Scores [b, v] in; the same out, but at the first token declining is certain or ruled out."""
-        if self.chances:
-            return scores
-        chance = torch.softmax(scores.float(), dim=-1)[:, self._token]
-        self.chances = chance.tolist()
-        only = torch.full_like(scores, -torch.inf)
-        only[:, self._token] = 0
-        answers = scores.clone()
-        answers[:, self._token] = -torch.inf
-        return torch.where((chance > self._above)[:, None], only, answers)
-
-
 class RowText:
     """The text of one output while it grows.
 

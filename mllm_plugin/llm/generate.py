@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mllm_plugin.llm.declining import Declining
 from mllm_plugin.llm.decoding import (
-    Declining,
     Decoding,
     FinishReason,
     RowText,
@@ -26,6 +27,7 @@ from mllm_plugin.llm.decoding import (
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.prompt import Batch, Prompt, assemble
 from mllm_plugin.llm.reader import MemoryReader
+from mllm_plugin.llm.starts import KeptStarts
 
 _BATCH_TOKENS = 8192
 _running: dict[threading.Thread, threading.Event] = {}  # streams' threads, and what stops each
@@ -58,6 +60,7 @@ def generate(
     lora: bool = True,
     decoding: Decoding | None = None,
     cancelled: threading.Event | None = None,
+    starts: KeptStarts | None = None,
 ) -> list[Generated]:
     """Answers prompts, those of like length together.
 
@@ -70,13 +73,14 @@ def generate(
         lora: Use its changes to the model.
         decoding: Settings.
         cancelled: Stops the model when it is set; what is returned then is unfinished.
+        starts: Where what the model remembers of a prompt's start is kept; of prompts that are read alone.
     """
     decoding, ended = decoding or Decoding(), cancelled or threading.Event()
     found: dict[int, Generated] = {}
     for rows in _by_length(prompts, decoding.max_new_tokens):
         soft = None if memory is None else [memory[row] for row in rows]
         some = [prompts[row] for row in rows]
-        texts = _run(llm, some, soft, adapter, lora, decoding, cancelled=ended.is_set)
+        texts = _run(llm, some, soft, adapter, lora, decoding, cancelled=ended.is_set, starts=starts)
         found.update(zip(rows, map(_generated, texts), strict=True))
     return [found[row] for row in range(len(prompts))]
 
@@ -90,6 +94,7 @@ def stream(
     lora: bool = True,
     decoding: Decoding | None = None,
     cancelled: threading.Event | None = None,
+    starts: KeptStarts | None = None,
 ) -> Generator[str | Generated]:
     """Answers one prompt piece by piece; the last item is the whole.
 
@@ -103,7 +108,7 @@ def stream(
         try:
             soft = None if memory is None else [memory]
             settings = decoding or Decoding()
-            [row] = _run(llm, [prompt], soft, adapter, lora, settings, pieces.put, ended.is_set)
+            [row] = _run(llm, [prompt], soft, adapter, lora, settings, pieces.put, ended.is_set, starts)
             pieces.put(row.piece(last=True))
             pieces.put(_generated(row))
         except BaseException as error:
@@ -148,6 +153,7 @@ def _run(
     decoding: Decoding,
     on_piece: Callable[[str], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    starts: KeptStarts | None = None,
 ) -> list[RowText]:
     ends = end_ids(llm.model, llm.tokenizer)
     rows = [RowText(decoder(llm.tokenizer), ends, decoding.stop) for _ in prompts]
@@ -158,20 +164,38 @@ def _run(
 
     with llm.lock, _changes(llm, reader if lora else None), torch.inference_mode():
         if not cancelled():
-            batch = assemble(llm, prompts, _soft_tokens(reader, memory))
-            declining = _declining(llm, reader if lora else None, decoding)
-            _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends, declining)
+            batch = assemble(llm, prompts, _soft_tokens(llm, reader, memory))
+            changes = reader if lora else None
+            declining = _declining(llm, changes, decoding, [prompt.relevance for prompt in prompts])
+            watch = Watch(rows, on_step, cancelled)
+            call = partial(_call_model, llm, batch, decoding, watch, ends, declining)
+            _call_from_start(call, prompts, starts, changed=changes is not None)
             for row, chance in zip(rows, declining.chances if declining else (), strict=False):
                 row.declined = chance
     return rows
 
 
-def _declining(llm: LoadedLLM, reader: MemoryReader | None, decoding: Decoding) -> Declining | None:
+def _declining(
+    llm: LoadedLLM, reader: MemoryReader | None, decoding: Decoding, relevances: Sequence[float | None]
+) -> Declining | None:
     """For what was trained to decline."""
     if reader is None:
         return None
     first = llm.tokenizer(reader.config.refusal, add_special_tokens=False)["input_ids"][0]
-    return Declining(first, decoding.decline_above)
+    return Declining(first, decoding.decline_above, reader.config.declining, relevances)
+
+
+def _call_from_start(
+    call: Callable[[Any], Any], prompts: Sequence[Prompt], starts: KeptStarts | None, *, changed: bool
+) -> None:
+    """Runs the model; of a prompt that is read alone it goes on from what it remembers of the start."""
+    prompt = prompts[0]
+    if starts is None or prompt.start is None or len(prompts) > 1:
+        call(None)
+    elif (known := starts.remembered(prompt.ids, prompt.start, changed=changed)) is not None:
+        call(known)
+    else:
+        starts.keep(prompt.ids, prompt.start, call(None), changed=changed)
 
 
 def _call_model(
@@ -180,8 +204,10 @@ def _call_model(
     decoding: Decoding,
     watch: Watch,
     ends: frozenset[int],
-    declining: Declining | None = None,
-) -> None:
+    declining: Declining | None,
+    past: Any,
+) -> Any:
+    """Runs the model, going on from `past` where there is one; returns what it remembers of all."""
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     sampling = [SeededSampling(decoding, len(batch.attention_mask))] if decoding.temperature else []
@@ -192,16 +218,19 @@ def _call_model(
         num_beams=1,
         repetition_penalty=1.0,
         use_cache=True,
+        return_dict_in_generate=True,
         eos_token_id=sorted(ends) or None,
         pad_token_id=pad if pad is not None else min(ends, default=0),
     )
-    llm.model.generate(
+    found = llm.model.generate(
         inputs_embeds=batch.inputs_embeds,
         attention_mask=batch.attention_mask,
         generation_config=config,
         logits_processor=LogitsProcessorList([*([declining] if declining else []), *sampling]),
         stopping_criteria=StoppingCriteriaList([watch]),
+        **({} if past is None else {"past_key_values": past}),
     )
+    return getattr(found, "past_key_values", None)
 
 
 def _changes(llm: LoadedLLM, reader: MemoryReader | None) -> AbstractContextManager[None]:
@@ -209,10 +238,13 @@ def _changes(llm: LoadedLLM, reader: MemoryReader | None) -> AbstractContextMana
     return nullcontext() if reader is None else reader.applied(llm.model)
 
 
-def _soft_tokens(reader: MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
+def _soft_tokens(
+    llm: LoadedLLM, reader: MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None
+) -> Tensor | None:
     filled = [(vectors, levels) for vectors, levels in memory or () if len(levels)]
     if reader is None or not filled:
         return None
+    reader.space(llm)  # where everything was written before, it has not seen the model yet
     return torch.cat([reader.soft_tokens(vectors, levels) for vectors, levels in filled])
 
 

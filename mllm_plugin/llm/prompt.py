@@ -28,6 +28,7 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm.fence import Fence
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.plain_text import PRIVATE, cleaned, plain_tokenizer
+from mllm_plugin.llm.starts import Start
 from mllm_plugin.shapes import Bool, Float, Int
 
 DEFAULT_SYSTEM = "Answer with a few words from the memory."
@@ -47,11 +48,15 @@ class Prompt:
         ids: Tokens of the text, without the block.
         memory_at: How many of them come before the block.
         memory_tokens: Soft positions of the block.
+        start: The part that a prompt with another question has too, where there is one.
+        relevance: Of the first passage, where all that is read is text.
     """
 
     ids: tuple[int, ...]
     memory_at: int = 0
     memory_tokens: int = 0
+    start: Start | None = None
+    relevance: float | None = None
 
     def __len__(self) -> int:
         """Tokens and soft positions together."""

@@ -36,6 +36,7 @@ from mllm_plugin.folder import (
 )
 from mllm_plugin.hierarchy.weights import document_mark
 from mllm_plugin.llm import lora
+from mllm_plugin.llm.declining import Calibration
 from mllm_plugin.llm.models import LoadedLLM
 from mllm_plugin.llm.packing import (
     READER,
@@ -80,6 +81,8 @@ class ReaderConfig(BaseModel):
     """Of the low-rank changes."""
     refusal: str = "unknown"
     """What it says when the memory does not hold the answer."""
+    declining: Calibration | None = None
+    """What its way to decline tells of what it reads as text; made by `benchmarks/declining.py`."""
     reading: dict[str, Any] = {}
     """Settings of a `MemoryLLM` that suit it, by name; whoever uses it may set others."""
     auto: dict[str, Any] = {"mode": "both"}
@@ -289,7 +292,7 @@ class MemoryReader:
         """
         config = ReaderConfig.model_validate({**self.config.model_dump(), **changes})
         data = packed({name: value.numpy() for name, value in packed_rows(self._tensors).items()})
-        write_pair(folder, NAME, tensors=data, config=config.model_dump_json(indent=2))
+        write_pair(folder, NAME, tensors=data, config=config.model_dump_json(indent=2, exclude_none=True))
 
     @classmethod
     def load(cls, folder: str | Path) -> MemoryReader:

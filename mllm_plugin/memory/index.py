@@ -41,6 +41,7 @@ from mllm_plugin.memory.updating import KEEP, change_of
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.passages import merged
 from mllm_plugin.search.recency import Recency
+from mllm_plugin.store.database import Watcher
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import (
@@ -96,6 +97,7 @@ class MemoryIndex:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+        self._database, self._searcher = handle.database, handle.searcher
         self.path, self.dim, self.read_only = handle.path, handle.dim, handle.database.read_only
         self.encoder, self.config = handle.encoder, handle.config
 
@@ -734,8 +736,8 @@ class MemoryIndex:
         Use it as `with memory.snapshot() as snapshot:`; it ends with the block. While it is open, removals
         are not reported erased, as with `documents`.
         """
-        self._handle.database.check_open()
-        return self._handle.database.snapshot()
+        self._database.check_open()
+        return self._database.snapshot()
 
     # -- upkeep
 
@@ -809,6 +811,15 @@ class MemoryIndex:
     ) -> None:
         """Puts into a `vector_cache` what was made of chunks, by id, unless one was removed meanwhile."""
         self._handle.keep_vectors(cache, entries)
+
+    def live_chunks(self, chunk_ids: Iterable[int]) -> set[int]:
+        """Those of the chunks that are neither removed, nor masked, nor expired."""
+        with self._handle.database.snapshot() as snapshot:
+            return snapshot.live(chunk_ids)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Calls `watcher.written()` after every write through this object, as long as somebody holds it."""
+        self._handle.database.watchers.add(watcher)
 
     # -- as Python sees it
 

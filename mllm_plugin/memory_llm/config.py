@@ -57,6 +57,10 @@ class MemoryLLMConfig(Decoding):
     """Hits of a lower relevance are not read; where none is left the model is not asked, and the answer is
     that the memory does not know.
     """
+    hot_bytes: int = Field(default=64 << 20, ge=0)
+    """Bytes of RAM for what the model remembers of chunks that it read as text lately, so that the next
+    answer from one comes sooner; it counts when the `MemoryLLM` is opened. 0, also for one call, for none.
+    """
     search: SearchMode = "auto"
     """How chunks are found, see `MemoryIndex.search`."""
     beam_width: int | None = Field(default=None, ge=1)

@@ -17,6 +17,7 @@ from mllm_plugin.calls.twins import like
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, ReaderConfig, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
+from mllm_plugin.llm.starts import KeptStarts
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.checks import scope_of
 from mllm_plugin.memory.scope import SCOPE, Scope
@@ -44,6 +45,7 @@ class MemoryLLM:
         llm: The language model.
         adapter: The reader, which makes it write and read vectors; None when it reads text only.
         config: Settings of every call, as far as the call has no others.
+        starts: What the model remembers of chunks that it read as text lately.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class MemoryLLM:
         self.memory, self.llm, self.adapter = memory, llm, adapter
         self._writer = None if adapter is None else Writer(memory, llm, adapter)
         self.config = config or MemoryLLMConfig()
+        self.starts = KeptStarts(self.config.hot_bytes, memory.live_chunks)
+        memory.watch(self.starts)
         self._text_instead = text_instead
         self._settings({})  # what cannot be done is said now
 
@@ -267,7 +271,14 @@ class MemoryLLM:
 
     def _generation(self, config: MemoryLLMConfig) -> dict[str, Any]:
         """How the model writes."""
-        return {"adapter": self.adapter, "lora": _lora(config), "decoding": config.decoding}
+        self.starts.written()  # another process may have
+        starts = self.starts if config.hot_bytes else None
+        return {
+            "adapter": self.adapter,
+            "lora": _lora(config),
+            "decoding": config.decoding,
+            "starts": starts,
+        }
 
     def _refusal(self) -> Generated:
         """What is said where the model is not asked: the words that a reader learns for it."""

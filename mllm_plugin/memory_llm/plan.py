@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import Prompt, PromptLayout
+from mllm_plugin.llm.starts import Start
 from mllm_plugin.memory_llm.answer import AnswerMode, Dropped, Source
 from mllm_plugin.memory_llm.block import MemoryBlock, choose_block
 from mllm_plugin.memory_llm.config import MemoryLLMConfig
@@ -19,6 +20,7 @@ from mllm_plugin.memory_llm.question import Turns
 from mllm_plugin.types import MemoryEmbedding, Recall
 
 _EMPTY = MemoryBlock((), {}, {})
+_OTHER = "…"  # a question like no other
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Planner:
             **fitted.block.dropped,
         )
         tokens = sum(map(self.layout.count, fitted.texts()))
-        return Plan(fitted.prompt(), fitted.passages, fitted.block, dropped, tokens, labels=fitted.labels)
+        return Plan(fitted.started(), fitted.passages, fitted.block, dropped, tokens, labels=fitted.labels)
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,19 @@ class _Draft:
             memory_tokens=len(self.block.pieces),
             history=self.turns.messages,
         )
+
+    def started(self) -> Prompt:
+        """The prompt, with its first passage's relevance and the part that other questions about it share."""
+        prompt = self.prompt()
+        if self.block.pieces or not self.passages:
+            return prompt
+        first = self.passages[0]
+        prompt = replace(prompt, relevance=first.hit.relevance)
+        if self.labels or self.turns.messages or first.is_cut:
+            return prompt
+        other = self.planner.layout.build(_OTHER, passages=[first.text]).ids
+        shared = next((n for n, (a, b) in enumerate(zip(prompt.ids, other, strict=False)) if a != b), 0)
+        return replace(prompt, start=Start(first.hit.chunk_id, shared)) if shared else prompt
 
     def excess(self) -> int:
         return len(self.prompt()) - self.room

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 import apsw
@@ -33,6 +33,14 @@ _open: WeakSet[Database] = WeakSet()
 _stranded: set[tuple[int, int] | None] = set()  # files with connections that this process inherited
 
 
+class Watcher(Protocol):
+    """What holds something of the file that a write may take away."""
+
+    def written(self) -> None:
+        """Called after every write through this very `Database`; must not raise."""
+        ...
+
+
 class Database:
     """Opens or creates the file.
 
@@ -45,6 +53,9 @@ class Database:
         read_only: Never write; works on a folder without write permission.
         timeout: Seconds to wait for another writer.
         vfs: SQLite VFS to use, for fault injection.
+
+    Attributes:
+        watchers: Told of every write, as long as somebody else holds them.
 
     Raises:
         NotFoundError: No memory there and `create` is False.
@@ -70,6 +81,7 @@ class Database:
         self._used: dict[apsw.Connection, int] = {}  # by which thread
         self._lock, self._writing = threading.Lock(), threading.RLock()
         self._closed, self._size = False, -1
+        self.watchers: WeakSet[Watcher] = WeakSet()
         self._old = False  # of an older format, and not to be written
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
@@ -126,6 +138,13 @@ class Database:
         Args:
             wait: Seconds to wait for another writer; the memory's timeout when left out.
         """
+        with self._committing(wait) as connection:
+            yield connection
+        for watcher in list(self.watchers):
+            watcher.written()
+
+    @contextmanager
+    def _committing(self, wait: float | None) -> Iterator[apsw.Connection]:
         with self._exclusively(wait) as connection:
             self._begin(connection, wait)
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -31,6 +31,11 @@ class LRU(Generic[_Key, _Value]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[_Key]:
+        """The keys, the least recently used first."""
+        with self._lock:
+            return iter(list(self._entries))
 
     def get(self, key: _Key) -> _Value | None:
         """The value under a key, which counts as used; None where there is none."""

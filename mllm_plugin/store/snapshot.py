@@ -203,6 +203,15 @@ class Snapshot:
         )
         return {chunk_id: Place(*found) for chunk_id, *found in rows}
 
+    def live(self, chunk_ids: Iterable[int]) -> set[int]:
+        """Those of the chunks that are stored, and neither masked nor expired."""
+        rows = self._tx.execute(
+            f"SELECT c.chunk_id FROM {_WANTED} chunks c ON c.chunk_id = wanted.value "
+            f"JOIN documents d USING (document_rowid) WHERE {self._live}",
+            (_listed(chunk_ids),),
+        )
+        return {chunk_id for (chunk_id,) in rows}
+
     def begins(self, chunk_ids: Iterable[int]) -> dict[int, int]:
         """When the validity, or else the existence, of the documents of chunks began; by chunk id."""
         rows = self._tx.execute(

