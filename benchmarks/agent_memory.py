@@ -127,7 +127,7 @@ def tokens(memory: AgentMemory, questions: list[dict]) -> tuple[float, float]:
 
 
 def wrong_answers(folder: Path, steps: int) -> dict[str, tuple[int, int]]:
-    """Random edits in three scopes, and after each whether exactly what should be is recalled: tried, wrong."""
+    """Random edits in three scopes, each followed by a recall of what should be: tried, wrong."""
     words = [f"{a}{b}" for a in ("bar", "cor", "dun", "fel", "gol") for b in ("ik", "us", "an", "or", "et")]
     draw, now = random.Random(0), [datetime(2025, 1, 1, tzinfo=timezone.utc)]
     tried: dict[str, list[int]] = {}
@@ -188,7 +188,7 @@ def main() -> None:
     data = options.data / "locomo"
     print(f"On {machine()}; encoder all-MiniLM-L6-v2.")
     qrels, turns = read_qrels(data), rows(data / "corpus.jsonl.gz")
-    questions = [one for one in rows(data / "queries.jsonl.gz") if one["id"] in qrels]
+    questions = [row for row in rows(data / "queries.jsonl.gz") if row["id"] in qrels]
     with tempfile.TemporaryDirectory() as folder:
         memory, write = remembered(Path(folder, "agent"), turns)
         index = bare(Path(folder, "bare"), turns)
@@ -212,7 +212,8 @@ def main() -> None:
             print_table(["", "nDCG@10", *(f"recall@{cut}" for cut in CUTS)], table)
         handed, whole = tokens(memory, questions)
         print(
-            f"\n{write:.1f} ms a write of {len(turns)}; ten items have {handed:.0f} tokens, a chat {whole:.0f}"
+            f"\n{write:.1f} ms a write of {len(turns)}; "
+            f"ten items have {handed:.0f} tokens, a chat {whole:.0f}"
         )
         print("\n### Random edits, each checked by a recall of everything\n")
         checked = wrong_answers(Path(folder, "edits"), options.edits)

@@ -20,11 +20,11 @@ import numpy as np
 from common import machine, print_table
 
 from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex, SearchConfig
-from mllm_plugin.chunking import split_text
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.protocols import TextEncoder, Vectors
-from mllm_plugin.store.blocks import load_block
+from mllm_plugin.store.embedding_chunks import load_embedding_chunk
 from mllm_plugin.store.image import build_image
+from mllm_plugin.text.chunking import split_text
 
 _DEFAULT_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
@@ -120,7 +120,7 @@ def _built(
         with memory.snapshot() as snapshot:
             (row,) = snapshot.namespaces()
             image = build_image(snapshot, row)
-            blocks = sum(load_block(snapshot, node.node_id).nbytes for node in snapshot.nodes(row))
+            blocks = sum(load_embedding_chunk(snapshot, node.node_id).nbytes for node in snapshot.nodes(row))
     return (
         (stats.chunks, stats.chunks * stats.bytes_per_chunk_beyond_text),
         blocks / stats.chunks,

@@ -26,7 +26,7 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import rank
 from mllm_plugin.search.scan import Scan
 from mllm_plugin.search.view import View
-from mllm_plugin.store.blocks import BlockCache, load_block
+from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache, load_embedding_chunk
 from mllm_plugin.store.image import build_image
 from mllm_plugin.training.routing.samples import routed_chunks
 
@@ -52,7 +52,7 @@ class Rivals:
             self._ids = np.concatenate([part.ids for part in self._image.parts])
             self._places = snapshot.places(self._ids.tolist())
             tree = snapshot.nodes(row)
-            above = [load_block(snapshot, node.node_id) for node in tree if node.level > 2]
+            above = [load_embedding_chunk(snapshot, node.node_id) for node in tree if node.level > 2]
         self.vectors = np.concatenate([part.vectors for part in self._image.parts])
         self._home = np.array([self._places[chunk].node_id for chunk in self._ids.tolist()])
         self._parents = {node.node_id: node.parent_id for node in tree}
@@ -68,7 +68,7 @@ class Rivals:
         memory, run, took = self._memory, {}, 0.0
         with memory.snapshot() as snapshot:
             (row,) = snapshot.namespaces()
-            view = View(snapshot, row, BlockCache(1 << 20), memory.hierarchy, memory.config.lexical)
+            view = View(snapshot, row, EmbeddingChunkCache(1 << 20), memory.hierarchy, memory.config.lexical)
             for place, (name, query) in enumerate(zip(names, self._queries, strict=True)):
                 found = Scan.of(view, self._image, [query])
                 (own,) = found.evidence
@@ -172,7 +172,7 @@ def evaluate(name: str, options: Namespace) -> None:
     with MemoryIndex.open(copy, encoder=encoder) as trained:
         rows |= memory_rows(trained, queries, "trained")
         rivals = Rivals(trained, prepare(trained, list(queries.values())))
-        choices = {f"IVF {one} of {_LISTS} lists + trained leaf": rivals.ivf(one) for one in _PROBES}
+        choices = {f"IVF {probe} of {_LISTS} lists + trained leaf": rivals.ivf(probe) for probe in _PROBES}
         choices["collapsed levels + trained leaf"] = rivals.collapsed()
         for title, (choose, scored, compared) in choices.items():
             run, ranked = rivals.run(choose, list(queries))

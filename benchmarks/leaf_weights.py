@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from retrieval import identifier_questions
 
 from mllm_plugin import MemoryIndex
-from mllm_plugin.lexical import TermCounts, term_hash, terms_of
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
 from mllm_plugin.search.scan import scan
 from mllm_plugin.search.view import View
-from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
 from mllm_plugin.store.image import build_image
+from mllm_plugin.text.lexical import TermCounts, term_hash, terms_of
 
 _CANDIDATES = 500
 _GRID = [
@@ -77,7 +77,7 @@ def collect(
     found = []
     with memory.snapshot() as snapshot:
         (row,) = snapshot.namespaces()
-        view = View(snapshot, row, BlockCache(1 << 30), memory.hierarchy, memory.config.lexical)
+        view = View(snapshot, row, EmbeddingChunkCache(1 << 30), memory.hierarchy, memory.config.lexical)
         image = build_image(snapshot, row)
         queries = make_queries(
             list(questions.values()), None, memory.encoder, memory.config.chunking.chunk_tokens
@@ -144,7 +144,10 @@ def quality(
         return one.cosine + window * one.window + lexical * one.lexical(power, k1, b, mean_length)
 
     ndcg = [one.ndcg(score(one)) for one in natural]
-    found = [bool(set(one.ranking(score(one))) & set(one.relevant)) for one in identifiers]
+    found = [
+        bool(set(identifier.ranking(score(identifier))) & set(identifier.relevant))
+        for identifier in identifiers
+    ]
     return float(np.mean(ndcg)), float(np.mean(found))
 
 

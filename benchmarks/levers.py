@@ -44,30 +44,30 @@ def read_samples(options: Namespace) -> Samples:
     return collect_samples(memory, texts, held_out)
 
 
-def untrained(samples: Samples, tree: TreeConfig, *, margin: bool) -> dict[int, tuple[float, float]]:
-    """The identity's curve, with or without calibrated margins."""
+def untrained(samples: Samples, tree: TreeConfig, *, slack: bool) -> dict[int, tuple[float, float]]:
+    """The identity's curve, with or without calibrated slacks."""
     config = TrainingConfig()
     trial = make_trial(samples, tree, config)
-    if not margin:
+    if not slack:
         scores = identity_scores(trial)
-        return {one: trial.walk(scores, width=one, slacks=[None] * len(scores)).point for one in WIDTHS}
-    return _curve(HierarchyModule(samples.leaves.shape[1], config), trial, config, margin=True)
+        return {width: trial.walk(scores, width=width, slacks=[None] * len(scores)).point for width in WIDTHS}
+    return _curve(HierarchyModule(samples.leaves.shape[1], config), trial, config, slack=True)
 
 
-def trained(samples: Samples, *, margin: bool = True, loss=listwise_loss, **settings) -> dict:  # noqa: ANN001, ANN003
+def trained(samples: Samples, *, slack: bool = True, loss=listwise_loss, **settings) -> dict:  # noqa: ANN001, ANN003
     """The curve of a hierarchy trained with some settings."""
     config = TrainingConfig(**settings)
     module, _, trial = train_hierarchy(samples, TREE, config, loss=loss, progress=False)
-    return _curve(module, trial, config, margin=margin)
+    return _curve(module, trial, config, slack=slack)
 
 
-def _curve(module, trial, config, *, margin: bool) -> dict[int, tuple[float, float]]:  # noqa: ANN001
+def _curve(module, trial, config, *, slack: bool) -> dict[int, tuple[float, float]]:  # noqa: ANN001
     device = torch.device("cpu")
     numbers = calibrate(module, trial, config, device)
-    if not margin:
+    if not slack:
         numbers = {level: {**row, "slack": float("inf")} for level, row in numbers.items()}
     scores = node_scores(module, trial, device)[0]
-    return {one: calibrated_walk(scores, numbers, trial, one).point for one in WIDTHS}
+    return {width: calibrated_walk(scores, numbers, trial, width).point for width in WIDTHS}
 
 
 def main() -> None:
@@ -81,15 +81,15 @@ def main() -> None:
     settings = {"steps": options.steps, "chunks": 8192}
     print(f"On {machine()}. {options.set}: {len(samples.leaves)} chunks, {len(samples.queries)} questions.\n")
     rows = {
-        "untrained, groups of 32": lambda: untrained(samples, TreeConfig(fan_out=32), margin=False),
-        "untrained, groups of 16, then 32 (the default)": lambda: untrained(samples, TREE, margin=False),
+        "untrained, groups of 32": lambda: untrained(samples, TreeConfig(fan_out=32), slack=False),
+        "untrained, groups of 16, then 32 (the default)": lambda: untrained(samples, TREE, slack=False),
         "untrained, groups of 8, then 32": lambda: untrained(
-            samples, TreeConfig(fan_out=(8, 32)), margin=False
+            samples, TreeConfig(fan_out=(8, 32)), slack=False
         ),
-        "untrained with margins": lambda: untrained(samples, TREE, margin=True),
-        "trained, no margins": lambda: trained(samples, margin=False, **settings),
-        "trained rankers only, with margins": lambda: trained(samples, parts=("rankers",), **settings),
-        "trained encoders only, with margins": lambda: trained(samples, parts=("encoders",), **settings),
+        "untrained with slacks": lambda: untrained(samples, TREE, slack=True),
+        "trained, no slacks": lambda: trained(samples, slack=False, **settings),
+        "trained rankers only, with slacks": lambda: trained(samples, parts=("rankers",), **settings),
+        "trained encoders only, with slacks": lambda: trained(samples, parts=("encoders",), **settings),
         "trained, softmax over all in place of listwise": lambda: trained(
             samples, loss=softmax_loss, **settings
         ),

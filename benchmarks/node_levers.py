@@ -71,7 +71,7 @@ class Tree:
             below = node_means(below, parent)
             means.append(below)
         members = [members_of(parent) for parent in grouping.parents]
-        scores = [one @ queries.T for one in means]
+        scores = [mean @ queries.T for mean in means]
         return cls(leaves, list(grouping.parents), members, means, scores, [1] * len(means))
 
     def overlapped(self, level: int, share: float) -> Tree:
@@ -146,8 +146,8 @@ def plain(narrow: float) -> Reach:
     return reach
 
 
-def margin(narrow: float, most: int) -> Reach:
-    """Keeps nodes within a margin of the tenth-best chunk seen in the first eight; `width` sets it."""
+def slack(narrow: float, most: int) -> Reach:
+    """Keeps nodes within a slack of the tenth-best chunk seen in the first eight; `width` sets it."""
 
     def reach(tree: Tree, place: int, width: int, asked: Asked) -> tuple[Rows, int]:
         nodes, cost = descend(tree, place, most, narrow)
@@ -208,8 +208,8 @@ def levers(leaves: Matrix, asked: Asked) -> dict[str, list[Point]]:
         ("a quarter, spread of 2 directions", tree.with_spread(asked.queries, 2, 1.0), plain(0.25)),
         ("a quarter, spread of 4 directions", tree.with_spread(asked.queries, 4, 1.0), plain(0.25)),
         ("a quarter, the best chunks steer the rest", tree, feedback(0.25, 1.0)),
-        ("a margin in place of a width", tree, margin(0.15, 256)),
-        ("a margin, 30 % of the chunks in two nodes", tree.overlapped(0, 0.3), margin(0.15, 256)),
+        ("a slack in place of a width", tree, slack(0.15, 256)),
+        ("a slack, 30 % of the chunks in two nodes", tree.overlapped(0, 0.3), slack(0.15, 256)),
     ]
     free = replace(tree, cost=[0] * len(tree.means))
     full = replace(free.with_spread(asked.queries, 384, 2.0), cost=free.cost)
@@ -236,10 +236,10 @@ def gather(options: Namespace) -> tuple[Matrix, Asked]:
     def rows(chosen: set[int]) -> Rows:
         return order[np.searchsorted(ids[order], sorted(chosen))]
 
-    routed = [rows(one) for one in routed_chunks(memory, queries)]
+    routed = [rows(chunk) for chunk in routed_chunks(memory, queries)]
     memory.close()
     matrix = np.stack([query.vectors[0] for query in queries])
-    return leaves, Asked(matrix, [rows(one) for one in answers], routed)
+    return leaves, Asked(matrix, [rows(answer) for answer in answers], routed)
 
 
 def main() -> None:

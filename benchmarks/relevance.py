@@ -169,9 +169,9 @@ def fitted(found: Mapping[str, Asked], kinds: Iterable[str], leaf: LeafRanker) -
 def relevances(rows: Sequence[LeafEvidence], leaf: LeafRanker) -> NDArray[np.float64]:
     """Of the best hit of each search."""
     best = []
-    for one in rows:
-        scores = leaf.score(*one.features.T.astype(np.float64))
-        best.append(leaf.relevance(float(scores.max()), one.setting(scores)))
+    for row in rows:
+        scores = leaf.score(*row.features.T.astype(np.float64))
+        best.append(leaf.relevance(float(scores.max()), row.setting(scores)))
     return np.array(best)
 
 

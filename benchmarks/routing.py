@@ -30,7 +30,7 @@ from mllm_plugin.hierarchy import Hierarchy, MappedRanker
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
-from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
 from mllm_plugin.training.routing.samples import draw_spans, read_leaves, routed_chunks
 
 WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192)
@@ -94,7 +94,7 @@ def walks(
     points = []
     with memory.snapshot() as snapshot:
         (row,) = snapshot.namespaces()
-        view = View(snapshot, row, BlockCache(1 << 30), hierarchy, memory.config.lexical)
+        view = View(snapshot, row, EmbeddingChunkCache(1 << 30), hierarchy, memory.config.lexical)
         walk(view, queries[:_BATCH], Beam(max(widths), _TOP), most=1)
         for width in widths:
             recall, scored = np.zeros(len(queries)), np.zeros(len(queries))
@@ -276,7 +276,11 @@ def _part(point: Point, rows: NDArray[np.bool_]) -> Point:
 
 
 def _times(point: Point) -> list[str]:
-    return ["", ""] if point.milliseconds is None else [f"{one:.2f}" for one in point.milliseconds]
+    return (
+        ["", ""]
+        if point.milliseconds is None
+        else [f"{millisecond:.2f}" for millisecond in point.milliseconds]
+    )
 
 
 def documents(options: Namespace) -> Iterator[Document]:
@@ -305,7 +309,7 @@ def measure(options: Namespace) -> tuple[Curves, NDArray[np.object_]]:
         own = other.hierarchy
         curves["identity"] = walks(memory, Hierarchy(leaf_ranker=own.leaf_ranker), queries, answers)
         curves["trained"] = walks(other, own, queries, answers)
-        curves["trained, no margin"] = walks(other, without(own, slack=True), queries, answers)
+        curves["trained, no slack"] = walks(other, without(own, slack=True), queries, answers)
         curves["trained, no path score"] = walks(other, without(own, path=True), queries, answers)
         if own.level_encoders:
             bare = without(own, encoders=True)

@@ -26,8 +26,8 @@ from vectors import Vectors, exact_best, mixtures, real_vectors
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.image import Plan, nearest
 from mllm_plugin.image.space import Level, Space, arrange
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.codec import unit
+from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.clustering import group
 
 _K = 10
@@ -133,7 +133,7 @@ def ivf(vectors: Vectors, kind: str, lists: int) -> Method:
         return count
 
     return Method(
-        f"{kind} {lists}", seconds, [(f"nprobe {one}", counted(one)) for one in PROBES if one < lists]
+        f"{kind} {lists}", seconds, [(f"nprobe {probe}", counted(probe)) for probe in PROBES if probe < lists]
     )
 
 
@@ -262,8 +262,10 @@ def main() -> None:
 
     def rows() -> Iterator[list[str]]:
         for method in methods(vectors, options):
-            built.append([method.name, *(f"{one:.1f}" for one in method.seconds)])
-            yield from (row(method, *one, queries, truth, one[0] != "scan") for one in method.settings)
+            built.append([method.name, *(f"{second:.1f}" for second in method.seconds)])
+            yield from (
+                row(method, *setting, queries, truth, setting[0] != "scan") for setting in method.settings
+            )
 
     header = ["", "setting", "recall@10", "scored", "p50 ms", "p95 ms", "p99 ms", "of 256, ms/query"]
     print_table(header, rows())

@@ -103,7 +103,7 @@ def _line(text: str) -> str:
 
 def _each(names: dict[str, str]) -> dict[str, str]:
     """What is said of each name, where one line is about several."""
-    return {one.strip().lstrip("*"): said for several, said in names.items() for one in several.split(",")}
+    return {part.strip().lstrip("*"): said for several, said in names.items() for part in several.split(",")}
 
 
 # -- what the source says that Python forgets
@@ -163,14 +163,14 @@ class _Written(str):
 def _source_signature(function: Any) -> inspect.Signature:
     parameters = [
         inspect.Parameter(
-            one.name,
-            getattr(inspect.Parameter, one.kind.name.upper()),
-            annotation=str(one.annotation),
+            parameter.name,
+            getattr(inspect.Parameter, parameter.kind.name.upper()),
+            annotation=str(parameter.annotation),
             default=inspect.Parameter.empty
-            if one.required or one.kind.name.startswith("var")
-            else _Written(one.default),
+            if parameter.required or parameter.kind.name.startswith("var")
+            else _Written(parameter.default),
         )
-        for one in function.parameters
+        for parameter in function.parameters
     ]
     return inspect.Signature(parameters, return_annotation=str(function.returns))
 

@@ -102,7 +102,7 @@ def main() -> None:
 
             encoder, ranker = train_gates(samples, CONFIG.tree)
             own = Hierarchy(level_encoders={2: GatedMean(encoder)}, rankers={2: GatedCosine(ranker)})
-            seen = [document_mark((), one.id) for one in memory.documents()]
+            seen = [document_mark((), document.id) for document in memory.documents()]
             own.save(f"{folder}/weights", encoder=memory.encoder.fingerprint, documents=seen)
 
             loaded = Hierarchy.load(f"{folder}/weights", kinds=KINDS)

@@ -2,7 +2,9 @@
 
 import mllm_start  # noqa: F401 - makes an interruption of the imports below quiet
 from mllm_plugin.agent import AgentMemory, AgentScope
-from mllm_plugin.builder import IndexBuilder
+from mllm_plugin.bulk.builder import IndexBuilder
+from mllm_plugin.bulk.reembedding import reembed
+from mllm_plugin.bulk.repairing import repair
 from mllm_plugin.config import (
     ChunkingConfig,
     LeafConfig,
@@ -35,8 +37,6 @@ from mllm_plugin.errors import (
 )
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.batch import Batch
-from mllm_plugin.reembedding import reembed
-from mllm_plugin.repairing import repair
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.types import (
     AddReport,

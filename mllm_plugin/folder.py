@@ -92,7 +92,9 @@ def read_pair(folder: str | Path, name: str, *, what: str, hint: str) -> tuple[b
                     return tensors, config
             except FileNotFoundError:  # or it moved meanwhile
                 missing = [
-                    f"{name}{one}" for one in (CONFIG, TENSORS) if not _place(source, name, one).exists()
+                    f"{name}{ending}"
+                    for ending in (CONFIG, TENSORS)
+                    if not _place(source, name, ending).exists()
                 ]
                 if missing:
                     shown = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
@@ -156,7 +158,7 @@ def _place(folder: Path, name: str, suffix: str) -> Path:
 def _marks(folder: Path, name: str) -> list[tuple[int, int, int]]:
     """Tells both files again, wherever they were moved."""
     found = (_place(folder, name, suffix).stat() for suffix in (TENSORS, CONFIG))
-    return [(one.st_ino, one.st_mtime_ns, one.st_size) for one in found]
+    return [(state.st_ino, state.st_mtime_ns, state.st_size) for state in found]
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -233,7 +235,7 @@ def parsed(kind: type[Config], text: str | bytes, where: str) -> Config:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        newer = [one["input"] for one in error.errors() if one["loc"] == ("format_version",)]
+        newer = [problem["input"] for problem in error.errors() if problem["loc"] == ("format_version",)]
         if newer:
             raise InvalidInputError(
                 f"{where} cannot be read: this release does not know its format version, {newer[0]!r}; "
@@ -326,7 +328,9 @@ def _fits(found: tuple[int, ...], shape: Shape, known: dict[str, int]) -> bool:
 
 
 def _told_shape(shape: Shape, known: Mapping[str, int]) -> str:
-    sizes = (f"{one} = {known[one]}" if isinstance(one, str) and one in known else str(one) for one in shape)
+    sizes = (
+        f"{size} = {known[size]}" if isinstance(size, str) and size in known else str(size) for size in shape
+    )
     return f"[{', '.join(sizes)}]"
 
 

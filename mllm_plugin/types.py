@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.options import explain_calls
+from mllm_plugin.calls.options import explain_calls
 
 Namespace = tuple[str, ...]
-Mode = Literal["auto", "beam", "flat", "exact"]
+SearchMode = Literal["auto", "beam", "flat", "exact"]
 OnInvalid = Literal["raise", "skip"]
 Moment = datetime | date | str  # aware, a date is its midnight in UTC, text is ISO 8601
 VectorLike = Sequence[float] | NDArray[Any]
@@ -136,7 +136,7 @@ class SearchStatistics(_Report):
         timings: Seconds per stage, for all queries of the call together.
     """
 
-    mode: Mode = "auto"
+    mode: SearchMode = "auto"
     embeddings_scored: int = 0
     nodes_visited: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -333,9 +333,9 @@ class AddReport(_Report):
         """Several reports as one."""
         parts = list(reports)
         return cls(
-            ids=tuple(name for one in parts for name in one.ids),
-            **{name: sum(getattr(one, name) for one in parts) for name in _COUNTS},
-            skipped=tuple(left for one in parts for left in one.skipped),
+            ids=tuple(name for part in parts for name in part.ids),
+            **{name: sum(getattr(part, name) for part in parts) for name in _COUNTS},
+            skipped=tuple(left for part in parts for left in part.skipped),
             erased=not parts or parts[-1].erased,  # whoever erases completes what was left before
             reason=parts[-1].reason if parts else "",
         )

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mllm_plugin import Document, InvalidTypeError, MemoryConfig, MemoryIndex, TreeConfig
-from mllm_plugin.chunking import word_offsets
 from mllm_plugin.encoders import FrameworkEncoder, as_encoder
 from mllm_plugin.hierarchy import CosineRanker, Hierarchy
 from mllm_plugin.protocols import Ranker, TextEncoder
+from mllm_plugin.text.chunking import word_offsets
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4))

@@ -13,7 +13,7 @@ from jaxtyping import TypeCheckError
 from mllm_plugin.hierarchy import CosineRanker, MeanLevelEncoder
 from mllm_plugin.llm.reading import window_counts
 from mllm_plugin.tree.clustering import nearest
-from mllm_plugin.tree.node import Children
+from mllm_plugin.tree.node import EmbeddingChunk
 
 COUNTS = np.ones(3, dtype=np.int64)
 VECTORS = np.ones((3, 1, 4), dtype=np.float16)
@@ -25,7 +25,7 @@ VECTORS = np.ones((3, 1, 4), dtype=np.float16)
         lambda: CosineRanker().score(np.ones((1, 4), np.float32), np.ones((3, 1, 4), np.float32)),
         lambda: MeanLevelEncoder().fold(VECTORS, np.ones(2, dtype=bool)),
         lambda: nearest(np.ones((3, 4), np.float32), np.ones((2, 5), np.float32)),
-        lambda: Children(COUNTS, VECTORS, COUNTS, COUNTS[:2], COUNTS, None),
+        lambda: EmbeddingChunk(COUNTS, VECTORS, COUNTS, COUNTS[:2], COUNTS, None),
         lambda: window_counts(torch.ones(3, dtype=torch.long), torch.ones(2, dtype=torch.long)),
     ],
     ids=["ranker", "fold", "clustering", "children", "reading"],

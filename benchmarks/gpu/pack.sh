@@ -5,7 +5,7 @@ set -euo pipefail
 data=$1 into=$2 python=${3:-3.12}
 here=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$into"/{a,b,c,t}
-gguf=$(python3 -c "from mllm_plugin.llm.models import DEFAULT_LLM, _PACKAGED; from mllm_plugin.pretrained import packaged; print(packaged(DEFAULT_LLM, _PACKAGED))")
+gguf=$(python3 -c "from mllm_plugin.llm.models import DEFAULT_LLM, _PACKAGED; from mllm_plugin.models.pretrained import packaged; print(packaged(DEFAULT_LLM, _PACKAGED))")
 split -n 3 -d "$gguf" "$into/piece."
 mv "$into/piece.00" "$into/a/" && mv "$into/piece.01" "$into/b/" && mv "$into/piece.02" "$into/c/"
 platforms=()

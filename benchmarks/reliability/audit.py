@@ -24,7 +24,7 @@ def report(dependencies: Sequence[dict[str, Any]]) -> list[str]:
     Args:
         dependencies: As pip-audit's JSON has them: name, version, vulns; or name and skip_reason.
     """
-    looked_up = [one for one in dependencies if "vulns" in one]
+    looked_up = [dependency for dependency in dependencies if "vulns" in dependency]
     if not looked_up:
         return ["skipped: the database of vulnerabilities knows none of the packages, or cannot be reached"]
     lines = []

@@ -92,7 +92,9 @@ class MemoryLLM(Answering, BaseLLM):
             await stream.aclose()
 
     def _result(self, answers: Sequence[Answer]) -> LLMResult:
-        generations = [[Generation(text=one.text, generation_info=self._info(one))] for one in answers]
+        generations = [
+            [Generation(text=answer.text, generation_info=self._info(answer))] for answer in answers
+        ]
         return LLMResult(generations=generations, llm_output={"model_name": self.model_name})
 
     def _info(self, answer: Answer) -> dict[str, Any]:

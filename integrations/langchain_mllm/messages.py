@@ -44,7 +44,7 @@ def question_of(messages: Sequence[BaseMessage], query: str | None = None) -> li
 
 def metadata_of(answer: Answer, model_name: str) -> dict[str, Any]:
     """What goes into `response_metadata`: JSON values; the sources are in the order they were read."""
-    sources = [{**asdict(one), "namespace": list(one.namespace)} for one in answer.sources]
+    sources = [{**asdict(source), "namespace": list(source.namespace)} for source in answer.sources]
     return {
         "model_name": model_name,
         "model_provider": "mllm",

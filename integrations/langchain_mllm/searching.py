@@ -63,7 +63,7 @@ async def asearch(memory: MemoryIndex, query: Any, **options: Any) -> list[Hit]:
 def search_vectors(memory: MemoryIndex, query: Any, **options: Any) -> tuple[list[Hit], NDArray[np.float32]]:
     """Searches, and gives the hits' stored embeddings [n, dim] too."""
     recall = memory.recall(**_request(memory, query, {**options, "nodes": 0}))
-    vectors = [one.vectors[0] for one in recall.levels[1]]
+    vectors = [chunk.vectors[0] for chunk in recall.levels[1]]
     return _answers(query, list(recall.hits)), np.asarray(vectors, dtype=np.float32)
 
 
@@ -84,7 +84,7 @@ def check_options(call: Callable[..., Any], options: Mapping[str, Any], *own: st
         InvalidTypeError: One is unknown.
     """
     parameters = inspect.signature(call).parameters.values()
-    known = [*own, *(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)]
+    known = [*own, *(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)]
     if unknown := [name for name in options if name not in known]:
         raise InvalidTypeError(unknown_option(unknown[0], known))
 

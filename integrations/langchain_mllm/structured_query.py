@@ -57,4 +57,4 @@ def _value(value: Any) -> Any:
     """A value of the query language, whose dates come with their type."""
     if isinstance(value, dict):
         return value.get(value.get("type"), value)
-    return [_value(one) for one in value] if isinstance(value, list | tuple) else value
+    return [_value(item) for item in value] if isinstance(value, list | tuple) else value

@@ -41,7 +41,7 @@ def _below(key: str, wanted: Any) -> dict[str, Any]:
     if key == "$not" and isinstance(wanted, Mapping):
         return {key: _renamed(wanted)}
     if isinstance(wanted, list | tuple):
-        return {key: [_renamed(one) if isinstance(one, Mapping) else one for one in wanted]}
+        return {key: [_renamed(part) if isinstance(part, Mapping) else part for part in wanted]}
     return {key: wanted}
 
 

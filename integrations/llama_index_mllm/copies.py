@@ -13,7 +13,7 @@ from mllm_plugin.errors import InvalidTypeError
 def sharing(memo: dict[int, Any] | None, *held: Any) -> dict[int, Any]:
     """The memo of a deep copy in which these stand for themselves."""
     memo = {} if memo is None else memo
-    memo.update({id(one): one for one in held})
+    memo.update({id(part): part for part in held})
     return memo
 
 

@@ -18,17 +18,17 @@ from mllm_plugin import Hit, MemoryIndex
 from mllm_plugin.errors import InvalidInputError
 
 Scored = tuple[Hit, float | None]
-Mode = VectorStoreQueryMode
+QueryMode = VectorStoreQueryMode
 
 OPTIONS = ("beam_width", "exact", "mode", "prefix", "exclude_labels", "unique_documents")
 MMR_OPTIONS = ("mmr_threshold", "mmr_prefetch_k", "mmr_prefetch_factor")
 
-_WORDS = (Mode.SPARSE, Mode.TEXT_SEARCH)
-_MODES = (Mode.DEFAULT, Mode.HYBRID, *_WORDS, Mode.MMR)
-_SETTINGS: dict[str, tuple[Mode, ...]] = {
-    "alpha": (Mode.HYBRID,),
-    "sparse_top_k": (Mode.HYBRID, Mode.SPARSE),
-    "mmr_threshold": (Mode.MMR,),
+_WORDS = (QueryMode.SPARSE, QueryMode.TEXT_SEARCH)
+_MODES = (QueryMode.DEFAULT, QueryMode.HYBRID, *_WORDS, QueryMode.MMR)
+_SETTINGS: dict[str, tuple[QueryMode, ...]] = {
+    "alpha": (QueryMode.HYBRID,),
+    "sparse_top_k": (QueryMode.HYBRID, QueryMode.SPARSE),
+    "mmr_threshold": (QueryMode.MMR,),
     "output_fields": (),
     "embedding_field": (),
 }
@@ -54,7 +54,7 @@ class Search:
     """
 
     def __init__(self, memory: MemoryIndex, query: VectorStoreQuery, options: Mapping[str, Any]) -> None:
-        self._memory, self._query, self._mode = memory, query, Mode(query.mode)
+        self._memory, self._query, self._mode = memory, query, QueryMode(query.mode)
         self._where = {name: value for name, value in options.items() if name not in MMR_OPTIONS}
         self._mmr = {name: value for name, value in options.items() if name in MMR_OPTIONS}
         self._words = query.query_str if (query.query_str or "").strip() else None
@@ -75,11 +75,11 @@ class Search:
         query, k = self._query, self._query.similarity_top_k
         if self._words is None and query.query_embedding is None:
             return [(hit, None) for hit in matches(self._memory, k=k, **self._where)]
-        if self._mode is Mode.MMR:
+        if self._mode is QueryMode.MMR:
             return _relevant(self._diverse(k))
         if self._mode in _WORDS:
             return _relevant(self._by_words(query.sparse_top_k or k))
-        if self._mode is Mode.DEFAULT:
+        if self._mode is QueryMode.DEFAULT:
             return _relevant(self._by_all(k))
         if query.alpha is not None or query.sparse_top_k is not None:
             return self._blended(k)[: query.hybrid_top_k or k]
@@ -118,7 +118,7 @@ class Search:
         factor = self._mmr.get("mmr_prefetch_factor", _PREFETCH_FACTOR)
         candidates = max(k, self._mmr.get("mmr_prefetch_k") or int(factor * k))
         recall = self._memory.recall(**self._looked_for(), k=candidates, nodes=0, **self._where)
-        stored = {one.node_id: one.vectors[0] for one in recall.levels.get(1, ())}
+        stored = {chunk.node_id: chunk.vectors[0] for chunk in recall.levels.get(1, ())}
         vectors = [stored[hit.chunk_id] for hit in recall.hits]
         threshold = _threshold(self._query, self._mmr)
         places = _unlike(np.array(self._vector()), np.array(vectors), threshold, k) if vectors else []
@@ -171,7 +171,7 @@ def _threshold(query: VectorStoreQuery, options: Mapping[str, Any]) -> float:
     return _EVEN if given is None else given
 
 
-def _check(query: VectorStoreQuery, mode: Mode, options: Mapping[str, Any]) -> None:
+def _check(query: VectorStoreQuery, mode: QueryMode, options: Mapping[str, Any]) -> None:
     if mode not in _MODES:
         raise InvalidInputError(
             f"query mode {mode.value!r} has no counterpart in a memory; expected one of {_named(_MODES)}"
@@ -182,14 +182,14 @@ def _check(query: VectorStoreQuery, mode: Mode, options: Mapping[str, Any]) -> N
             where = f"it counts in mode {_named(modes)}" if modes else "leave it out"
             raise InvalidInputError(f"{name}={value!r} has no counterpart in mode {mode.value!r}; {where}")
     for name in MMR_OPTIONS:
-        if name in options and mode is not Mode.MMR:
+        if name in options and mode is not QueryMode.MMR:
             raise InvalidInputError(f"{name} counts in mode 'mmr' only, got mode {mode.value!r}")
-    if "unique_documents" in options and mode is Mode.MMR:
+    if "unique_documents" in options and mode is QueryMode.MMR:
         raise InvalidInputError("unique_documents has no counterpart in mode 'mmr'; leave it out")
     for name, share in (("alpha", query.alpha), ("mmr_threshold", _threshold(query, options))):
         if share is not None and not 0 <= share <= 1:
             raise InvalidInputError(f"{name} must be from 0 to 1, got {share!r}")
 
 
-def _named(modes: Sequence[Mode]) -> str:
+def _named(modes: Sequence[QueryMode]) -> str:
     return ", ".join(repr(mode.value) for mode in modes)

@@ -1,7 +1,15 @@
 """Agent memory: scopes, versions, duplicates, forgetting and overviews; no language model needed."""
 
 from mllm_plugin.agent.facade import AgentMemory
-from mllm_plugin.agent.items import AuditEntry, Consolidated, Duplicate, Forgotten, Memory, Remembered, Topic
+from mllm_plugin.agent.items import (
+    AgentTopic,
+    AuditEntry,
+    Consolidated,
+    Duplicate,
+    Forgotten,
+    Memory,
+    Remembered,
+)
 from mllm_plugin.agent.scope import AgentScope
 
 __all__ = [
@@ -13,5 +21,5 @@ __all__ = [
     "Forgotten",
     "Memory",
     "Remembered",
-    "Topic",
+    "AgentTopic",
 ]

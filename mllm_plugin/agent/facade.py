@@ -9,10 +9,10 @@ from mllm_plugin.agent.audit import Audit
 from mllm_plugin.agent.likeness import Likeness
 from mllm_plugin.agent.scope import AgentScope
 from mllm_plugin.agent.shared import Duplicates, Shared
+from mllm_plugin.calls.twins import class_twin, twin
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.twins import class_twin, twin
 
 
 class AgentMemory(AgentScope):

@@ -109,7 +109,7 @@ def erase(shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[st
     shared.turns.forget()
     kept = shared.audit.erase([*gone, *(name for ids in together.values() for name in ids)])
     shared.audit.note_count("forget", namespace, sum(map(len, together.values())))
-    reports = tuple(one for one in batch.reports if isinstance(one, RemoveReport))
+    reports = tuple(report for report in batch.reports if isinstance(report, RemoveReport))
     reason = "; ".join(filter(None, (erased.reason, kept)))
     return Forgotten(gone, _names_in(more), erased.erased and not kept, missing, reason, reports)
 

@@ -128,7 +128,7 @@ class Forgotten(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class Topic(_Report):
+class AgentTopic(_Report):
     """A part of the memory that hangs together: a node of the tree.
 
     Attributes:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from mllm_plugin.agent.items import Duplicate
 from mllm_plugin.agent.naming import MESSAGE, own
-from mllm_plugin.lexical import terms_of
+from mllm_plugin.encoders.vectors import as_vectors
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.text.lexical import terms_of
 from mllm_plugin.types import Namespace
-from mllm_plugin.vectors import as_vectors
 
 _COMPARED = 4  # nearest items of a text
 _SHARED = 0.3  # of the words; texts that share fewer are not asked for their meaning

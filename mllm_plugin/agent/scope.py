@@ -8,17 +8,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin.agent import forgetting, prompting, recalling, topics, writing
-from mllm_plugin.agent.items import AuditEntry, Consolidated, Forgotten, Memory, Remembered, Topic
+from mllm_plugin.agent.items import AgentTopic, AuditEntry, Consolidated, Forgotten, Memory, Remembered
 from mllm_plugin.agent.naming import FIELD, HIDDEN, checked_names, memory_of, namespace_of
 from mllm_plugin.agent.recalling import Wanted, condition_of
 from mllm_plugin.agent.writing import Given, given_item
+from mllm_plugin.calls.options import explain_calls
+from mllm_plugin.calls.twins import twin
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory.checks import at_least, positive
 from mllm_plugin.memory.updating import KEEP
-from mllm_plugin.options import explain_calls
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
-from mllm_plugin.twins import twin
 from mllm_plugin.types import Moment, RemoveReport
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class AgentScope:
 
     acontext = twin(context)
 
-    def overview(self, topic: str | None = None, *, nodes: int = 8, faces: int = 2) -> list[Topic]:
+    def overview(self, topic: str | None = None, *, nodes: int = 8, faces: int = 2) -> list[AgentTopic]:
         """What is known, or what is known about a topic: parts of the memory, told from its upper levels.
 
         Args:

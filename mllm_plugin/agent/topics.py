@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_plugin.agent.items import Consolidated, Memory, Topic
+from mllm_plugin.agent.items import AgentTopic, Consolidated, Memory
 from mllm_plugin.agent.naming import memory_of, names_of
 from mllm_plugin.agent.writing import Given, remember
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import Namespace
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Merge = Callable[[Sequence[Memory]], str]
 
 
-def overview(shared: Shared, namespace: Namespace, topic: str | None, nodes: int, faces: int) -> list[Topic]:
+def overview(
+    shared: Shared, namespace: Namespace, topic: str | None, nodes: int, faces: int
+) -> list[AgentTopic]:
     """The parts of a scope and of those below it: the nearest to a topic, or the largest."""
     parts = shared.memory.overview(topic, nodes=nodes, faces=faces, namespace=namespace, prefix=True)
     with shared.memory.snapshot() as snapshot:
@@ -29,16 +31,20 @@ def overview(shared: Shared, namespace: Namespace, topic: str | None, nodes: int
     return [one for one in told if one is not None]
 
 
-def _told(snapshot: Snapshot, part: Part) -> Topic | None:
+def _told(snapshot: Snapshot, part: Part) -> AgentTopic | None:
     row = snapshot.namespace(part.namespace)
     places = snapshot.places(_chunks_below(snapshot, part.node_id, part.level))
     rowids = list(dict.fromkeys(place.document_rowid for place in places.values()))
-    found = {} if row is None else {one.id: memory_of(one) for one in snapshot.documents(row, rowids)}
+    found = (
+        {}
+        if row is None
+        else {document.id: memory_of(document) for document in snapshot.documents(row, rowids)}
+    )
     if not found:  # it was removed meanwhile
         return None
     times = [one.at for one in found.values()]
     names = dict.fromkeys(face.document_id for face in part.faces)
-    return Topic(
+    return AgentTopic(
         label=part.words,
         size=len(found),
         first=min(times),
@@ -53,7 +59,7 @@ def _told(snapshot: Snapshot, part: Part) -> Topic | None:
 def _chunks_below(snapshot: Snapshot, node_id: int, level: int) -> list[int]:
     """Live chunks below a node."""
     nodes = [node_id]
-    for _ in range(LEAF_LEVEL, level):
+    for _ in range(LOWEST_LEVEL, level):
         nodes = [child for node in nodes for child in _live(snapshot, node)]
     return [chunk for node in nodes for chunk in _live(snapshot, node)]
 

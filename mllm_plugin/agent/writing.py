@@ -92,27 +92,27 @@ def remember(
 
     An id that is there makes a new version of its item.
     """
-    ids = [one.id for one in items if one.id is not None]
+    ids = [item.id for item in items if item.id is not None]
     there = {one.id: one for one in shared.memory.get(ids, namespace=namespace)} if ids else {}
     if there:
         return [
-            _again(shared, there[one.id], one, history)
-            if one.id in there
-            else remember(shared, namespace, [one], duplicates, history)[0]
-            for one in items
+            _again(shared, there[item.id], item, history)
+            if item.id in there
+            else remember(shared, namespace, [item], duplicates, history)[0]
+            for item in items
         ]
     alike = _alike(shared, namespace, items, duplicates)
     merged = [
         bool(found) and duplicates == "merge" and one.id is None
         for one, found in zip(items, alike, strict=True)
     ]
-    told = [one.told() for one in items]
+    told = [item.told() for item in items]
     new = [not one for one in merged]
     documents = [
         _document(shared, namespace, one, said) if fresh else None
         for one, said, fresh in zip(items, told, new, strict=True)
     ]
-    gone = [_to_end(shared, namespace, one) for one in items]
+    gone = [_to_end(shared, namespace, item) for item in items]
     written = [one for one in documents if one is not None]
     with shared.memory.batch() as batch:
         batch.add(written, namespace=namespace)
@@ -127,7 +127,7 @@ def remember(
         else Remembered(document.id, 1, found, superseded=tuple(old.id for old in ended))
         for one, document, found, ended in zip(items, documents, alike, gone, strict=True)
     ]
-    shared.audit.note("remember", namespace, [one.id for one in reports])
+    shared.audit.note("remember", namespace, [report.id for report in reports])
     return reports
 
 

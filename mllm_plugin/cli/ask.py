@@ -115,8 +115,8 @@ def open_llm(
             device=device,
             progress=settings.progress,
         )
-    for one in caught:
-        note(f"({one.message})")
+    for warning in caught:
+        note(f"({warning.message})")
     return llm
 
 
@@ -139,9 +139,10 @@ def reading_lines(answer: Answer) -> Iterator[str]:
         return
     soft = f", {usage.memory_tokens:,} of them memory tokens" if usage.memory_tokens else ""
     yield f"It read {usage.input_tokens:,} tokens{soft}:"
-    for one in answer.sources:
-        if one.as_text:
-            yield f"  text       {_place(one)}  {excerpt(one.text, width() - 16 - cells(_place(one)))}"
+    for source in answer.sources:
+        if source.as_text:
+            room = width() - 16 - cells(_place(source))
+            yield f"  text       {_place(source)}  {excerpt(source.text, room)}"
     read = [one for one in answer.sources if not one.as_text]
     for level, pieces in groupby(read, key=lambda one: one.level):
         yield f"  level {level:<4} {_windows_of(level, list(pieces))}"
@@ -151,7 +152,7 @@ def reading_lines(answer: Answer) -> Iterator[str]:
 
 
 def _windows_of(level: int, pieces: Sequence[Source]) -> str:
-    places = _shortened(dict.fromkeys(printable(one.document_id) for one in pieces))
+    places = _shortened(dict.fromkeys(printable(piece.document_id) for piece in pieces))
     return f"{plural(len(pieces), 'window' if level == 0 else 'chunk')} of {places}"
 
 

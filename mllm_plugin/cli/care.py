@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
+from mllm_plugin.bulk.repairing import repair
 from mllm_plugin.cli.edit import EXIT_NEEDS_CARE
 from mllm_plugin.cli.output import emit, fields, namespace_name, plural, size, table
 from mllm_plugin.cli.settings import Settings, UserPath, check_folder, encoder_option, shared_options
 from mllm_plugin.errors import DamagedStoreError, EncoderMismatchError, InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.repairing import repair
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.filesystem import draft_folder, swap_folders, sync
 from mllm_plugin.types import NamespaceStats, RepairReport, Stats, VerifyReport
@@ -199,9 +199,9 @@ def _stats_lines(found: Stats) -> Iterator[str]:
             ("namespaces", f"{len(found.namespaces):,}"),
         ]
     )
-    for one in found.namespaces[:_SHOWN]:
+    for namespace in found.namespaces[:_SHOWN]:
         yield ""
-        yield from _namespace_lines(one)
+        yield from _namespace_lines(namespace)
     if len(found.namespaces) > _SHOWN:
         yield f"\n… and {len(found.namespaces) - _SHOWN:,} more; --json lists all"
 
@@ -211,8 +211,8 @@ def _namespace_lines(found: NamespaceStats) -> Iterator[str]:
     yield f"{namespace_name(found.namespace)}: {counts}"
     header = ["level", "embeddings", "groups", "mean group", "largest group"]
     rows = [
-        (one.level, one.embeddings, one.groups, f"{one.mean_group:.1f}", one.max_group)
-        for one in reversed(found.levels)
+        (level.level, level.embeddings, level.groups, f"{level.mean_group:.1f}", level.max_group)
+        for level in reversed(found.levels)
     ]
     yield from table(header, rows)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mllm_plugin.builder import IndexBuilder
+from mllm_plugin.bulk.builder import IndexBuilder
 from mllm_plugin.cli.ask import open_llm, reading_lines, show_answer
 from mllm_plugin.cli.output import emit, hit_lines, note, plural, printable, removal_lines
 from mllm_plugin.cli.settings import Settings, UserPath, encoder_option, number_option, output_options
@@ -112,9 +112,9 @@ class _Demo:
     def _levels(self) -> None:
         stats = self._memory.stats()
         levels = reversed(stats.namespaces[0].levels)
-        shape = ", ".join(f"level {one.level}: {one.embeddings}" for one in levels)
+        shape = ", ".join(f"level {level.level}: {level.embeddings}" for level in levels)
         self._say(f"Embeddings from the top level down: {shape}")
-        self._result["levels"] = [one.to_dict() for one in stats.namespaces[0].levels]
+        self._result["levels"] = [level.to_dict() for level in stats.namespaces[0].levels]
 
     def _load(self) -> None:
         """The language model; the demo goes on without one."""

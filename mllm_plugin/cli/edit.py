@@ -100,7 +100,9 @@ def _count(
         chosen = iter(memory.get(ids, namespace=namespace))
     else:
         chosen = memory.documents(namespace=namespace, filter=condition)
-    return sum((not ids or one.id in ids) and (not label or label in one.labels) for one in chosen)
+    return sum(
+        (not ids or document.id in ids) and (not label or label in document.labels) for document in chosen
+    )
 
 
 def _confirmed(count: int) -> bool:

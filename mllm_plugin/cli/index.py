@@ -137,7 +137,10 @@ def _summary(report: dict[str, Any], memory: Path) -> Iterator[str]:
     for line in _few([f"{printable(one['path'])}: {one['note']}" for one in report["notes"]]):
         note(line)
     for line in _few(
-        [f"removed {printable(one['id'])}: {one['reason']}" for one in report["removed_documents"]]
+        [
+            f"removed {printable(removed['id'])}: {removed['reason']}"
+            for removed in report["removed_documents"]
+        ]
     ):
         note(line)
     for line in _few(_skipped_lines(report["skipped"])):
@@ -162,13 +165,13 @@ def _skipped_lines(skipped: list[dict[str, str]]) -> list[str]:
     """One line for each file, but one for many with the same reason."""
     reasons = Counter(one["reason"] for one in skipped)
     lines: dict[str, str] = {}
-    for one in skipped:
-        count = reasons[one["reason"]]
+    for left_out in skipped:
+        count = reasons[left_out["reason"]]
         together = count > _TOGETHER
         more = f" and {count - 1:,} more" if together else ""
         lines.setdefault(
-            one["reason"] if together else one["path"],
-            f"skipped {printable(one['path'])}{more}: {one['reason']}",
+            left_out["reason"] if together else left_out["path"],
+            f"skipped {printable(left_out['path'])}{more}: {left_out['reason']}",
         )
     return list(lines.values())
 

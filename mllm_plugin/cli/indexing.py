@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mllm_plugin.builder import IndexBuilder
+from mllm_plugin.bulk.builder import IndexBuilder
 from mllm_plugin.cli.terminal import bar
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, MissingDependencyError, NotFoundError
 from mllm_plugin.memory import MemoryIndex

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mllm_plugin.bulk.reembedding import reembed
 from mllm_plugin.cli.output import emit, note, plural
 from mllm_plugin.cli.settings import (
     Settings,
@@ -22,7 +23,6 @@ from mllm_plugin.cli.terminal import bar
 from mllm_plugin.encoders import VectorsOnly
 from mllm_plugin.errors import DimensionMismatchError, EncoderMismatchError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.reembedding import reembed
 from mllm_plugin.transfer import Columns, Source, open_source, placed, write_jsonl
 
 

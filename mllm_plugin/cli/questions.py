@@ -40,7 +40,7 @@ def read_answered(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise InvalidInputError(f"{path}, line {number}: expected an object with id, text and answers")
         answers = row.get("answers", [])
-        if not isinstance(answers, list) or not all(isinstance(one, str) for one in answers):
+        if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
             raise InvalidInputError(
                 f"{path}, line {number}: answers must be a list of texts, got {answers!r}"
             )

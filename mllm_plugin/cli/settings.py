@@ -20,7 +20,7 @@ from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.encoders.quick import quick_encoder
 from mllm_plugin.errors import NotFoundError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import FILE_NAME
 
@@ -170,7 +170,7 @@ def field_option(
         name: Of the option; the field's when left out.
     """
     found = config.model_fields[field]
-    least = next(one.ge for one in found.metadata if getattr(one, "ge", None) is not None)
+    least = next(bound.ge for bound in found.metadata if getattr(bound, "ge", None) is not None)
     return number_option(
         name or f"--{field.replace('_', '-')}", found.default, found.description or "", int(least)
     )

@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import word_offsets
 from mllm_plugin.seam import Seam
+from mllm_plugin.text.chunking import word_offsets
 
 Vectors = NDArray[np.float32]
 Spans = Sequence[tuple[int, int]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.pretrained import file_sha256
+from mllm_plugin.models.pretrained import file_sha256
 
 LONGEST = 512  # tokens, of a model that does not say how long its input may be
 _SUPPORTED_MODULES = {"Transformer", "Pooling", "Normalize"}

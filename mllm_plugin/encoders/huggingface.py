@@ -24,7 +24,7 @@ from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert
 from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
-from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
+from mllm_plugin.models.files import choose_device, explained, load_model, load_tokenizer, readable_texts
 from mllm_plugin.shapes import Bool, Float, Float32, Int
 
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart

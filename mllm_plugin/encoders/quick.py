@@ -17,7 +17,7 @@ from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import resolve_model
 from mllm_plugin.errors import EncoderMismatchError
-from mllm_plugin.model_files import damage, explained
+from mllm_plugin.models.files import damage, explained
 
 if TYPE_CHECKING:
     from mllm_plugin.encoders.huggingface import HuggingFaceEncoder

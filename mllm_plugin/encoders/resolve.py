@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllm_plugin.pretrained import Carrier, from_hub, packaged
+from mllm_plugin.models.pretrained import Carrier, from_hub, packaged
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -35,7 +35,10 @@ class ShortBert:
         return (
             type(model).__name__ == "BertModel"
             and all(getattr(model.config, name, value) == value for name, value in _EXPECTED.items())
-            and all(one.dtype == torch.float32 and one.device.type == "cpu" for one in model.parameters())
+            and all(
+                parameter.dtype == torch.float32 and parameter.device.type == "cpu"
+                for parameter in model.parameters()
+            )
         )
 
     def states(self, tokens: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mllm_plugin.chunking import TokenOffsets
 from mllm_plugin.encoders.base import TextEncoder
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.text.chunking import TokenOffsets
 
 _RUN = re.compile(r"[0-9A-Za-z+/=]+")
 _HEX = re.compile(r"[0-9a-fA-F]{2,}")

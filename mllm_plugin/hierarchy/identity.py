@@ -32,7 +32,7 @@ class MeanLevelEncoder(LevelEncoder):
 class CosineRanker(Ranker):
     """Scores an embedding by its best cosine with any of the query's vectors.
 
-    The margin within which a node may still hold a result is unknown without training, so none is dropped.
+    The slack within which a node may still hold a result is unknown without training, so none is dropped.
     """
 
     def score(

@@ -104,7 +104,7 @@ class MappedRanker(Ranker):
 
     Args:
         tensors: `map` [d, d] is added to the identity; `scale` and `offset` [1] calibrate the inner product;
-            `path` [1] weighs the parent's score; `slack` [1] is the margin by which a node may fall short of
+            `path` [1] weighs the parent's score; `slack` [1] is how far a node may fall short of
             the best results seen before it is dropped, infinite where none is.
 
     Raises:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space, quantise
-from mllm_plugin.lexical import QueryTerms
+from mllm_plugin.text.lexical import QueryTerms
 
 UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower
 UPPER_LEAST = 4
@@ -109,7 +109,7 @@ def nearest(
         codes, worth = quantise(queries if queries.ndim == 4 else queries[:, None])
         args = _walk_args(space, codes, worth, plan, space.live if counts is None else counts)
         rows, scored = kernels().nearest(*args, most)
-        reached = [one[one >= 0] - space.nodes for one in rows]
+        reached = [row[row >= 0] - space.nodes for row in rows]
     asked = queries if queries.ndim == 3 else queries[:, -1]
     return [exact_order(space, *pair, k)[0] for pair in zip(asked, reached, strict=True)], scored
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.image.space import Space
-from mllm_plugin.lexical import TermCounts
+from mllm_plugin.text.lexical import TermCounts
 
 FORMAT = 1
 _MARK = b"MLLMIMG\x01"
@@ -96,7 +96,7 @@ class MappedSpace(Space):
         self, arrays: dict[str, NDArray], places: dict[str, int], version: int, blocks: Blocks
     ) -> None:
         terms = TermCounts(*(arrays[name] for name in ("sizes", "lengths", "hashes", "counts")))
-        rest = {one.name: arrays[one.name] for one in fields(Space) if one.name in arrays}
+        rest = {field.name: arrays[field.name] for field in fields(Space) if field.name in arrays}
         super().__init__(version=version, terms=terms, **rest)
         self.__dict__.update(_places=places, _blocks=blocks)
 
@@ -168,7 +168,7 @@ class Generation:
         sums = np.frombuffer(data, "<u4", found["blocks"], found["sums"])
         if zlib.crc32(sums.tobytes()) != found["sums_crc"]:
             raise DamagedImageError(f"the checksums of {path} are damaged")
-        directory = {one["namespace"]: one for one in found["directory"]}
+        directory = {entry["namespace"]: entry for entry in found["directory"]}
         return cls(
             path, found["identity"], directory, data[: found["end"]], Blocks(data[: found["end"]], sums)
         )
@@ -224,7 +224,7 @@ def write_generation(path: Path, identity: str, spaces: Iterable[tuple[int, Spac
 
 
 def _segment(writer: _Writer, namespace_id: int, space: Space) -> dict[str, Any]:
-    columns = {one.name: getattr(space, one.name) for one in fields(Space) if one.name in _ARRAYS}
+    columns = {field.name: getattr(space, field.name) for field in fields(Space) if field.name in _ARRAYS}
     columns |= {name: getattr(space.terms, name) for name in ("sizes", "lengths", "hashes", "counts")}
     arrays = {}
     for name, kind in _ARRAYS.items():

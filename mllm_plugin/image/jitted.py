@@ -208,11 +208,11 @@ def weigh(hashes, counts, ends, lengths, chunks, asked, terms, weights, saturati
             word = hashes[entry]
             if not field[(word >> 3) % _FILTER] >> (word & 7) & 1:
                 continue
-            for one in range(len(asked)):
-                if asked[one] == word:
+            for query in range(len(asked)):
+                if asked[query] == word:
                     count = np.float64(counts[entry])
-                    part = weights[one] * (count / (count + norm))
-                    best[terms[one]] = max(best[terms[one]], part)
+                    part = weights[query] * (count / (count + norm))
+                    best[terms[query]] = max(best[terms[query]], part)
                     hit = True
         if hit:
             for term in range(many):

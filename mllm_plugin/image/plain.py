@@ -93,7 +93,7 @@ def score(
         compared.append(len(reached))
         rows.append(reached[live[reached] > 0])
         found.append(score_rows(codes, scales, rows[-1], query[-1], own[-1]))
-    lengths = np.array([len(one) for one in rows], np.int64)
+    lengths = np.array([len(row) for row in rows], np.int64)
     return np.concatenate(rows), np.concatenate(found), lengths, np.array(compared, np.int64)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.image.space import Level, Space, arrange
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.tree.editor import LEAF_LEVEL
-from mllm_plugin.tree.node import Children
+from mllm_plugin.text.lexical import TermCounts
+from mllm_plugin.tree.editor import LOWEST_LEVEL
+from mllm_plugin.tree.node import EmbeddingChunk
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,18 @@ def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
     if row.root_id is None:
         return None
     nodes, levels, terms = [row.root_id], [], TermCounts.empty()
-    for depth in range(snapshot.node(row.root_id).level - 1, LEAF_LEVEL - 2, -1):
-        blocks = [snapshot.children(node) for node in nodes]
-        if any(block.vectors.shape[1] != 1 for block in blocks):
+    for depth in range(snapshot.node(row.root_id).level - 1, LOWEST_LEVEL - 2, -1):
+        embedding_chunks = [snapshot.children(node) for node in nodes]
+        if any(children.vectors.shape[1] != 1 for children in embedding_chunks):
             return None
         if levels:
-            levels[-1] = replace(levels[-1], sizes=np.array([len(block) for block in blocks], np.int64))
-        levels.append(_level(blocks))
+            levels[-1] = replace(
+                levels[-1], sizes=np.array([len(children) for children in embedding_chunks], np.int64)
+            )
+        levels.append(_level(embedding_chunks))
         nodes = levels[-1].ids.tolist()
-        if depth == LEAF_LEVEL - 1:
-            terms = _terms(blocks)
+        if depth == LOWEST_LEVEL - 1:
+            terms = _terms(embedding_chunks)
     return arrange(levels, terms, row.version)
 
 
@@ -64,19 +66,20 @@ def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space) -> Delta:
         live[:] = space.counts(live[space.nodes :] > 0)
     if lower == upper:  # the root's own chunks: all of them are read again
         live = np.zeros_like(live) if changed or row.version != space.version else space.live
-    blocks = [snapshot.children(node) for node in sorted(changed)]
-    if not blocks:
+    embedding_chunks = [snapshot.children(node) for node in sorted(changed)]
+    if not embedding_chunks:
         return Delta(live, None)
-    return Delta(live, arrange([_level(blocks)], _terms(blocks), row.version))
+    return Delta(live, arrange([_level(embedding_chunks)], _terms(embedding_chunks), row.version))
 
 
-def _level(blocks: Sequence[Children]) -> Level:
+def _level(embedding_chunks: Sequence[EmbeddingChunk]) -> Level:
     joined = [
-        np.concatenate(parts) for parts in zip(*((b.ids, b.live, b.versions) for b in blocks), strict=True)
+        np.concatenate(parts)
+        for parts in zip(*((b.ids, b.live, b.versions) for b in embedding_chunks), strict=True)
     ]
-    vectors = np.concatenate([block.vectors[:, 0] for block in blocks])
+    vectors = np.concatenate([children.vectors[:, 0] for children in embedding_chunks])
     return Level(*joined, vectors=vectors, sizes=np.zeros(0, np.int64))
 
 
-def _terms(blocks: Sequence[Children]) -> TermCounts:
-    return TermCounts.concat([block.terms for block in blocks if block.terms is not None])
+def _terms(embedding_chunks: Sequence[EmbeddingChunk]) -> TermCounts:
+    return TermCounts.concat([children.terms for children in embedding_chunks if children.terms is not None])

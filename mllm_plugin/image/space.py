@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.lexical import TermCounts
+from mllm_plugin.text.lexical import TermCounts
 
 LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
 

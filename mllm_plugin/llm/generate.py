@@ -143,7 +143,7 @@ def _run(
     llm: LoadedLLM,
     prompts: Sequence[Prompt],
     memory: Sequence[tuple[Any, Any]] | None,
-    adapter: MemoryReader | None,
+    reader: MemoryReader | None,
     lora: bool,
     decoding: Decoding,
     on_piece: Callable[[str], None] | None = None,
@@ -156,21 +156,21 @@ def _run(
         if on_piece is not None:
             on_piece(rows[0].piece())
 
-    with llm.lock, _changes(llm, adapter if lora else None), torch.inference_mode():
+    with llm.lock, _changes(llm, reader if lora else None), torch.inference_mode():
         if not cancelled():
-            batch = assemble(llm, prompts, _soft_tokens(adapter, memory))
-            declining = _declining(llm, adapter if lora else None, decoding)
+            batch = assemble(llm, prompts, _soft_tokens(reader, memory))
+            declining = _declining(llm, reader if lora else None, decoding)
             _call_model(llm, batch, decoding, Watch(rows, on_step, cancelled), ends, declining)
             for row, chance in zip(rows, declining.chances if declining else (), strict=False):
                 row.declined = chance
     return rows
 
 
-def _declining(llm: LoadedLLM, adapter: MemoryReader | None, decoding: Decoding) -> Declining | None:
+def _declining(llm: LoadedLLM, reader: MemoryReader | None, decoding: Decoding) -> Declining | None:
     """For what was trained to decline."""
-    if adapter is None:
+    if reader is None:
         return None
-    first = llm.tokenizer(adapter.config.refusal, add_special_tokens=False)["input_ids"][0]
+    first = llm.tokenizer(reader.config.refusal, add_special_tokens=False)["input_ids"][0]
     return Declining(first, decoding.decline_above)
 
 
@@ -204,16 +204,16 @@ def _call_model(
     )
 
 
-def _changes(llm: LoadedLLM, adapter: MemoryReader | None) -> AbstractContextManager[None]:
+def _changes(llm: LoadedLLM, reader: MemoryReader | None) -> AbstractContextManager[None]:
     """The model with the reader's changes, or without any."""
-    return nullcontext() if adapter is None else adapter.applied(llm.model)
+    return nullcontext() if reader is None else reader.applied(llm.model)
 
 
-def _soft_tokens(adapter: MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
+def _soft_tokens(reader: MemoryReader | None, memory: Sequence[tuple[Any, Any]] | None) -> Tensor | None:
     filled = [(vectors, levels) for vectors, levels in memory or () if len(levels)]
-    if adapter is None or not filled:
+    if reader is None or not filled:
         return None
-    return torch.cat([adapter.soft_tokens(vectors, levels) for vectors, levels in filled])
+    return torch.cat([reader.soft_tokens(vectors, levels) for vectors, levels in filled])
 
 
 def _generated(row: RowText) -> Generated:

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.extras import needs
 from mllm_plugin.folder import publish
-from mllm_plugin.model_files import check_weights, is_pointer
-from mllm_plugin.pretrained import file_sha256
+from mllm_plugin.models.files import check_weights, is_pointer
+from mllm_plugin.models.pretrained import file_sha256
 
 SOURCE_NAME = "source.json"
 _READING = threading.Lock()

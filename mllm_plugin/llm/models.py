@@ -12,8 +12,8 @@ from typing import Any
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm.gguf import SOURCE_NAME, dequantised
-from mllm_plugin.model_files import choose_device, explained, load_model, load_tokenizer, readable_texts
-from mllm_plugin.pretrained import Carrier, file_sha256, from_hub, no_progress_bars, packaged
+from mllm_plugin.models.files import choose_device, explained, load_model, load_tokenizer, readable_texts
+from mllm_plugin.models.pretrained import Carrier, file_sha256, from_hub, no_progress_bars, packaged
 
 DEFAULT_LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -44,8 +44,8 @@ def shapes_of(
 
 def changed_layers(names: Iterable[str]) -> dict[str, tuple[int | str, int | str]]:
     """Layers that have a change, with names in place of sizes."""
-    ends = [one for one in names if one.startswith((WRITER, READER)) and one.endswith((FIRST, SECOND))]
-    layers = {one.split(".", 1)[1].removesuffix(FIRST).removesuffix(SECOND) for one in ends}
+    ends = [name for name in names if name.startswith((WRITER, READER)) and name.endswith((FIRST, SECOND))]
+    layers = {end.split(".", 1)[1].removesuffix(FIRST).removesuffix(SECOND) for end in ends}
     return {layer: (f"outputs of {layer}", f"inputs of {layer}") for layer in layers}
 
 

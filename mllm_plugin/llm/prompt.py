@@ -152,7 +152,7 @@ class PromptLayout:
             except Exception as error:  # the template's own: many refuse a system line or an assistant first
                 problem = problem or error
         raise InvalidInputError(
-            f"the model's chat template cannot render a chat of {', '.join(one['role'] for one in turns)}: "
+            f"the model's chat template cannot render a chat of {', '.join(turn['role'] for turn in turns)}: "
             f"{type(problem).__name__}: {problem}. Give the tokenizer another chat_template, or None for a "
             f"plain layout"
         ) from problem

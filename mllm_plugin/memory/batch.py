@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mllm_plugin.documents import check_documents
+from mllm_plugin.calls.options import explain_calls
+from mllm_plugin.documents.given import check_documents
+from mllm_plugin.documents.ingest import Job
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.ingest import Job
 from mllm_plugin.memory.checks import id_of, label_of, mask_of, version_of, which_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.updating import KEEP, change_of
-from mllm_plugin.options import explain_calls
 from mllm_plugin.store.edit import Edit
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.writer import PreparedDocument
@@ -154,14 +154,14 @@ class Batch:
         prepared, encoded = self._memory.ingest.prepare_all(step.job for step in self._steps)
         with self._memory.edit() as edit:
             reports = [step.write(edit, own) for step, own in zip(self._steps, prepared, strict=True)]
-        self._memory.ingest.forget(one for own in prepared for one in own)
+        self._memory.ingest.forget(document for own in prepared for document in own)
         reports = [
             replace(one, encoded=count) if isinstance(one, AddReport) else one
             for one, count in zip(reports, encoded, strict=True)
         ]
-        if any(isinstance(one, RemoveReport) or getattr(one, "updated", 0) for one in reports):
+        if any(isinstance(report, RemoveReport) or getattr(report, "updated", 0) for report in reports):
             erased, reason = self._memory.erase(wait=0.0)
-            reports = [_with_erasure(one, erased, reason) for one in reports]
+            reports = [_with_erasure(report, erased, reason) for report in reports]
         self.reports = reports
 
     def __enter__(self) -> Batch:

@@ -19,8 +19,8 @@ from mllm_plugin.store.filters import compile_filter, plain_filter
 from mllm_plugin.store.listing import ORDERS, Listing
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.times import EXPIRED, SUPERSEDED, When
-from mllm_plugin.types import Mode
-from mllm_plugin.unicode import text_flaw
+from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.types import SearchMode
 
 _MODES = ("auto", "beam", "flat", "exact")
 _LONGEST_WAIT = 1_000_000  # seconds
@@ -158,7 +158,7 @@ def when_of(as_of: Any, since: Any, include_masked: Any) -> When:
     return When(clock.moment("since", since), moment, tuple(sorted(set(seen))))
 
 
-def mode_of(mode: Any, exact: bool, *, through_masks: bool = False) -> Mode:
+def mode_of(mode: Any, exact: bool, *, through_masks: bool = False) -> SearchMode:
     """The search mode; `exact=True` is another way to say mode "exact"."""
     if mode not in _MODES:
         raise InvalidInputError(f"unknown mode {mode!r}; expected one of {', '.join(_MODES)}")

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mllm_plugin.documents.records import Record, import_records
 from mllm_plugin.errors import InvalidInputError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory import updating
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.updating import Change
-from mllm_plugin.records import Record, import_records
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Removed
 from mllm_plugin.types import AddReport, Document, InstallReport, Namespace, RemoveReport, UpdateReport

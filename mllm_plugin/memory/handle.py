@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.documents.ingest import Ingest
 from mllm_plugin.errors import MLLMError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import Reranker, TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache

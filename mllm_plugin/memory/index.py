@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.calls.options import explain_calls
+from mllm_plugin.calls.twins import class_twin, iterator_twin, twin
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike, as_encoder
 from mllm_plugin.hierarchy import Hierarchy, RerankerLike
@@ -36,13 +38,11 @@ from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
 from mllm_plugin.memory.updating import KEEP, change_of
-from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.passages import merged
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
-from mllm_plugin.twins import class_twin, iterator_twin, twin
 from mllm_plugin.types import (
     AddReport,
     CompactReport,
@@ -50,13 +50,13 @@ from mllm_plugin.types import (
     Hits,
     InstallReport,
     MaskReport,
-    Mode,
     Moment,
     Namespace,
     OnInvalid,
     QueryLike,
     Recall,
     RemoveReport,
+    SearchMode,
     Stats,
     StoredChunk,
     StoredDocument,
@@ -67,8 +67,8 @@ from mllm_plugin.types import (
 )
 
 if TYPE_CHECKING:
-    from mllm_plugin.records import Record
-    from mllm_plugin.seen import Seen
+    from mllm_plugin.documents.given import Seen
+    from mllm_plugin.documents.records import Record
     from mllm_plugin.store.cache import EmbeddingCache
     from mllm_plugin.store.snapshot import Snapshot
 
@@ -96,7 +96,6 @@ class MemoryIndex:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
-        self._database, self._searcher = handle.database, handle.searcher
         self.path, self.dim, self.read_only = handle.path, handle.dim, handle.database.read_only
         self.encoder, self.config = handle.encoder, handle.config
 
@@ -408,7 +407,7 @@ class MemoryIndex:
         embedding: VectorsLike | None = None,
         beam_width: int | None = None,
         exact: bool = False,
-        mode: Mode = "auto",
+        mode: SearchMode = "auto",
         namespace: Namespace | str = (),
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
@@ -490,7 +489,7 @@ class MemoryIndex:
         embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
         beam_width: int | None = None,
         exact: bool = False,
-        mode: Mode = "auto",
+        mode: SearchMode = "auto",
         namespace: Namespace | str = (),
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
@@ -535,7 +534,7 @@ class MemoryIndex:
         embedding: VectorsLike | None = None,
         beam_width: int | None = None,
         exact: bool = False,
-        mode: Mode = "auto",
+        mode: SearchMode = "auto",
         namespace: Namespace | str = (),
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
@@ -594,7 +593,7 @@ class MemoryIndex:
         embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
         beam_width: int | None = None,
         exact: bool = False,
-        mode: Mode = "auto",
+        mode: SearchMode = "auto",
         namespace: Namespace | str = (),
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
@@ -735,8 +734,8 @@ class MemoryIndex:
         Use it as `with memory.snapshot() as snapshot:`; it ends with the block. While it is open, removals
         are not reported erased, as with `documents`.
         """
-        self._database.check_open()
-        return self._database.snapshot()
+        self._handle.database.check_open()
+        return self._handle.database.snapshot()
 
     # -- upkeep
 

@@ -26,5 +26,5 @@ class Scope:
     exclude_labels: tuple[str, ...] = ()
 
 
-SCOPE: Mapping[str, Any] = {one.name: one.default for one in fields(Scope)}
+SCOPE: Mapping[str, Any] = {field.name: field.default for field in fields(Scope)}
 """The options that make a scope, with their defaults."""

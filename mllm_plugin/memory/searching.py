@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from mllm_plugin.encoders.text import window_spans
+from mllm_plugin.encoders.vectors import listed
 from mllm_plugin.memory.checks import at_least, mode_of, positive, reranker_of, when_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT
@@ -24,8 +25,7 @@ from mllm_plugin.store.documents import Which
 from mllm_plugin.store.listing import Listing
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument, Topic
-from mllm_plugin.vectors import listed
+from mllm_plugin.types import Hits, Namespace, Recall, SearchMode, StoredChunk, StoredDocument, Topic
 
 _READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
 _Stored = TypeVar("_Stored", StoredChunk, StoredDocument)
@@ -37,7 +37,7 @@ def request_of(
     k: int,
     beam_width: int | None,
     exact: bool,
-    mode: Mode,
+    mode: SearchMode,
     unique_documents: bool,
     reranker: Any = DEFAULT,
     *,

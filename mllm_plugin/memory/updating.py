@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mllm_plugin import clock
-from mllm_plugin.documents import check_documents
+from mllm_plugin.documents.given import check_documents
 from mllm_plugin.errors import InvalidTypeError
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.types import Document, Namespace, StoredDocument, UpdateReport

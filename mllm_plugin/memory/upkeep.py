@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mllm_plugin.documents.records import export_records
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.scope import Scope
-from mllm_plugin.records import export_records
 from mllm_plugin.store.edit import give_back_pages
 from mllm_plugin.store.namespaces import namespaces_below
 from mllm_plugin.store.statistics import namespace_stats, text_bytes
@@ -20,13 +20,13 @@ def stats(memory: Handle) -> Stats:
     with memory.database.read() as tx:
         namespaces = tuple(namespace_stats(tx, row) for row in namespaces_below(tx, ()))
         texts = text_bytes(tx)
-    chunks = sum(one.chunks for one in namespaces)
+    chunks = sum(namespace.chunks for namespace in namespaces)
     size = memory.file_bytes()
     return Stats(
-        documents=sum(one.documents for one in namespaces),
+        documents=sum(namespace.documents for namespace in namespaces),
         chunks=chunks,
-        live_chunks=sum(one.live_chunks for one in namespaces),
-        masked_documents=sum(one.masked_documents for one in namespaces),
+        live_chunks=sum(namespace.live_chunks for namespace in namespaces),
+        masked_documents=sum(namespace.masked_documents for namespace in namespaces),
         encoder=memory.encoder.fingerprint,
         dim=memory.dim,
         file_bytes=size,

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import DEFAULT_SYSTEM
 from mllm_plugin.llm.decoding import Decoding
-from mllm_plugin.types import Mode
+from mllm_plugin.types import SearchMode
 
 ReadingMode = Literal["auto", "memory", "text", "both", "none"]
 
@@ -57,7 +57,7 @@ class MemoryLLMConfig(Decoding):
     """Hits of a lower relevance are not read; where none is left the model is not asked, and the answer is
     that the memory does not know.
     """
-    search: Mode = "auto"
+    search: SearchMode = "auto"
     """How chunks are found, see `MemoryIndex.search`."""
     beam_width: int | None = Field(default=None, ge=1)
     """Nodes kept per level while searching; the memory's own when left out."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mllm_plugin.calls.twins import like
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, ReaderConfig, load_llm
 from mllm_plugin.llm.generate import Generated, generate, stream
@@ -28,7 +29,6 @@ from mllm_plugin.memory_llm.reader_choice import DEFAULT, choose_reader
 from mllm_plugin.memory_llm.relevance import chance_of_nothing, worth_reading
 from mllm_plugin.memory_llm.streams import AnswerStream, AsyncAnswerStream
 from mllm_plugin.memory_llm.writing import Writer
-from mllm_plugin.twins import like
 from mllm_plugin.types import Namespace, Recall
 
 _WRITTEN_AT_ONCE = 64  # chunks; an interrupted run loses no more

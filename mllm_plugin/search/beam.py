@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
-BEST_LEAST = 10  # the margin is measured from this result, or from the last one wanted
+BEST_LEAST = 10  # the slack is measured from this result, or from the last one wanted
 _FIRST_SHARE = 8  # one node in so many of the beam is looked into before the others are judged by it
 _FIRST_LEAST = 4
 _UPPER_SHARE = 4  # above the lowest nodes the beam is so many times narrower: each leads to many of them
@@ -21,7 +21,7 @@ Scores = NDArray[np.floating]
 
 def beam_at(level: int, width: int) -> int:
     """Nodes kept on a level when `width` are kept on the lowest."""
-    return width if level <= LEAF_LEVEL else max(_UPPER_LEAST, width // _UPPER_SHARE)
+    return width if level <= LOWEST_LEVEL else max(_UPPER_LEAST, width // _UPPER_SHARE)
 
 
 def likely(scores: Scores, level: int, slack: float | None) -> int:
@@ -30,9 +30,9 @@ def likely(scores: Scores, level: int, slack: float | None) -> int:
     Args:
         scores: Best first [n].
         level: Theirs; the lowest are judged by `promising`.
-        slack: Margin below the best; None keeps all.
+        slack: How far below the best they may lie; None keeps all.
     """
-    if slack is None or level <= LEAF_LEVEL or not len(scores):
+    if slack is None or level <= LOWEST_LEVEL or not len(scores):
         return len(scores)
     return int(np.searchsorted(-scores, slack - scores[0], side="right"))
 
@@ -49,8 +49,8 @@ def promising(scores: Scores, found: Scores, first: int, want: int, slack: float
         scores: Of the nodes, best first [n].
         found: Cosines of the chunks below the `first` of them.
         first: Nodes that were looked into.
-        want: Which of the best results the margin is measured from; all nodes stay where there are fewer.
-        slack: The margin.
+        want: Which of the best results the slack is measured from; all nodes stay where there are fewer.
+        slack: How far below that result a node may lie.
     """
     if len(found) < want:
         return len(scores)

@@ -22,13 +22,13 @@ from mllm_plugin.search.recency import Recency
 from mllm_plugin.search.scan import scan
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
-from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.image import ImageCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.times import ALWAYS, When
-from mllm_plugin.types import Hit, Hits, Mode, Namespace, SearchStatistics
+from mllm_plugin.types import Hit, Hits, Namespace, SearchMode, SearchStatistics
 
 MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
 
@@ -39,7 +39,7 @@ class Request:
 
     k: int
     beam_width: int
-    mode: Mode
+    mode: SearchMode
     condition: Mapping[str, Any] | None
     exclude_labels: tuple[str, ...]
     unique_documents: bool
@@ -81,7 +81,7 @@ class Searcher:
 
     def __init__(self, config: MemoryConfig, hierarchies: HierarchyInUse) -> None:
         self._config, self._search, self._hierarchies = config, config.search, hierarchies
-        self._blocks = BlockCache(config.search.cache_bytes)
+        self._embedding_chunks = EmbeddingChunkCache(config.search.cache_bytes)
         self._images = ImageCache(config.search.cache_bytes)
         self._allowed = AllowedCache()
         self.labeller = Labeller()
@@ -92,7 +92,7 @@ class Searcher:
         """Each namespace with live chunks, and which of these the request's filter lets through."""
         hierarchy, lexical = snapshot.hierarchy(self._hierarchies), self._config.lexical
         views = [
-            View(snapshot, row, self._blocks, hierarchy, lexical, recency=request.recency)
+            View(snapshot, row, self._embedding_chunks, hierarchy, lexical, recency=request.recency)
             for row in rows
             if row.root_id is not None and (row.live_chunks or request.when.include_masked)
         ]
@@ -116,7 +116,7 @@ class Searcher:
             part = queries[start : start + MOST_QUERIES]
             by_view = [self._search_view(view, part, request, clock) for view in views]
             found += [[own[place] for own in by_view] for place in range(len(part))]
-        modes: set[Mode] = {self._mode(view, request) for view in views}
+        modes: set[SearchMode] = {self._mode(view, request) for view in views}
         mode = modes.pop() if len(modes) == 1 else request.mode
         leaf = views[0].hierarchy.leaf_ranker if views else LeafRanker()
         return [_merged(own, request.k, mode, leaf, clock) for own in found]
@@ -168,7 +168,7 @@ class Searcher:
             return scan(view, image, queries, most=most)
         return exact_candidates(view, image, queries, most=most)
 
-    def _mode(self, view: View, request: Request) -> Mode:
+    def _mode(self, view: View, request: Request) -> SearchMode:
         if request.mode != "auto":
             return request.mode
         if view.through_masks:  # a walk would not see below the masks
@@ -176,7 +176,7 @@ class Searcher:
         return "flat" if view.row.live_chunks <= self._search.flat_below else "beam"
 
 
-def _merged(found: Sequence[Found], k: int, mode: Mode, leaf: LeafRanker, clock: Clock) -> Hits:
+def _merged(found: Sequence[Found], k: int, mode: SearchMode, leaf: LeafRanker, clock: Clock) -> Hits:
     """The hits of one query from all namespaces, with what the search for them did.
 
     How relevant they are, the namespace of the best hit tells for all, so that their order is one.

@@ -110,5 +110,5 @@ def _trace(
 
 
 def _score(view: View, query: Query, parent: NodeRow, node: NodeRow) -> float:
-    vector = view.block(NodeRef(parent.node_id, parent.version)).vector(node.node_id)
+    vector = view.children(NodeRef(parent.node_id, parent.version)).vector(node.node_id)
     return float(view.hierarchy.ranker(node.level).score(query.vectors[None], vector[None])[0, 0])

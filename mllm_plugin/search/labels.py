@@ -1,17 +1,13 @@
 """Labels: what a node is about, in the words of its live children.
 
-No vocabulary is stored (see `mllm_plugin.lexical`), so a label is made when it is read: terms are counted in
-the blocks of the lowest nodes below, and the hashes of the best are looked up in the texts of a few chunks
-that have them. So it follows every edit at once, and holds no word that the view may not show.
-
-A term's weight is the sum over the lowest nodes below of
-
-    (f - 0.75) * (log(f / n / p) + 0.1 * log(1 / p))
-
+No vocabulary is stored (see `mllm_plugin.text.lexical`), so a label is made when it is read: terms are
+counted in the embedding chunks of the lowest nodes below, and the hashes of the best are looked up in the
+texts of a few chunks that have them. So it follows every edit at once, and holds no word that the view may
+not show. A
+term's weight is the sum over the lowest nodes below of (f - 0.75) * (log(f / n / p) + 0.1 * log(1 / p))
 where f of the node's n chunks have the term, and so does a share p of all chunks of the view. A term of one
-chunk tells little of a node. The sum over all nodes but for the last part is the information that a term has
-about the node it lies in, so the root has a label too; that part counts where there is but one node.
-
+chunk tells little of a node. The sum over all nodes but for the last part is the information that a term
+has about the node it lies in, so the root has a label too; that part counts where there is but one node.
 Shapes: t terms of one lowest node or of several, n chunks, d dimensions.
 """
 
@@ -23,13 +19,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.lexical import TermCounts, forms_of, term_hash, terms_of
-from mllm_plugin.lru import LRU
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.function_words import FUNCTION_WORDS
 from mllm_plugin.search.view import NodeRef, View
-from mllm_plugin.store.blocks import Block
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.store.embedding_chunks import CachedChunk
+from mllm_plugin.store.lru import LRU
+from mllm_plugin.text.lexical import TermCounts, forms_of, term_hash, terms_of
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 _MOST_NODES = 256  # lowest nodes that are counted; of more an even sample
 _MOST_TERMS = 2048  # whose frequency is looked up, those of the most chunks
@@ -60,15 +56,20 @@ class Below:
     @classmethod
     def of(cls, view: View, ref: NodeRef) -> Below:
         """Reads them; an even sample where the lowest nodes are too many."""
-        blocks = _lowest(view, ref)
-        shown = [np.flatnonzero(view.admitted(block.live > 0, block.ids)) for block in blocks]
-        pairs = list(zip(blocks, shown, strict=True))
+        embedding_chunks = _lowest(view, ref)
+        shown = [
+            np.flatnonzero(view.admitted(children.live > 0, children.ids)) for children in embedding_chunks
+        ]
+        pairs = list(zip(embedding_chunks, shown, strict=True))
         none = np.zeros((0, view.snapshot.dim), np.float32)
         return cls(
-            ids=np.concatenate([np.zeros(0, np.int64), *(block.ids[rows] for block, rows in pairs)]),
-            vectors=np.concatenate([none, *(block.vectors[rows, 0] for block, rows in pairs)]),
+            ids=np.concatenate([np.zeros(0, np.int64), *(children.ids[rows] for children, rows in pairs)]),
+            vectors=np.concatenate([none, *(children.vectors[rows, 0] for children, rows in pairs)]),
             terms=TermCounts.concat(
-                [TermCounts.empty(), *(block.terms.take(rows) for block, rows in pairs if block.terms)]
+                [
+                    TermCounts.empty(),
+                    *(children.terms.take(rows) for children, rows in pairs if children.terms),
+                ]
             ),
             nodes=np.repeat(np.arange(len(pairs)), [len(rows) for rows in shown]),
         )
@@ -193,23 +194,23 @@ def _key(view: View) -> tuple[int, ...]:
     return view.row.namespace_id, view.row.version, id(view.allowed)
 
 
-def _lowest(view: View, ref: NodeRef) -> list[Block]:
+def _lowest(view: View, ref: NodeRef) -> list[CachedChunk]:
     """The embedding chunks of the lowest nodes below a node, or of an even sample of them."""
     level, refs = view.snapshot.node(ref.node_id).level, [ref]
-    while level > LEAF_LEVEL:
-        blocks = [view.block(one) for one in refs]
-        refs = [child for block in blocks for child in _children(view, block)]
+    while level > LOWEST_LEVEL:
+        embedding_chunks = [view.children(child_ref) for child_ref in refs]
+        refs = [child for children in embedding_chunks for child in _children(view, children)]
         if len(refs) > _MOST_NODES:
             places = np.linspace(0, len(refs) - 1, _MOST_NODES).round().astype(int).tolist()
             refs = [refs[place] for place in places]
         level -= 1
-    return [view.block(one) for one in refs]
+    return [view.children(child_ref) for child_ref in refs]
 
 
-def _children(view: View, block: Block) -> Iterator[NodeRef]:
+def _children(view: View, children: CachedChunk) -> Iterator[NodeRef]:
     """The nodes right below that have chunks which may be shown."""
-    shown = np.flatnonzero(view.below(block.live, block.ids) > 0)
-    return map(NodeRef, block.ids[shown].tolist(), block.versions[shown].tolist())
+    shown = np.flatnonzero(view.below(children.live, children.ids) > 0)
+    return map(NodeRef, children.ids[shown].tolist(), children.versions[shown].tolist())
 
 
 def _words(view: View, terms: dict[int, int]) -> Iterator[str]:
@@ -230,7 +231,7 @@ def _distinct(words: Iterator[str], count: int) -> Sequence[str]:
     """The first words that mean something, each in one form."""
     kept: list[str] = []
     for word in words:
-        if _means_something(word) and not any(one in kept for one in forms_of(word)):
+        if _means_something(word) and not any(form in kept for form in forms_of(word)):
             kept.append(word)
         if len(kept) == count:
             break

@@ -10,7 +10,7 @@ from mllm_plugin.search.labels import Below
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recall import best_nodes
 from mllm_plugin.search.view import NodeRef, View
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import StoredChunk, Topic
 
 
@@ -92,7 +92,7 @@ def _parts(views: Sequence[View], most: int) -> list[_Part]:
     while waiting:
         waiting.sort(key=_order)
         largest = waiting.pop(0)
-        children = _children(largest) if largest.level > LEAF_LEVEL else []
+        children = _children(largest) if largest.level > LOWEST_LEVEL else []
         others = len(done) + len(waiting)
         if children and (others + len(children) <= most or 2 * (others + 1) < most):
             waiting += children
@@ -104,20 +104,20 @@ def _parts(views: Sequence[View], most: int) -> list[_Part]:
 def _near(views: Sequence[View], query: Query, request: Request, most: int) -> list[_Part]:
     """The lowest nodes that are nearest to a query, nearest first; roots that are lowest nodes come last."""
     by_name = {view.row.namespace: view for view in views}
-    roots = [part for part in map(_root, views) if part.level == LEAF_LEVEL]
+    roots = [part for part in map(_root, views) if part.level == LOWEST_LEVEL]
     found = best_nodes(views, query, request, most)
     versions = views[0].snapshot.versions(node.node_id for node in found) if views else {}
     parts = []
     for node in found:
         ref = NodeRef(node.node_id, versions[node.node_id])
-        parts.append(_sized(by_name[node.namespace], ref, LEAF_LEVEL))
+        parts.append(_sized(by_name[node.namespace], ref, LOWEST_LEVEL))
     return [*parts, *sorted(roots, key=_order)][:most]
 
 
 def _sized(view: View, ref: NodeRef, level: int) -> _Part:
     """A lowest node."""
-    block = view.block(ref)
-    return _Part(view, ref, level, int(view.admitted(block.live > 0, block.ids).sum()))
+    children = view.children(ref)
+    return _Part(view, ref, level, int(view.admitted(children.live > 0, children.ids).sum()))
 
 
 def _root(view: View) -> _Part:
@@ -126,9 +126,9 @@ def _root(view: View) -> _Part:
 
 def _children(part: _Part) -> list[_Part]:
     """The nodes right below."""
-    block = part.view.block(part.ref)
-    counts = part.view.below(block.live, block.ids)
-    rows = zip(block.ids.tolist(), block.versions.tolist(), counts.tolist(), strict=True)
+    children = part.view.children(part.ref)
+    counts = part.view.below(children.live, children.ids)
+    rows = zip(children.ids.tolist(), children.versions.tolist(), counts.tolist(), strict=True)
     return [
         _Part(part.view, NodeRef(node_id, version), part.level - 1, count)
         for node_id, version, count in rows

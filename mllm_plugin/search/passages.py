@@ -14,11 +14,11 @@ def merged(hits: Hits) -> Hits:
     """
     kept: list[Hit] = []
     for hit in hits:
-        touching = [one for one in kept if _touch(one, hit)]
-        for one in touching:
-            hit = _joined(one, hit)
+        touching = [earlier for earlier in kept if _touch(earlier, hit)]
+        for neighbour in touching:
+            hit = _joined(neighbour, hit)
         place = kept.index(touching[0]) if touching else len(kept)
-        kept = [one for one in kept if one not in touching]
+        kept = [earlier for earlier in kept if earlier not in touching]
         kept.insert(place, hit)
     return hits.replaced(kept)
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import split_text
 from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
+from mllm_plugin.encoders.vectors import as_vectors
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.unicode import text_flaw
-from mllm_plugin.vectors import as_vectors
+from mllm_plugin.text.chunking import split_text
+from mllm_plugin.text.unicode import text_flaw
 
 _MOST_WINDOWS = 8  # of a query: each is compared with every window of the finalists
 

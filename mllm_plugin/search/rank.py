@@ -64,7 +64,7 @@ def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[l
     scores = plain + view.added(candidates.ids)
     order = np.lexsort((candidates.ids, -scores))
     columns = (scores, candidates.ids, plain)
-    ranked = [Ranked(*one) for one in zip(*(column[order].tolist() for column in columns), strict=True)]
+    ranked = [Ranked(*row) for row in zip(*(column[order].tolist() for column in columns), strict=True)]
     if not ranked or not query.text:
         return ranked, None
     return ranked, Setting.of(plain[order[:AMONG]], view.answers)

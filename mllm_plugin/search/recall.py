@@ -26,7 +26,7 @@ from mllm_plugin.search.refold import Nodes, Refolder
 from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.search.walk import Beam, descend
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall, SearchStatistics
 
 Spans = Callable[[Sequence[str], Sequence[int]], list[Sequence[tuple[int, int]]]]
@@ -146,10 +146,10 @@ def _chunks(views: Mapping[Namespace, View], hits: Sequence[Hit]) -> Iterator[Me
     versions = snapshot.versions({place.node_id for place in places.values()})
     for hit in hits:
         home = places[hit.chunk_id].node_id
-        block = views[hit.namespace].block(NodeRef(home, versions[home]))
+        children = views[hit.namespace].children(NodeRef(home, versions[home]))
         yield MemoryEmbedding(
             level=_CHUNK,
-            vectors=block.vector(hit.chunk_id).copy(),
+            vectors=children.vector(hit.chunk_id).copy(),
             score=hit.score,
             node_id=hit.chunk_id,
             document_id=hit.document_id,
@@ -165,7 +165,7 @@ def _chunks(views: Mapping[Namespace, View], hits: Sequence[Hit]) -> Iterator[Me
 def best_nodes(views: Sequence[View], query: Query, request: Request, nodes: int) -> list[MemoryEmbedding]:
     """The best lowest nodes for a query, best first."""
     [found] = _merged(views, [query], request, nodes)
-    return found.levels.get(LEAF_LEVEL, [])
+    return found.levels.get(LOWEST_LEVEL, [])
 
 
 def _labelled(labeller: Labeller, views: Sequence[View], upper: Upper, words: int) -> Upper:
@@ -205,8 +205,8 @@ def _merged(views: Sequence[View], queries: Sequence[Query], request: Request, n
 def _visited(view: View, queries: Sequence[Query], request: Request, nodes: int) -> list[Upper]:
     """The best nodes of every level of one namespace for each query [b]."""
     top = view.root_level() - 1
-    if not view.answers or not nodes or top < LEAF_LEVEL:
-        return [Upper({level: [] for level in range(LEAF_LEVEL, top + 1)}) for _ in queries]
+    if not view.answers or not nodes or top < LOWEST_LEVEL:
+        return [Upper({level: [] for level in range(LOWEST_LEVEL, top + 1)}) for _ in queries]
     refolder = Refolder(view)
     _, *steps = descend(view, queries, _beam(view, request, nodes))  # the root has no embedding
     found = []
@@ -214,7 +214,7 @@ def _visited(view: View, queries: Sequence[Query], request: Request, nodes: int)
         frontiers = [step[place] for step in steps]
         levels = {
             level: _best(view, level, query, own, nodes)
-            for level, own in enumerate(refolder.nodes(frontiers), LEAF_LEVEL)
+            for level, own in enumerate(refolder.nodes(frontiers), LOWEST_LEVEL)
         }
         found.append(Upper(levels, frontiers[-1].scored, frontiers[-1].visited))
     return found

@@ -51,7 +51,10 @@ class Recency:
     def added(self, snapshot: Snapshot, chunk_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """What is added to the score of each chunk [n]."""
         begins = snapshot.begins(chunk_ids.tolist())
-        ages = [(snapshot.now - begins[one]) / 1e6 if one in begins else np.inf for one in chunk_ids.tolist()]
+        ages = [
+            (snapshot.now - begins[chunk_id]) / 1e6 if chunk_id in begins else np.inf
+            for chunk_id in chunk_ids.tolist()
+        ]
         return self.weight * np.exp2(-np.maximum(ages, 0.0) / self.seconds)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.search.walk import Frontier
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Refolder:
             frontiers: As `descend` yields them for the query, without the root.
         """
         found: list[Nodes] = []
-        for level, frontier in enumerate(reversed(frontiers), LEAF_LEVEL):
+        for level, frontier in enumerate(reversed(frontiers), LOWEST_LEVEL):
             found.append(self._level(level, frontier, found[-1] if found else None))
         return found
 
@@ -68,9 +68,9 @@ class Refolder:
     def _chunks(self, ref: NodeRef) -> NDArray[np.float16]:
         """A lowest node, of its matching chunks."""
         if ref.node_id not in self._lowest:
-            block = self._view.block(ref)
-            matching = self._view.admitted(block.live > 0, block.ids)
-            self._lowest[ref.node_id] = self._fold(LEAF_LEVEL, block.vectors, matching)
+            stored = self._view.children(ref)
+            matching = self._view.admitted(stored.live > 0, stored.ids)
+            self._lowest[ref.node_id] = self._fold(LOWEST_LEVEL, stored.vectors, matching)
         return self._lowest[ref.node_id]
 
     def _children(self, level: int, ref: NodeRef, place: int, below: Nodes) -> NDArray[np.float16] | None:
@@ -78,9 +78,9 @@ class Refolder:
         mine = np.flatnonzero(below.parents == place)
         if not len(mine):
             return None
-        block = self._view.block(ref)
-        rows = np.searchsorted(block.ids, below.ids[mine])
-        vectors, visited = block.vectors.copy(), np.zeros(len(block.ids), dtype=np.bool_)
+        stored = self._view.children(ref)
+        rows = np.searchsorted(stored.ids, below.ids[mine])
+        vectors, visited = stored.vectors.copy(), np.zeros(len(stored.ids), dtype=np.bool_)
         vectors[rows], visited[rows] = below.vectors[mine], True
         return self._fold(level, vectors, visited)
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.lexical import QueryTerms
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recency import Recency
-from mllm_plugin.store.blocks import Block, BlockCache
+from mllm_plugin.store.embedding_chunks import CachedChunk, EmbeddingChunkCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.text.lexical import QueryTerms
 
 
 class NodeRef(NamedTuple):
@@ -41,7 +41,7 @@ class View:
 
     snapshot: Snapshot
     row: NamespaceRow
-    blocks: BlockCache
+    embedding_chunks: EmbeddingChunkCache
     hierarchy: Hierarchy
     lexical: LexicalConfig
     allowed: Allowed | None = None
@@ -61,9 +61,9 @@ class View:
         """Level of the root node."""
         return self.snapshot.node(self.root().node_id).level
 
-    def block(self, ref: NodeRef) -> Block:
+    def children(self, ref: NodeRef) -> CachedChunk:
         """A node's embedding chunk."""
-        return self.blocks.get(self.snapshot, *ref)
+        return self.embedding_chunks.get(self.snapshot, *ref)
 
     def admitted(self, live: NDArray[np.bool_], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which chunks may be returned: they are live, and the filter lets them through [n]."""

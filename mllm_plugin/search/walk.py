@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.errors import DamagedStoreError
-from mllm_plugin.lexical import TermCounts, score_terms
 from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined, scores_of
 from mllm_plugin.search.view import NodeRef, View
-from mllm_plugin.store.blocks import Block
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.store.embedding_chunks import CachedChunk
+from mllm_plugin.text.lexical import TermCounts, score_terms
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Frontier:
 class Fetched:
     """Embedding chunks of some nodes, one after another."""
 
-    blocks: Sequence[Block]
+    embedding_chunks: Sequence[CachedChunk]
     spans: Mapping[NodeRef, tuple[int, int]]
     ids: NDArray[np.int64]
     live: NDArray[np.int64]
@@ -90,11 +90,14 @@ class Fetched:
     def of(cls, view: View, refs: Iterable[NodeRef]) -> Fetched:
         """Reads the embedding chunks, each once."""
         union = sorted(set(refs))
-        blocks = [view.block(ref) for ref in union]
-        bounds = np.cumsum([0, *(len(block.ids) for block in blocks)]).tolist()
+        embedding_chunks = [view.children(ref) for ref in union]
+        bounds = np.cumsum([0, *(len(children.ids) for children in embedding_chunks)]).tolist()
         spans = dict(zip(union, pairwise(bounds), strict=True))
-        ids, live = joined([b.ids for b in blocks], np.int64), joined([b.live for b in blocks], np.int64)
-        return cls(blocks, spans, ids, live)
+        ids, live = (
+            joined([b.ids for b in embedding_chunks], np.int64),
+            joined([b.live for b in embedding_chunks], np.int64),
+        )
+        return cls(embedding_chunks, spans, ids, live)
 
     @classmethod
     def below(cls, view: View, frontiers: Iterable[Frontier]) -> Fetched:
@@ -121,13 +124,13 @@ class Fetched:
 
     def chunk_vectors(self, dim: int) -> NDArray[np.float32]:
         """Pooled embeddings [n, d] below nodes of the lowest level."""
-        if not self.blocks:
+        if not self.embedding_chunks:
             return np.zeros((0, dim), np.float32)
-        return np.concatenate([block.vectors[:, 0] for block in self.blocks])
+        return np.concatenate([children.vectors[:, 0] for children in self.embedding_chunks])
 
     def terms(self) -> TermCounts:
         """Term counts below nodes of the lowest level."""
-        parts = [block.terms for block in self.blocks if block.terms is not None]
+        parts = [children.terms for children in self.embedding_chunks if children.terms is not None]
         return TermCounts.concat(parts) if parts else TermCounts.empty()
 
 
@@ -150,7 +153,7 @@ def descend(view: View, queries: Sequence[Query], beam: Beam) -> Iterator[list[F
     """Yields the frontier of every query, level by level, from the root down to level 2."""
     frontiers = [Frontier.root(view)] * len(queries)
     yield frontiers
-    for level in range(view.root_level() - 1, LEAF_LEVEL - 1, -1):
+    for level in range(view.root_level() - 1, LOWEST_LEVEL - 1, -1):
         step = _Step.of(view, frontiers, level, beam)
         scores = scores_of(view, level, queries, step.vectors)
         frontiers = [step.down(*pair) for pair in zip(frontiers, scores, strict=True)]
@@ -164,7 +167,7 @@ class _Step:
     Attributes:
         below: Chunks that may be returned below each embedding [n].
         path_weight: What the parent's score counts.
-        slack: The ranker's margin; None without one.
+        slack: The ranker's slack; None without one.
         width: Nodes kept.
     """
 
@@ -184,8 +187,8 @@ class _Step:
         ranker = view.hierarchy.ranker(level)
         return cls(
             fetched=fetched,
-            vectors=np.concatenate([block.vectors for block in fetched.blocks]),
-            versions=joined([block.versions for block in fetched.blocks], np.int64),
+            vectors=np.concatenate([children.vectors for children in fetched.embedding_chunks]),
+            versions=joined([children.versions for children in fetched.embedding_chunks], np.int64),
             below=view.below(fetched.live, fetched.ids),
             path_weight=ranker.path_weight,
             slack=ranker.slack,
@@ -226,7 +229,7 @@ def _promising(
     view: View, queries: Sequence[Query], frontiers: Sequence[Frontier], beam: Beam
 ) -> list[Frontier]:
     """Looks into the best nodes first and drops those that fall too short of what was found there."""
-    slack = view.hierarchy.ranker(LEAF_LEVEL).slack
+    slack = view.hierarchy.ranker(LOWEST_LEVEL).slack
     first, want = looked_into(beam.width), max(beam.need, BEST_LEAST)
     if slack is None or all(len(frontier.refs) <= first for frontier in frontiers):
         return list(frontiers)

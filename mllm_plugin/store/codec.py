@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.errors import DamagedStoreError
-from mllm_plugin.lexical import TermCounts
-from mllm_plugin.tree.node import Children
+from mllm_plugin.text.lexical import TermCounts
+from mllm_plugin.tree.node import EmbeddingChunk
 
 _SCALE_BYTES = 4
 
@@ -26,13 +26,13 @@ def vector_of(ids: NDArray[np.int64], vectors: NDArray[Any], child_id: int) -> N
     return vectors[int(np.searchsorted(ids, child_id))]
 
 
-def children_of(block: Sequence[Any], dim: int) -> Children:
+def children_of(block: Sequence[Any], dim: int) -> EmbeddingChunk:
     """Decodes the columns of an embedding chunk: ids, vectors, live, total, versions, terms."""
     ids, vectors, live, total, versions, terms = block
     count, children = len(ids) // 8, np.frombuffer(ids, dtype="<i8")
     if (children[1:] <= children[:-1]).any():
         raise ValueError("its ids are not in order")
-    return Children(
+    return EmbeddingChunk(
         ids=children,
         vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, dim),
         live=np.frombuffer(live, dtype="<u4", count=count).astype(np.int64),

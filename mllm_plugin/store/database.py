@@ -357,7 +357,7 @@ class Database:
 
 def is_open_here(path: Path) -> bool:
     """Whether this process has a file open; opening and closing it otherwise would drop its locks."""
-    return any(one._file == _identity(path) and not one._closed for one in _open)
+    return any(database._file == _identity(path) and not database._closed for database in _open)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

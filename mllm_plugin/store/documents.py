@@ -12,8 +12,8 @@ from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.filters import compile_filter
 from mllm_plugin.store.times import EXPIRED, Times, given_times, load_times
 from mllm_plugin.store.values import metadata_json
+from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import Document
-from mllm_plugin.unicode import text_flaw
 
 
 class DocumentState(NamedTuple):
@@ -166,4 +166,4 @@ def _names(tx: apsw.Connection, table: str, rowid: int) -> tuple[str, ...]:
 def missing_chunks(tx: apsw.Connection, chunk_ids: Iterable[int]) -> list[int]:
     """Those that are not stored (any more)."""
     query = "SELECT 1 FROM chunks WHERE chunk_id = ?"
-    return [one for one in chunk_ids if not tx.execute(query, (one,)).get]
+    return [chunk_id for chunk_id in chunk_ids if not tx.execute(query, (chunk_id,)).get]

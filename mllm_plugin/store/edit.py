@@ -28,7 +28,7 @@ from mllm_plugin.store.documents import (
 )
 from mllm_plugin.store.hierarchies import (
     HierarchyInUse,
-    note_adapter,
+    note_reader,
     save_hierarchy,
     stored_fingerprint,
     weights_that_saw,
@@ -204,7 +204,7 @@ class Edit:
         document = change(before)
         fresh = [] if prepared is None or document.text == before.text else [prepared]
         put = self.put(
-            namespace, [document], [replace(one, document=document) for one in fresh], split=before.split
+            namespace, [document], [replace(chunk, document=document) for chunk in fresh], split=before.split
         )
         after = self._stored(create_namespace(self._tx, namespace), document_id)
         assert after is not None
@@ -306,7 +306,9 @@ class Edit:
             reports.append(self._turn(row, turn(rowids), masked=masked))
             if not reports[-1].documents and self._tx.total_changes() != before:
                 touch_namespace(self._tx, row, next_version(self._tx))  # who looks through masks sees it
-        return MaskReport(sum(one.documents for one in reports), sum(one.chunks for one in reports))
+        return MaskReport(
+            sum(report.documents for report in reports), sum(report.chunks for report in reports)
+        )
 
     def _turn(self, row: NamespaceRow, rowids: list[int], *, masked: bool) -> MaskReport:
         if not rowids:
@@ -360,7 +362,7 @@ class Edit:
 
     def note_reader(self, folder: str, marks: Iterable[str]) -> None:
         """Records a reader that was trained on documents, by their marks (see `document_mark`)."""
-        note_adapter(self._tx, folder, marks)
+        note_reader(self._tx, folder, marks)
 
     def mark_as_copy(self, folder: str | None) -> None:
         """Marks the memory as an unfinished copy of the one in `folder`; None when it is finished."""

@@ -77,7 +77,7 @@ def save_hierarchy(tx: apsw.Connection, hierarchy: Hierarchy) -> None:
         )
 
 
-def note_adapter(tx: apsw.Connection, folder: str, marks: Iterable[str]) -> None:
+def note_reader(tx: apsw.Connection, folder: str, marks: Iterable[str]) -> None:
     """Records a reader that was trained on documents; its numbers lie elsewhere, so its row has none.
 
     Args:

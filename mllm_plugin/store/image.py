@@ -1,4 +1,4 @@
-"""All chunks of one namespace side by side in memory, for scans; an edit costs reading the changed blocks.
+"""All chunks of one namespace side by side in memory, for scans; an edit costs reading what it changed.
 
 Built from the file when first needed and never written to disk, so there is nothing here to erase.
 Shapes: n chunks, d dimensions, e term entries.
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.lexical import QueryTerms, TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.tree.node import Children
+from mllm_plugin.text.lexical import QueryTerms, TermCounts
+from mllm_plugin.tree.node import EmbeddingChunk
 
 _MOST_PARTS = 8
 
@@ -29,7 +29,7 @@ class ImagePart:
 
     Attributes:
         spans: First and last row of each node, with the write that it was read at.
-        live: Chunks that are unmasked and whose block is current [n].
+        live: Chunks that are unmasked and whose embedding chunk is current [n].
         order: Term entries in order of their hash [e]; `hashes` and `rows` are in that order.
     """
 
@@ -50,7 +50,7 @@ class ImagePart:
         return query.score(found, self.lengths, config)
 
     def current(self) -> NDArray[np.bool_]:
-        """Chunks whose block is current, masked or not [n]."""
+        """Chunks whose embedding chunk is current, masked or not [n]."""
         found = np.zeros(len(self.ids), dtype=np.bool_)
         for first, last, _ in self.spans.values():
             found[first:last] = True
@@ -132,8 +132,8 @@ def build_image(snapshot: Snapshot, row: NamespaceRow, previous: Image | None = 
     if sum(len(part.ids) for part in kept) > 2 * sum(map(_rows, kept)):
         kept, changed = [], list(current)
     if changed:
-        blocks = [snapshot.children(node_id) for node_id in changed]
-        kept.append(_part(changed, [current[node_id] for node_id in changed], blocks))
+        embedding_chunks = [snapshot.children(node_id) for node_id in changed]
+        kept.append(_part(changed, [current[node_id] for node_id in changed], embedding_chunks))
     return Image(row.version, tuple(kept))
 
 
@@ -141,19 +141,21 @@ def _rows(part: ImagePart) -> int:
     return sum(last - first for first, last, _ in part.spans.values())
 
 
-def _part(nodes: Sequence[int], versions: Sequence[int], blocks: Sequence[Children]) -> ImagePart:
-    bounds = np.concatenate([[0], np.cumsum([len(block) for block in blocks])]).tolist()
+def _part(
+    nodes: Sequence[int], versions: Sequence[int], embedding_chunks: Sequence[EmbeddingChunk]
+) -> ImagePart:
+    bounds = np.concatenate([[0], np.cumsum([len(children) for children in embedding_chunks])]).tolist()
     spans = {
         node: (first, last, version)
         for node, version, first, last in zip(nodes, versions, bounds[:-1], bounds[1:], strict=True)
     }
-    terms = TermCounts.concat([block.terms for block in blocks if block.terms is not None])
+    terms = TermCounts.concat([children.terms for children in embedding_chunks if children.terms is not None])
     order = np.argsort(terms.hashes, kind="stable")
     return ImagePart(
         spans=spans,
-        ids=np.concatenate([block.ids for block in blocks]),
-        vectors=np.concatenate([block.vectors[:, 0] for block in blocks]).astype(np.float32),
-        live=np.concatenate([block.live for block in blocks]) > 0,
+        ids=np.concatenate([children.ids for children in embedding_chunks]),
+        vectors=np.concatenate([children.vectors[:, 0] for children in embedding_chunks]).astype(np.float32),
+        live=np.concatenate([children.live for children in embedding_chunks]) > 0,
         lengths=terms.lengths,
         hashes=terms.hashes[order],
         counts=terms.counts[order],

@@ -83,8 +83,10 @@ def listed_documents(
         found += [(key, row, rowid) for key, rowid in tx.execute(query, (*parameters, most))]
     if listing.order and len(rows) > 1:
         found.sort(key=lambda one: one[2], reverse=down)
-        known = sorted((one for one in found if one[0] is not None), key=lambda one: one[0], reverse=down)
-        found = known + [one for one in found if one[0] is None]
+        known = sorted(
+            (entry for entry in found if entry[0] is not None), key=lambda one: one[0], reverse=down
+        )
+        found = known + [entry for entry in found if entry[0] is None]
     last = None if most < 0 else most
     return ((row, rowid) for _, row, rowid in found[listing.offset : last])
 

@@ -8,8 +8,8 @@ import apsw
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.store.values import exact
+from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import Namespace
-from mllm_plugin.unicode import text_flaw
 
 NAME_SEPARATOR = "\x1f"
 _COLUMNS = """

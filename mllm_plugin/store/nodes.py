@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import apsw
 
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.tree.node import Children, Node
+from mllm_plugin.tree.node import EmbeddingChunk, Node
 
 
-def load_children(tx: apsw.Connection, node_id: int, dim: int) -> Children:
+def load_children(tx: apsw.Connection, node_id: int, dim: int) -> EmbeddingChunk:
     """The embedding chunk of a node, within a write transaction."""
     return Snapshot(tx, dim).children(node_id)
 

@@ -13,7 +13,6 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import Span
 from mllm_plugin.clock import FIRST, LAST
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.store.codec import children_of
@@ -23,7 +22,8 @@ from mllm_plugin.store.namespaces import NAME_SEPARATOR
 from mllm_plugin.store.pages import Cell, Pages
 from mllm_plugin.store.schema import migrate
 from mllm_plugin.store.times import Times
-from mllm_plugin.tree.node import Children
+from mllm_plugin.text.chunking import Span
+from mllm_plugin.tree.node import EmbeddingChunk
 from mllm_plugin.types import Namespace
 
 _IDS_OF_DOCUMENTS = "sqlite_autoindex_documents_1"
@@ -193,7 +193,7 @@ class Salvage:
         vector = block.vectors[place, 0]
         return vector if np.isfinite(vector).all() else None
 
-    def _read_block(self, node_id: int) -> Children | None:
+    def _read_block(self, node_id: int) -> EmbeddingChunk | None:
         cell = self._blocks.get(node_id)
         row = None if cell is None or self.dim is None else self.pages.row(cell)
         try:
@@ -255,7 +255,7 @@ class Salvage:
 
 def _are_times(row: list[Any]) -> bool:
     """Whether these can be times: moments of the calendar, and the last two always there."""
-    fits = (one is None or (isinstance(one, int) and FIRST <= one <= LAST) for one in row)
+    fits = (moment is None or (isinstance(moment, int) and FIRST <= moment <= LAST) for moment in row)
     return None not in row[-2:] and all(fits)
 
 

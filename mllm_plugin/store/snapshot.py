@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from mllm_plugin import clock
 from mllm_plugin.errors import ClosedError, DamagedStoreError
-from mllm_plugin.lexical import FIRST_RULE
 from mllm_plugin.store.codec import Windows, children_of, unpack_all, vector_of
 from mllm_plugin.store.documents import Selection, select_documents
 from mllm_plugin.store.failures import decoding
@@ -29,8 +28,9 @@ from mllm_plugin.store.listing import Listing, count_documents, listed_documents
 from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
 from mllm_plugin.store.times import ALWAYS, EXPIRED, Times, When, last_overdue
 from mllm_plugin.store.values import parsed_metadata
-from mllm_plugin.tree.editor import LEAF_LEVEL
-from mllm_plugin.tree.node import Children
+from mllm_plugin.text.lexical import FIRST_RULE
+from mllm_plugin.tree.editor import LOWEST_LEVEL
+from mllm_plugin.tree.node import EmbeddingChunk
 from mllm_plugin.types import Namespace, StoredChunk, StoredDocument
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Snapshot:
         query = "SELECT node_id, level, parent_id, version FROM nodes WHERE node_id = ?"
         with decoding(f"node {node_id}"):
             found = NodeRow(*self._tx.execute(query, (node_id,)).get)
-            if not LEAF_LEVEL <= found.level <= _TOP:
+            if not LOWEST_LEVEL <= found.level <= _TOP:
                 raise ValueError(f"level {found.level}")
             return found
 
@@ -183,9 +183,9 @@ class Snapshot:
     def lowest_nodes(self, namespace_id: int) -> dict[int, int]:
         """Version by node id of all nodes of level 2 of a namespace."""
         query = "SELECT node_id, version FROM nodes WHERE namespace_id = ? AND level = ?"
-        return dict(self._tx.execute(query, (namespace_id, LEAF_LEVEL)))
+        return dict(self._tx.execute(query, (namespace_id, LOWEST_LEVEL)))
 
-    def children(self, node_id: int) -> Children:
+    def children(self, node_id: int) -> EmbeddingChunk:
         """The embedding chunk of a node."""
         query = "SELECT ids, vectors, live, total, versions, terms FROM blocks WHERE node_id = ?"
         with decoding(f"the embedding chunk of node {node_id}"):

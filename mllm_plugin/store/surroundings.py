@@ -62,7 +62,7 @@ def _has_other_names(path: Path) -> bool:
     if path.stat().st_nlink == 1:
         return False
     drafts = [folder / path.name for folder in drafts_of(path)]
-    own = sum(one.exists() and one.samefile(path) for one in drafts)
+    own = sum(draft.exists() and draft.samefile(path) for draft in drafts)
     return path.stat().st_nlink > 1 + own
 
 

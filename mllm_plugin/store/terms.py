@@ -9,8 +9,8 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.lexical import WORD_RULE, TermCounts
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.text.lexical import WORD_RULE, TermCounts
 
 
 def word_rule(tx: apsw.Connection) -> int:
@@ -92,7 +92,7 @@ def rebuild_postings(tx: apsw.Connection, namespace_id: int, chunks: Iterable, l
     """Lists again the terms that have become rare since their postings were dropped; returns how many.
 
     Args:
-        chunks: `Children` of every level-2 node of the namespace.
+        chunks: `EmbeddingChunk` of every level-2 node of the namespace.
         limit: Longest posting list.
     """
     rows = tx.execute(

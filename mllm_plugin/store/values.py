@@ -16,7 +16,7 @@ from uuid import UUID
 
 from mllm_plugin import clock
 from mllm_plugin.errors import InvalidDocumentError
-from mllm_plugin.unicode import text_flaw
+from mllm_plugin.text.unicode import text_flaw
 
 LONG = 200  # characters from which a string is posted as its hash
 MOST_NESTED = 64  # objects and lists within each other
@@ -103,7 +103,7 @@ def nested_too_deeply(value: Any) -> bool:
         if isinstance(item, Mapping | list | tuple):
             if depth > MOST_NESTED:
                 return True
-            waiting += ((one, depth + 1) for one in (item.values() if isinstance(item, Mapping) else item))
+            waiting += ((part, depth + 1) for part in (item.values() if isinstance(item, Mapping) else item))
     return False
 
 
@@ -120,7 +120,7 @@ def flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(item, Mapping):
             waiting += ((f"{name}.{key}" if name else key, one) for key, one in item.items())
         elif isinstance(item, list | tuple):
-            waiting += ((name, one) for one in item)
+            waiting += ((name, part) for part in item)
         else:
             yield name, item.isoformat() if isinstance(item, date) else item
 
@@ -135,7 +135,7 @@ def lists_at(metadata: Mapping[str, Any], key: str) -> Iterator[list[Any]]:
         elif isinstance(item, list | tuple):
             if name == key:
                 yield list(item)
-            waiting += ((name, one) for one in item)
+            waiting += ((name, part) for part in item)
 
 
 def same(one: Any, other: Any) -> bool:

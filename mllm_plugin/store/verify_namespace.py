@@ -9,7 +9,6 @@ import apsw
 import numpy as np
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NamespaceRow
@@ -17,8 +16,9 @@ from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.terms import word_rule
 from mllm_plugin.store.times import load_times
 from mllm_plugin.store.values import parsed_metadata, postings
-from mllm_plugin.tree.editor import LEAF_LEVEL, Fold
-from mllm_plugin.tree.node import Children
+from mllm_plugin.text.lexical import TermCounts
+from mllm_plugin.tree.editor import LOWEST_LEVEL, Fold
+from mllm_plugin.tree.node import EmbeddingChunk
 
 _NAMED = 5  # documents in one line
 _UNREADABLE = (apsw.Error, ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
@@ -67,7 +67,7 @@ class NamespaceCheck:
 
     def _tree(self) -> Iterator[str]:
         """Every node once, whatever the links say."""
-        waiting: list[tuple[int, tuple[int, int] | None, Children | None]] = []
+        waiting: list[tuple[int, tuple[int, int] | None, EmbeddingChunk | None]] = []
         if self._row.root_id is not None:
             waiting.append((self._row.root_id, None, None))
         while waiting:
@@ -99,8 +99,8 @@ class NamespaceCheck:
         self,
         node_id: int,
         parent: tuple[int, int] | None,
-        held: Children | None,
-        waiting: list[tuple[int, tuple[int, int] | None, Children | None]],
+        held: EmbeddingChunk | None,
+        waiting: list[tuple[int, tuple[int, int] | None, EmbeddingChunk | None]],
     ) -> Iterator[str]:
         found = self._tx.execute(
             "SELECT level, parent_id, version FROM nodes WHERE node_id = ?", (node_id,)
@@ -116,7 +116,7 @@ class NamespaceCheck:
         yield from self._links(node_id, level, parent_id, parent, children)
         if held is not None:
             yield from self._summary(node_id, level, version, children, held)
-        if level == LEAF_LEVEL:
+        if level == LOWEST_LEVEL:
             yield from self._chunks(node_id, children)
             return
         for place, child in reversed(list(enumerate(children.ids.tolist()))):
@@ -128,7 +128,7 @@ class NamespaceCheck:
         level: int,
         parent_id: int | None,
         parent: tuple[int, int] | None,
-        children: Children,
+        children: EmbeddingChunk,
     ) -> Iterator[str]:
         tree = self._config.tree
         if parent is None:
@@ -145,7 +145,7 @@ class NamespaceCheck:
             yield f"node {node_id}: children out of order or repeated"
 
     def _summary(
-        self, node_id: int, level: int, version: int, children: Children, held: Children
+        self, node_id: int, level: int, version: int, children: EmbeddingChunk, held: EmbeddingChunk
     ) -> Iterator[str]:
         if (int(held.live[0]), int(held.total[0])) != (int(children.live.sum()), int(children.total.sum())):
             yield f"node {node_id}: live or total counts differ from its children's"
@@ -156,7 +156,7 @@ class NamespaceCheck:
         if not difference.max(initial=0.0) <= self._tolerance:
             yield f"node {node_id}: its embedding is not the fold of its live children"
 
-    def _chunks(self, node_id: int, children: Children) -> Iterator[str]:
+    def _chunks(self, node_id: int, children: EmbeddingChunk) -> Iterator[str]:
         self.checked["chunks"] += len(children)
         terms = children.terms
         if terms is None or len(terms.sizes) != len(children) or int(terms.sizes.sum()) != len(terms.counts):
@@ -172,7 +172,7 @@ class NamespaceCheck:
         self._terms.append(terms)
         yield from self._term_texts(node_id, children)
 
-    def _term_texts(self, node_id: int, children: Children) -> Iterator[str]:
+    def _term_texts(self, node_id: int, children: EmbeddingChunk) -> Iterator[str]:
         texts = [self._text(chunk) for chunk in children.ids.tolist()]
         if any(text is None for text in texts):
             yield f"node {node_id}: holds a chunk that no document has"

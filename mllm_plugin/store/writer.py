@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin import clock
-from mllm_plugin.chunking import Span
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.documents import drop_masks
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
 from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms, word_rule
 from mllm_plugin.store.times import EXPIRED, Times, save_times, stamped
 from mllm_plugin.store.values import Posting, metadata_json, parsed_metadata, postings
+from mllm_plugin.text.chunking import Span
+from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.editor import Fold, TreeEditor
-from mllm_plugin.tree.node import Children
+from mllm_plugin.tree.node import EmbeddingChunk
 from mllm_plugin.types import Document
 
 
@@ -104,7 +104,7 @@ class NamespaceWriter:
             return 0
         texts = [item.document.text[span.start : span.end] for item in prepared for span in item.spans]
         terms = TermCounts.of(texts, word_rule(self._tx))
-        chunks = Children.of_chunks(
+        chunks = EmbeddingChunk.of_chunks(
             np.array(ids, dtype=np.int64),
             np.concatenate([item.pooled for item in prepared if len(item.spans)])[:, None],
             np.array(live, dtype=bool),
@@ -255,13 +255,13 @@ class NamespaceWriter:
                 homes[node_id].append(chunk_id)
         return homes
 
-    def _chunks(self, node_id: int, chunk_ids: list[int]) -> Children:
+    def _chunks(self, node_id: int, chunk_ids: list[int]) -> EmbeddingChunk:
         block = load_children(self._tx, node_id, self._dim)
         return block.take(np.flatnonzero(np.isin(block.ids, chunk_ids)))
 
-    def _count(self, chunks: Children, sign: int) -> None:
+    def _count(self, chunks: EmbeddingChunk, sign: int) -> None:
         self._count_as(chunks.take(np.flatnonzero(chunks.live > 0)), sign)
 
-    def _count_as(self, chunks: Children, sign: int) -> None:
+    def _count_as(self, chunks: EmbeddingChunk, sign: int) -> None:
         self._live_chunks += sign * len(chunks)
         self._live_terms += sign * int(chunks.terms.lengths.sum())  # type: ignore[union-attr]

@@ -125,7 +125,7 @@ class Checkpoint:
         own = {name: tuple(value.shape) for name, value in self.module.state_dict().items()}
         shapes = {f"{part}.{name}": shape for part in ("now", "best") for name, shape in own.items()}
         groups = self.optimizer.param_groups
-        for place, parameter in enumerate(one for group in groups for one in group["params"]):
+        for place, parameter in enumerate(weight for group in groups for weight in group["params"]):
             names = [f"optimizer.{place}.{moment}" for moment in _MOMENTS]
             if any(name in tensors for name in names):
                 shapes |= dict(zip(names, (parameter.shape, parameter.shape, ()), strict=True))

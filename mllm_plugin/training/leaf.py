@@ -26,7 +26,7 @@ from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
 from mllm_plugin.search.scan import scan
 from mllm_plugin.search.view import View
-from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
 from mllm_plugin.store.image import build_image
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training.losses import listwise_loss
@@ -145,7 +145,7 @@ def collect_evidence(
         row = snapshot.namespace(check_namespace(namespace))
         if row is None or not row.live_chunks:
             raise InvalidInputError(f"namespace {namespace!r} holds no live chunk to train on")
-        blocks = BlockCache(_BLOCK_BYTES)
+        blocks = EmbeddingChunkCache(_BLOCK_BYTES)
         view = View(snapshot, row, blocks, memory.hierarchy, memory.config.lexical)
         image = build_image(snapshot, row)
         for start in range(0, len(names), _BATCH):

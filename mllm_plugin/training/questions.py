@@ -30,7 +30,7 @@ def held_out_queries(
     groups = groups or {}
 
     def share(query: str) -> float:
-        name = min((groups.get(one, one) for one in relevant(qrels, query)), default=query)
+        name = min((groups.get(document, document) for document in relevant(qrels, query)), default=query)
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") / 2**32
 
     return {query: share(query) < HELD_OUT_SHARE for query in queries}

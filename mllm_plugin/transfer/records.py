@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mllm_plugin.documents.records import TIMES, Record, validated
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.records import TIMES, Record, validated
 
 _ID = ("id", "_id", "id_")
 _TEXT = ("text", "page_content", "content", "document")

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.tree.clustering import group
-from mllm_plugin.tree.node import Children, Node
+from mllm_plugin.tree.node import EmbeddingChunk, Node
 
-LEAF_LEVEL = 2  # the level of nodes whose children are chunks
+LOWEST_LEVEL = 2  # the level of nodes whose children are chunks
 _PLACEMENT_WIDTH = 4
 _CARE = "`mllm verify` lists what is wrong, `mllm repair` keeps every document that can be read"
 _MOST_PASSES = 16  # small groups may be left over; large ones never are
@@ -81,7 +81,7 @@ class TreeEditor:
     # -- edits
     # ---------------------------------------------------------------------------------------------------
 
-    def insert(self, chunks: Children) -> None:
+    def insert(self, chunks: EmbeddingChunk) -> None:
         """Places each chunk in the node most similar to it; regroups all when most chunks are new."""
         if not len(chunks):
             return
@@ -92,14 +92,14 @@ class TreeEditor:
         for node_id in np.unique(homes):
             self._attach(self._node(int(node_id)), chunks.take(np.flatnonzero(homes == node_id)))
 
-    def insert_groups(self, chunks: Children) -> None:
+    def insert_groups(self, chunks: EmbeddingChunk) -> None:
         """Groups the chunks among themselves and adds the groups as new nodes: quick; `regroup` later."""
-        if self.root_id is None or self._node(self.root_id).level == LEAF_LEVEL:
+        if self.root_id is None or self._node(self.root_id).level == LOWEST_LEVEL:
             self.insert(chunks)
             return
-        new = list(self._grouped(chunks, LEAF_LEVEL))
+        new = list(self._grouped(chunks, LOWEST_LEVEL))
         summary = self._summaries(new)
-        homes = self._nearest_homes(summary.directions, LEAF_LEVEL + 1)
+        homes = self._nearest_homes(summary.directions, LOWEST_LEVEL + 1)
         for node_id in np.unique(homes):
             self._attach(self._node(int(node_id)), summary.take(np.flatnonzero(homes == node_id)))
 
@@ -118,18 +118,18 @@ class TreeEditor:
             node.children = replace(node.children, live=np.where(rows, int(live), node.children.live))
             self._dirty.add(node_id)
 
-    def regroup(self, new_chunks: Children | None = None) -> None:
+    def regroup(self, new_chunks: EmbeddingChunk | None = None) -> None:
         """Groups all chunks anew, with `new_chunks` among them."""
         parts = [] if new_chunks is None else [new_chunks]
         for node in list(self._walk()):
-            if node.level == LEAF_LEVEL:
+            if node.level == LOWEST_LEVEL:
                 parts.append(node.children)
             self._delete(node.node_id)
         self.root_id = None
         chunks = parts[0].joined(*parts[1:]) if parts else None
         if chunks is None or not len(chunks):
             return
-        level, children = LEAF_LEVEL, chunks
+        level, children = LOWEST_LEVEL, chunks
         while len(children) > self._config.target(level - 1):
             children = self._summaries(list(self._grouped(children, level)))
             level += 1
@@ -139,10 +139,10 @@ class TreeEditor:
         """Folds every node but the root anew, chunks' nodes one at a time; returns how many."""
         if self.root_id is None:
             return 0
-        above = list(self._walk(LEAF_LEVEL + 1)) if self._node(self.root_id).level > LEAF_LEVEL else []
+        above = list(self._walk(LOWEST_LEVEL + 1)) if self._node(self.root_id).level > LOWEST_LEVEL else []
         folded = 0
         for node in above:
-            if node.level == LEAF_LEVEL + 1:
+            if node.level == LOWEST_LEVEL + 1:
                 below = (self._store.load(child) for child in node.children.ids.tolist())
                 vectors = np.stack([self._folded(child) for child in below])
                 node.children = replace(node.children, vectors=vectors)
@@ -172,14 +172,14 @@ class TreeEditor:
             self._stored.add(node_id)
         return self._nodes[node_id]
 
-    def _new_node(self, level: int, children: Children) -> Node:
+    def _new_node(self, level: int, children: EmbeddingChunk) -> Node:
         node = Node(self._store.new_id(), level, None, children)
         self._nodes[node.node_id] = node
         self._mark(node.node_id)
         self._adopt(node, children.ids)
         return node
 
-    def _attach(self, node: Node, children: Children) -> None:
+    def _attach(self, node: Node, children: EmbeddingChunk) -> None:
         node.children = node.children.joined(children)
         self._mark(node.node_id)
         self._adopt(node, children.ids)
@@ -189,7 +189,7 @@ class TreeEditor:
         self._resized.add(node_id)
 
     def _adopt(self, node: Node, ids: NDArray[np.int64]) -> None:
-        if node.level == LEAF_LEVEL:
+        if node.level == LOWEST_LEVEL:
             self._homes.update(dict.fromkeys(ids.tolist(), node.node_id))
             return
         for child_id in ids.tolist():
@@ -205,7 +205,7 @@ class TreeEditor:
         if node_id in self._stored:
             self._store.delete(node_id)
 
-    def _walk(self, lowest: int = LEAF_LEVEL) -> Iterator[Node]:
+    def _walk(self, lowest: int = LOWEST_LEVEL) -> Iterator[Node]:
         """All nodes from level `lowest` on, parents first.
 
         Raises:
@@ -229,8 +229,8 @@ class TreeEditor:
         Raises:
             DamagedStoreError: One is not of the level below; so no walk goes in circles.
         """
-        found = [self._node(one) for one in ids]
-        if any(one.level != node.level - 1 for one in found):
+        found = [self._node(child_id) for child_id in ids]
+        if any(child.level != node.level - 1 for child in found):
             raise DamagedStoreError(
                 f"a node below node {node.node_id} is not of level {node.level - 1}; {_CARE}"
             )
@@ -239,7 +239,7 @@ class TreeEditor:
     # -- placement
     # -----------------------------------------------------------------------------------------------
 
-    def _nearest_homes(self, directions: NDArray[np.float32], level: int = LEAF_LEVEL) -> NDArray[np.int64]:
+    def _nearest_homes(self, directions: NDArray[np.float32], level: int = LOWEST_LEVEL) -> NDArray[np.int64]:
         """The node of `level` nearest to each vector [n], found by a narrow walk."""
         root = self._node(self.root_id)  # type: ignore[arg-type]
         return np.array([self._nearest_home(vector, root, level) for vector in directions], dtype=np.int64)
@@ -254,24 +254,24 @@ class TreeEditor:
             frontier = self._below(frontier[0], best.tolist())
         return frontier[0].node_id
 
-    def _grouped(self, children: Children, level: int) -> Iterator[Node]:
+    def _grouped(self, children: EmbeddingChunk, level: int) -> Iterator[Node]:
         """New nodes of `level` over groups of `children`."""
         labels = self._labels(children, level)
         order = np.argsort(labels, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
             yield self._new_node(level, children.take(rows[np.argsort(children.ids[rows], kind="stable")]))
 
-    def _labels(self, children: Children, level: int) -> NDArray[np.int64]:
+    def _labels(self, children: EmbeddingChunk, level: int) -> NDArray[np.int64]:
         below, config = level - 1, self._config
         return group(
             children.directions, config.target(below), config.cap(below), config.floor(below), config.seed
         )
 
-    def _summaries(self, nodes: list[Node]) -> Children:
+    def _summaries(self, nodes: list[Node]) -> EmbeddingChunk:
         """What the parents of `nodes` hold of them."""
         nodes = sorted(nodes, key=lambda node: node.node_id)
         counts = [(int(node.children.live.sum()), int(node.children.total.sum())) for node in nodes]
-        return Children(
+        return EmbeddingChunk(
             ids=np.array([node.node_id for node in nodes], dtype=np.int64),
             vectors=np.stack([self._folded(node) for node in nodes]),
             live=np.array([live for live, _ in counts], dtype=np.int64),
@@ -294,7 +294,7 @@ class TreeEditor:
     def _resize(self) -> bool:
         """One pass from the lowest level up; True when nodes got new siblings, so another pass may help."""
         moved = False
-        level = LEAF_LEVEL
+        level = LOWEST_LEVEL
         while self.root_id is not None and level < self._node(self.root_id).level:
             moved |= self._dissolve_small(level)
             self._split_large(level)
@@ -316,7 +316,7 @@ class TreeEditor:
                 for row in np.unique(best):
                     sibling = self._node(int(parent.children.ids[row]))
                     self._attach(sibling, node.children.take(np.flatnonzero(best == row)))
-                if level > LEAF_LEVEL:
+                if level > LOWEST_LEVEL:
                     moved = True
                     for child in node.children.ids.tolist():
                         self._mark(self._node(child).node_id)
@@ -343,7 +343,7 @@ class TreeEditor:
                 summary = self._summaries(list(self._grouped(root.children, root.level)))
                 self._delete(root.node_id)
                 self.root_id = self._new_node(root.level + 1, summary).node_id
-            elif root.level > LEAF_LEVEL and self._fits_one_group(root):
+            elif root.level > LOWEST_LEVEL and self._fits_one_group(root):
                 below = self._below(root, root.children.ids.tolist())
                 children = below[0].children.joined(*(node.children for node in below[1:]))
                 for node in (root, *below):
@@ -365,7 +365,7 @@ class TreeEditor:
         """Carries changed embeddings and counts up, each dirty path once."""
         if self.root_id is None:
             return
-        for level in range(LEAF_LEVEL, self._node(self.root_id).level):
+        for level in range(LOWEST_LEVEL, self._node(self.root_id).level):
             for node in self._at(level, self._dirty):
                 parent = self._node(node.parent_id)  # type: ignore[arg-type]
                 parent.children = parent.children.changed(

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mllm_plugin.lexical import TermCounts
 from mllm_plugin.shapes import Bool, Float16, Float32, Int, Int64
+from mllm_plugin.text.lexical import TermCounts
 
 
 @dataclass(frozen=True)
-class Children:
+class EmbeddingChunk:
     """The embedding chunk of one node, rows in ascending id order.
 
     Attributes:
@@ -44,14 +44,14 @@ class Children:
         vectors: Float16[np.ndarray, "c r d"],
         live: Bool[np.ndarray, " c"],
         terms: TermCounts,
-    ) -> Children:
+    ) -> EmbeddingChunk:
         """Chunks to be placed: ids [c], vectors [c, r, d], live [c]."""
         ones = np.ones(len(ids), dtype=np.int64)
         return cls(ids, vectors, live.astype(np.int64), ones, np.zeros(len(ids), dtype=np.int64), terms)
 
-    def take(self, rows: Int[np.ndarray, " k"]) -> Children:
+    def take(self, rows: Int[np.ndarray, " k"]) -> EmbeddingChunk:
         """Some of the rows, in the order asked."""
-        return Children(
+        return EmbeddingChunk(
             self.ids[rows],
             self.vectors[rows],
             self.live[rows],
@@ -60,14 +60,14 @@ class Children:
             None if self.terms is None else self.terms.take(rows),
         )
 
-    def without(self, ids: Sequence[int] | Int64[np.ndarray, " k"]) -> Children:
+    def without(self, ids: Sequence[int] | Int64[np.ndarray, " k"]) -> EmbeddingChunk:
         """All rows but those of `ids`."""
         return self.take(np.flatnonzero(~np.isin(self.ids, np.asarray(ids, dtype=np.int64))))
 
-    def joined(self, *others: Children) -> Children:
+    def joined(self, *others: EmbeddingChunk) -> EmbeddingChunk:
         """These rows and those of others, in ascending id order."""
         parts = (self, *others)
-        merged = Children(
+        merged = EmbeddingChunk(
             ids=np.concatenate([part.ids for part in parts]),
             vectors=np.concatenate([part.vectors for part in parts]),
             live=np.concatenate([part.live for part in parts]),
@@ -79,7 +79,7 @@ class Children:
 
     def changed(
         self, row: int, *, vector: Float16[np.ndarray, "r d"], live: int, total: int, version: int
-    ) -> Children:
+    ) -> EmbeddingChunk:
         """A copy with one child's embedding and counts replaced."""
         vectors, lives, totals, versions = (
             array.copy() for array in (self.vectors, self.live, self.total, self.versions)
@@ -100,4 +100,4 @@ class Node:
     node_id: int
     level: int
     parent_id: int | None
-    children: Children
+    children: EmbeddingChunk

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from mllm_plugin import InvalidInputError, ModelNotFoundError
 from mllm_plugin.encoders import resolve
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from tests.helpers.tiny_encoder import write_tiny_encoder
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 90868376\n"

@@ -15,7 +15,7 @@ import pytest
 from mllm_plugin import Document, EncoderMismatchError, MemoryIndex, reembed
 from mllm_plugin.encoders import FrameworkEncoder
 from mllm_plugin.encoders.identity import AGREEMENT, agreement, sample_of
-from mllm_plugin.store.settings import load_settings
+from tests.helpers.file_tools import changing, value
 from tests.helpers.toy import ToyEncoder
 
 TEXTS = [Document("apple pie with cream", id="a"), Document("steel bridge over a river", id="b")]
@@ -59,7 +59,7 @@ def found(folder, model) -> str:
 
 def as_older_release(folder, fingerprint=None) -> None:
     """Takes out what older releases did not write."""
-    with MemoryIndex.open(folder, encoder=None) as memory, memory._database.write() as tx:
+    with changing(folder) as tx:
         tx.execute("DELETE FROM meta WHERE key = 'probes'")
         if fingerprint:
             tx.execute("UPDATE meta SET value = ? WHERE key = 'encoder'", (fingerprint,))
@@ -167,8 +167,7 @@ def test_without_chunks_of_its_own_an_older_memory_goes_by_the_name(tmp_path):
 
 def test_the_stored_name_is_the_one_that_older_releases_look_for(tmp_path):
     written(tmp_path, Embeddings(model_name="toy", encode_kwargs={"normalize_embeddings": True}))
-    with MemoryIndex.open(tmp_path, encoder=None) as memory:
-        stored = load_settings(memory._database).fingerprint
+    stored = value(tmp_path, "SELECT value FROM meta WHERE key = 'encoder'")
     fields = '{"encode_kwargs": "{\'normalize_embeddings\': True}", "model_name": "toy"}'
     digest = hashlib.sha256(fields.encode()).hexdigest()[:16]
     assert stored == f"{Embeddings.__module__}.Embeddings:16:{digest}"

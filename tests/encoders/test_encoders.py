@@ -16,9 +16,9 @@ from mllm_plugin import (
     MemoryIndex,
     ModelNotFoundError,
 )
-from mllm_plugin.chunking import split_text
 from mllm_plugin.encoders import DEFAULT_ENCODER, FrameworkEncoder, VectorsOnly, as_encoder, resolve_model
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
+from mllm_plugin.text.chunking import split_text
 from tests.helpers.file_tools import value
 from tests.helpers.toy import ToyEncoder
 

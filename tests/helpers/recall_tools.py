@@ -35,7 +35,7 @@ def many_documents(count: int = 500, seed: int = 0, first: int = 0) -> list[Docu
 
 
 def random_weights() -> Hierarchy:
-    """Random weights as if they had been trained; the margin drops nodes."""
+    """Random weights as if they had been trained; the slack drops nodes."""
     rng = np.random.default_rng(0)
     shapes = {"seeds": (2, DIM), "spread": (2,), "query": (2, DIM), "gates": (2, DIM)}
     shapes |= {"down": (4, DIM), "up": (DIM, 4)}

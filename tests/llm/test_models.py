@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from mllm_plugin import InvalidInputError, MissingDependencyError, ModelNotFoundError
 from mllm_plugin.llm import DEFAULT_LLM, gguf, load_llm, models, resolve_llm
-from mllm_plugin.pretrained import Carrier, packaged
+from mllm_plugin.models.pretrained import Carrier, packaged
 from tests.helpers.tiny import write_tiny
 
 

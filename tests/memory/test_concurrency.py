@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mllm_plugin import ClosedError, Document, MemoryConfig, MemoryIndex, StoreBusyError, TreeConfig
+from tests.helpers.file_tools import changing
 from tests.helpers.robustness_tools import KEPT, assert_sound, finish, some_documents, start_python
 from tests.helpers.toy import ToyEncoder
 
@@ -287,7 +288,7 @@ def test_an_opener_without_patience_is_told_so(tmp_path):
     with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
         memory.add(KEPT)
         with (
-            memory._database.write(),
+            changing(memory),
             MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(), timeout=0.1) as second,
         ):
             assert len(second.search("ships")) == 3

@@ -12,6 +12,7 @@ import pytest
 
 from mllm_plugin import MemoryIndex, StoreBusyError
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
+from tests.helpers.file_tools import changing
 from tests.helpers.robustness_tools import KEPT
 from tests.helpers.toy import ToyEncoder
 
@@ -65,7 +66,7 @@ def test_no_removal_comes_between_the_look_and_the_keeping(memory, monkeypatch):
 def test_a_writer_that_takes_long_is_not_waited_for(memory, monkeypatch):
     monkeypatch.setattr("mllm_plugin.memory.handle._PATIENCE", 0.05)
     cache, made = memory.vector_cache("llm", 4), entries(memory)
-    with MemoryIndex.open(memory.path, encoder=ToyEncoder()) as other, other._database.write():
+    with changing(memory):
         memory.keep_vectors(cache, made)
     assert kept(cache) == set()
     memory.keep_vectors(cache, made)

@@ -9,7 +9,7 @@ import pytest
 
 from mllm_plugin import Document, MaskReport, MemoryConfig, MemoryIndex, NotFoundError, TreeConfig
 from mllm_plugin.encoders import VectorsOnly
-from mllm_plugin.lexical import term_hash, terms_of
+from mllm_plugin.text.lexical import term_hash, terms_of
 from tests.helpers.robustness_tools import (
     KEPT,
     MODES,

@@ -24,6 +24,7 @@ from mllm_plugin import (
     StoreError,
 )
 from mllm_plugin.hierarchy import Hierarchy, MeanLevelEncoder
+from tests.helpers.file_tools import own_database
 from tests.helpers.robustness_tools import KEPT
 from tests.helpers.toy import ToyEncoder
 
@@ -63,7 +64,7 @@ def test_a_copy_is_open_after_the_first_is_closed(tmp_path, encoder, again):
         other = again(memory)
     with other:
         assert other.search("ships", k=3) == hits
-        assert (other.config, other._database.timeout) == (CONFIG, 3)
+        assert (other.config, own_database(other).timeout) == (CONFIG, 3)
         assert other.remove(KEPT[0].id).erased
 
 

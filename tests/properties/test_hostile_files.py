@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mllm_plugin import FilterError, InvalidDocumentError, MemoryIndex, MLLMError, repair
-from mllm_plugin.chunking import split_text
 from mllm_plugin.readers import SourceFile, read_file
 from mllm_plugin.readers.kinds import READER_VERSIONS
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.schema import PAGE_SIZE
+from mllm_plugin.text.chunking import split_text
 from mllm_plugin.transfer.jsonl import read_jsonl
 from tests.helpers.fault_tools import SOAK
 from tests.helpers.hostile_tools import sealed, within

@@ -11,13 +11,13 @@ import pypdf
 import pytest
 
 from mllm_plugin.errors import InvalidDocumentError, MissingDependencyError, NotFoundError
-from mllm_plugin.lexical import terms_of
 from mllm_plugin.readers import FileFinder, SourceFile, read_file
 from mllm_plugin.readers.docx import docx_text
 from mllm_plugin.readers.html import html_text, markup_text
 from mllm_plugin.readers.notebook import notebook_text
 from mllm_plugin.readers.pdf import pdf_text
 from mllm_plugin.readers.text import decode_text, without_images
+from mllm_plugin.text.lexical import terms_of
 from tests.helpers.small_files import small_docx, small_pdf
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from mllm_plugin import Document, InvalidInputError, InvalidTypeError, MemoryIndex
-from mllm_plugin.lexical import terms_of
+from mllm_plugin.text.lexical import terms_of
 from tests.helpers.recall_tools import CONFIG, MODES, nodes_of
 
 SUBJECTS = {

@@ -14,7 +14,7 @@ from mllm_plugin import (
     MemoryConfig,
     MemoryIndex,
 )
-from tests.helpers.file_tools import rows, value
+from tests.helpers.file_tools import own_database, rows, value
 from tests.helpers.recall_tools import (
     CONFIG,
     DIM,
@@ -86,7 +86,7 @@ def test_exact_nodes_are_the_best_of_their_level_as_stored(tall_library):
 
 def test_a_wide_beam_equals_exact(tall_library):
     if tall_library.hierarchy.rankers:
-        pytest.skip("a trained margin drops nodes on the walk")
+        pytest.skip("a trained slack drops nodes on the walk")
     wide = tall_library.recall("w7 w8", mode="beam", beam_width=10_000)
     assert key_of(wide, 2) == key_of(tall_library.recall("w7 w8", exact=True), 2)
 
@@ -132,9 +132,9 @@ def test_vector_queries(tall_library):
 
 
 def test_one_snapshot(tall_library, monkeypatch):
-    reads = []
-    read = tall_library._database.read
-    monkeypatch.setattr(tall_library._database, "read", lambda: reads.append(1) or read())
+    reads, database = [], own_database(tall_library)
+    read = database.read
+    monkeypatch.setattr(database, "read", lambda: reads.append(1) or read())
     tall_library.recall("w1 w2")
     assert len(reads) == 1
 

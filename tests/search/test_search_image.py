@@ -21,7 +21,8 @@ from mllm_plugin.image import (
     walk,
 )
 from mllm_plugin.image.kernels import kernels
-from mllm_plugin.lexical import QueryTerms, term_hash
+from mllm_plugin.text.lexical import QueryTerms, term_hash
+from tests.helpers.file_tools import rows
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)
@@ -70,14 +71,11 @@ def delta_of(memory, space):
 
 
 def live_chunks(memory) -> set[int]:
-    with memory._database.read() as tx:
-        return {
-            chunk
-            for (chunk,) in tx.execute(
-                "SELECT chunk_id FROM chunks JOIN documents USING (document_rowid) "
-                "WHERE masked = 0 AND namespace_id = (SELECT namespace_id FROM namespaces WHERE path = '')"
-            )
-        }
+    query = (
+        "SELECT chunk_id FROM chunks JOIN documents USING (document_rowid) "
+        "WHERE masked = 0 AND namespace_id = (SELECT namespace_id FROM namespaces WHERE path = '')"
+    )
+    return {chunk for (chunk,) in rows(memory, query)}
 
 
 def chunks_in(space, live) -> set[int]:

@@ -21,7 +21,7 @@ from mllm_plugin import (
 )
 from mllm_plugin.store.cache import FOLDER_NAME
 from mllm_plugin.store.database import FILE_NAME
-from tests.helpers.file_tools import value
+from tests.helpers.file_tools import changing, own_database, value
 from tests.helpers.robustness_tools import KEPT, MODES, answers, assert_sound, contents, some_documents
 from tests.helpers.toy import ToyEncoder
 
@@ -160,7 +160,7 @@ def test_a_file_whose_last_pages_are_in_the_log_is_whole(copy):
         memory.add(some_documents(100, prefix="new"))
         assert memory.search("new7", k=1)[0].document_id == "new7"
         killed = Path(shutil.copytree(copy, copy.parent / "killed"))
-        pages = memory._database.exclusive(lambda connection: connection.pragma("page_count"))
+        pages = value(memory, "PRAGMA page_count")
     assert size <= (killed / FILE_NAME).stat().st_size < pages * 16384
     with MemoryIndex.open(killed, encoder=ToyEncoder()) as memory:
         assert memory.verify().problems == ()
@@ -220,7 +220,7 @@ def test_the_database_of_another_program_is_left_alone(tmp_path, user_version, r
 @pytest.mark.parametrize("read_only", [False, True], ids=["writable", "read-only"])
 def test_a_newer_format_is_refused_and_not_touched(copy, read_only):
     with MemoryIndex.open(copy, encoder=ToyEncoder()) as memory:
-        memory._database.exclusive(lambda connection: connection.pragma("user_version", 99))
+        own_database(memory).exclusive(lambda connection: connection.pragma("user_version", 99))
     before = (copy / FILE_NAME).read_bytes()
     with pytest.raises(FormatVersionError, match=r"format version 99, this release reads up to \d+; upgrade"):
         MemoryIndex.open(copy, encoder=ToyEncoder(), read_only=read_only)
@@ -228,7 +228,7 @@ def test_a_newer_format_is_refused_and_not_touched(copy, read_only):
 
 
 def test_settings_of_a_newer_release(copy):
-    with MemoryIndex.open(copy, encoder=ToyEncoder()) as memory, memory._database.write() as tx:
+    with changing(copy) as tx:
         tx.execute("""UPDATE meta SET value = '{"holographic": true}' WHERE key = 'config'""")
     with pytest.raises(FormatVersionError, match="upgrade mllm-plugin"):
         MemoryIndex.open(copy, encoder=ToyEncoder())

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex
-from mllm_plugin.lexical import term_hash
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
+from mllm_plugin.text.lexical import term_hash
 from tests.helpers.robustness_tools import (
     KEPT,
     CheapEncoder,

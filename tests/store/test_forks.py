@@ -12,6 +12,7 @@ import pytest
 
 from mllm_plugin import Document, MemoryIndex
 from tests.helpers.fault_tools import in_child
+from tests.helpers.file_tools import own_database
 from tests.helpers.robustness_tools import KEPT, assert_sound, finish, start_python
 from tests.helpers.toy import ToyEncoder
 
@@ -39,7 +40,7 @@ def test_closing_in_a_child_leaves_the_parents_locks(stocked):
     assert in_child(stocked.close) == "None"
     log = stocked.path / "memory.db-wal"
     with MemoryIndex.open(stocked.path, encoder=ToyEncoder()) as other:
-        reading = stocked._database.read()
+        reading = own_database(stocked).read()
         reading.__enter__()
         assert in_child(lambda: MemoryIndex.open(stocked.path, encoder=ToyEncoder())).startswith("StoreError")
         assert not other.remove(["fox"], wait=0.1).erased, "the parent's reader is not seen"
@@ -62,7 +63,7 @@ def test_a_fork_while_another_thread_writes_is_refused(stocked):
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with stocked._database.write() as tx:
+        with own_database(stocked).write() as tx:
             tx.execute("UPDATE documents SET metadata = '{}'")
             entered.set()
             leave.wait(30)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mllm_plugin import MemoryIndex, ReadOnlyStoreError, StoreError
-from mllm_plugin.repairing import repair
+from mllm_plugin.bulk.repairing import repair
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.schema import PAGE_SIZE
 from tests.helpers.hostile_tools import journal, linked

@@ -23,6 +23,7 @@ from mllm_plugin import (
 )
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.filesystem import refuse_network_filesystem
+from tests.helpers.file_tools import changing, own_database
 from tests.helpers.robustness_tools import (
     KEPT,
     answers,
@@ -190,7 +191,7 @@ def limit_pages(memory: MemoryIndex, spare: int | None) -> None:
         most = 1 << 30 if spare is None else connection.pragma("page_count") + spare
         return connection.pragma("max_page_count", most)
 
-    memory._database.exclusive(limit)
+    own_database(memory).exclusive(limit)
 
 
 @pytest.mark.parametrize("spare", [0, 1, 3, 10])
@@ -260,7 +261,7 @@ def impatient(stocked):
     ids=["add", "mask", "remove", "build"],
 )
 def test_a_writer_that_waits_too_long(stocked, impatient, write):
-    with unharmed(stocked), stocked._database.write():
+    with unharmed(stocked), changing(stocked):
         started = time.perf_counter()
         with pytest.raises(StoreBusyError, match=r"held .* for more than 0\.3 s; nothing was written"):
             write(impatient)
@@ -274,7 +275,7 @@ def test_a_thread_that_waits_too_long(impatient):
     entered, leave = threading.Event(), threading.Event()
 
     def hold():
-        with impatient._database.write():
+        with own_database(impatient).write():
             entered.set()
             leave.wait(10)
 
@@ -294,7 +295,7 @@ def test_a_thread_that_waits_too_long(impatient):
 
 def test_a_write_waits_for_its_turn(stocked):
     with MemoryIndex.open(stocked.path, encoder=ToyEncoder(), timeout=20) as patient:
-        with stocked._database.write():
+        with changing(stocked):
             late = threading.Thread(target=lambda: patient.mask(["fox"]))
             late.start()
             time.sleep(0.2)
@@ -303,7 +304,7 @@ def test_a_write_waits_for_its_turn(stocked):
 
 
 def test_compact_while_another_writes_is_busy_or_done(stocked, impatient):
-    with unharmed(stocked), stocked._database.write():
+    with unharmed(stocked), changing(stocked):
         started = time.perf_counter()
         with pytest.raises(StoreBusyError):
             impatient.compact()

@@ -10,9 +10,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mllm_plugin import Document, InvalidInputError, MemoryIndex
-from mllm_plugin.chunking import letter_start, split_text
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
+from mllm_plugin.text.chunking import letter_start, split_text
 from tests.helpers.tiny import write_tiny
 
 _SENTENCES = [
@@ -144,7 +144,7 @@ def test_a_chunk_is_bounded_in_characters(minilm, kind):
 
 def test_prose_is_cut_as_if_there_were_no_such_bound(minilm, monkeypatch):
     before = split_text(_PROSE, 64, minilm.token_offsets)
-    monkeypatch.setattr("mllm_plugin.chunking._LONGEST_TOKEN", 10**9)
+    monkeypatch.setattr("mllm_plugin.text.chunking._LONGEST_TOKEN", 10**9)
     assert split_text(_PROSE, 64, minilm.token_offsets) == before
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllm_plugin.chunking import split_text, word_offsets
+from mllm_plugin.text.chunking import split_text, word_offsets
 
 _UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 _PROSE = st.lists(

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.lexical import FIRST_RULE, QueryTerms, TermCounts, forms_of, score_terms, term_hash, terms_of
+from mllm_plugin.text.lexical import (
+    FIRST_RULE,
+    QueryTerms,
+    TermCounts,
+    forms_of,
+    score_terms,
+    term_hash,
+    terms_of,
+)
 
 _TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh")).map(" ".join), max_size=8)
 

@@ -10,7 +10,7 @@ import pytest
 
 from mllm_plugin import Document, MemoryIndex, reembed
 from mllm_plugin.encoders import VectorsOnly
-from mllm_plugin.lexical import FIRST_RULE, WORD_RULE
+from mllm_plugin.text.lexical import FIRST_RULE, WORD_RULE
 from tests.helpers.toy import ToyEncoder
 
 # Written with release 0.1.0 (commit f9a5a66) by ToyEncoder(4): these documents, then `backup`.

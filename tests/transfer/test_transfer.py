@@ -21,6 +21,7 @@ from mllm_plugin import (
 )
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.transfer.jsonl import read_jsonl
+from tests.helpers.file_tools import changing
 from tests.helpers.robustness_tools import (
     KEPT,
     MODES,
@@ -287,7 +288,7 @@ def test_a_backup_is_one_file_and_checks_its_pages(source, tmp_path):
 
 
 def test_a_backup_while_another_writes(source, tmp_path):
-    with MemoryIndex.open(source.path, encoder=ToyEncoder()) as writer, writer._database.write() as tx:
+    with changing(source) as tx:
         tx.execute("DELETE FROM documents WHERE id = 'fox'")
         source.backup(tmp_path / "backup.db")
         tx.execute("ROLLBACK")

@@ -63,12 +63,12 @@ def normal(answer: str) -> str:
 
 def exact_match(answer: str, right: Sequence[str]) -> float:
     """1 when an answer equals one of the right ones, 0 otherwise."""
-    return float(any(normal(answer) == normal(one) for one in right))
+    return float(any(normal(answer) == normal(accepted) for accepted in right))
 
 
 def f1(answer: str, right: Sequence[str]) -> float:
     """Overlap of words with the nearest right answer, in [0, 1]."""
-    return max((_f1(normal(answer).split(), normal(one).split()) for one in right), default=0.0)
+    return max((_f1(normal(answer).split(), normal(accepted).split()) for accepted in right), default=0.0)
 
 
 def _f1(found: list[str], right: list[str]) -> float:

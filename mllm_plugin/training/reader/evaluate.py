@@ -54,7 +54,7 @@ class Held:
         found = []
         for place, chunk in enumerate(asked):
             turned = [(place + count // 2 + n) % count for n in range(count)]
-            found.append(next((one for one in turned if asked[one] != chunk), place))
+            found.append(next((other for other in turned if asked[other] != chunk), place))
         return numbers[found]
 
     def _tokens(self, numbers: NDArray[np.int64]) -> list[Ids]:
@@ -77,7 +77,7 @@ class Held:
         self, numbers: NDArray[np.int64], read: list[Ids], size: Ids, way: str, *, repeat: bool
     ) -> list[Row]:
         own, rows = self._tokens(numbers), []
-        memory = Memory(self.reader.sizes, np.array([len(one) for one in read]), size)
+        memory = Memory(self.reader.sizes, np.array([len(vectors) for vectors in read]), size)
         for place, number in enumerate(numbers):
             soft = memory.windows(place) if way in ("own", "foreign") else _NOTHING
             if repeat:

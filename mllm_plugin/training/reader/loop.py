@@ -51,7 +51,7 @@ def one_step(
         group["lr"] = group["top"] * _rate(part)
     found = reader.loss(step)
     found[0].backward()
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -60,7 +60,7 @@ class Reader(torch.nn.Module):
     def states(self, memory: Tensor, rows: Iterable[tuple[Tensor, Tensor]], weights: Weights) -> Tensor:
         """States of all rows laid end to end, before the last norm."""
         found = []
-        for ids, places in (one for one in rows if len(one[0])):
+        for ids, places in (row for row in rows if len(row[0])):
             soft = (places >= 0).unsqueeze(-1)
             embeds = torch.where(soft, memory[places.clamp(min=0)], self.stack.embed(ids))
             found.append(self.stack(embeds, weights).flatten(0, 1))

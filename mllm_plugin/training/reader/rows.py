@@ -105,7 +105,7 @@ def prompt_row(
     teaches: bool = False,
 ) -> Row:
     """A row in the one prompt layout: memory, passages, question, and what is to be said."""
-    text = [part for one in passages for part in (one, prompts["gap"])]
+    text = [part for passage in passages for part in (passage, prompts["gap"])]
     after = np.concatenate([*text, question, prompts["tail"]])
     ids = np.concatenate([prompts["head"], np.zeros(len(block), np.int64), after])
     places = np.full(len(ids), -1)

@@ -17,7 +17,7 @@ from mllm_plugin.errors import AdapterMismatchError
 from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, load_llm, shipped_reader
 from mllm_plugin.llm.lora import FIRST
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.training.curves import Panel, write_curves
 from mllm_plugin.training.questions import Qrels, Queries
 from mllm_plugin.training.reader.answers import score_answers

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mllm_plugin.chunking import split_text
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import document_mark
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.text.chunking import split_text
 from mllm_plugin.training.questions import HELD_OUT_SHARE, Qrels, Queries, relevant
 from mllm_plugin.training.reader.prompts import Prompts
 from mllm_plugin.training.reader.tasks import Sampler
@@ -77,7 +77,9 @@ def collect(
         InvalidInputError: There is too little text, or nothing to measure with.
     """
     where = check_namespace(namespace)
-    documents = {one.id: one.text for one in memory.documents(namespace=where) if not one.masks}
+    documents = {
+        document.id: document.text for document in memory.documents(namespace=where) if not document.masks
+    }
     asked = _asked(memory, documents, queries or {}, qrels or {}, where)
     cut = _cut(memory)
     kept, measured = _parted(list(_sections(documents, cut)), asked, np.random.default_rng(seed))
@@ -157,7 +159,7 @@ def _asked(
 
 
 def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(one) for one in row.get("answers", ()) if str(one).strip())
+    return tuple(str(answer) for answer in row.get("answers", ()) if str(answer).strip())
 
 
 def _holds(text: str, answers: Iterable[str]) -> bool:

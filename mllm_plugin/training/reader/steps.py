@@ -144,7 +144,7 @@ def compact(step: Step) -> Step:
         count, length = ids.shape
         inside = real & (step.rows_at >= base) & (step.rows_at < base + count * length)
         lines, columns = np.divmod(step.rows_at[inside] - base, length)
-        kept, wide = (int(one.max(initial=0)) + 1 for one in (lines, columns))
+        kept, wide = (int(positions.max(initial=0)) + 1 for positions in (lines, columns))
         rows.append((ids[:kept, :wide], places[:kept, :wide]))
         at[inside] = moved + lines * wide + columns
         base, moved = base + count * length, moved + kept * wide

@@ -52,8 +52,8 @@ class Sampler:
         """One step's arrays."""
         chunks = self._draw(rng)
         size = rng.choice(RATIOS, len(chunks), p=(0.1, 0.45, 0.3, 0.15))
-        tokens = [self.texts.chunks[one][:LONGEST] for one in chunks]
-        memory = Memory(self.sizes, np.array([len(one) for one in tokens]), size)
+        tokens = [self.texts.chunks[chunk][:LONGEST] for chunk in chunks]
+        memory = Memory(self.sizes, np.array([len(token) for token in tokens]), size)
         rows = self._rows(chunks, tokens, memory, rng)
         return assemble(tokens, size, rows, self.sizes, rng)
 
@@ -73,7 +73,7 @@ class Sampler:
         rows: list[Row] = []
         for place, chunk in enumerate(chunks):
             near = [n for n in range(len(chunks)) if n // GROUP == place // GROUP]
-            others = [one for one in near if one != place]
+            others = [neighbour for neighbour in near if neighbour != place]
             same = chunks[place]
             far = [n for n, one in enumerate(chunks) if n not in near and one != same]
             write = _Writer(self.prompts, tokens, memory, place, others, far, rng)
@@ -110,7 +110,7 @@ class Sampler:
 
     def _thin(self, ids: Ids, rng: np.random.Generator) -> Ids:
         """Whole words only, and with an even chance some of them left out."""
-        words = np.cumsum([one in self.prompts.word_starts for one in ids.tolist()])
+        words = np.cumsum([token in self.prompts.word_starts for token in ids.tolist()])
         keep = rng.random(int(words[-1]) + 1 if len(words) else 1) >= (
             _DROPPED_WORDS if rng.random() < 0.5 else 0
         )
@@ -153,7 +153,7 @@ class _Writer:
     def _elsewhere(self) -> Ids:
         """Memory of neighbours alone."""
         chosen = self.rng.permutation(self.others)[: int(self.rng.integers(1, len(self.others) + 1))]
-        return np.concatenate([self.memory.windows(int(one)) for one in chosen])
+        return np.concatenate([self.memory.windows(int(chunk)) for chunk in chosen])
 
     def _nothing(self) -> Ids:
         return np.zeros(0, np.int64)
@@ -177,7 +177,7 @@ class _Writer:
         chance = self.rng.random()
         if chance < 0.7:
             chosen = others[: int(self.rng.integers(1, len(others) + 1))]
-            block = np.concatenate([self.memory.windows(one) for one in chosen])
+            block = np.concatenate([self.memory.windows(chunk) for chunk in chosen])
             return self._row(block, [], question, said, REFUSE)
         if chance < 0.9:
             return self._row(none, [int(self.rng.choice(others))], question, said, REFUSE)
@@ -190,7 +190,7 @@ class _Writer:
             chunks += list(self.others)[: int(self.rng.integers(1, len(self.others) + 1))]
             self.rng.shuffle(chunks)
         coarse = self.memory.coarse(chunks) if self.rng.random() < 0.3 else np.zeros(0, np.int64)
-        return np.concatenate([coarse, *(self.memory.windows(one) for one in chunks)])
+        return np.concatenate([coarse, *(self.memory.windows(chunk) for chunk in chunks)])
 
     def _ended(self, ids: Ids) -> Ids:
         return np.concatenate([ids, self.prompts["end"]])
@@ -209,7 +209,7 @@ class _Writer:
         return prompt_row(
             self.prompts,
             block,
-            [self.tokens[one] for one in passages],
+            [self.tokens[passage] for passage in passages],
             question,
             answer,
             kind,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import Span, split_text
+from mllm_plugin.text.chunking import Span, split_text
 
 LONGEST = 192  # tokens of a chunk while training
 YEAR, NUMBER, NAME, RARE = range(4)
@@ -88,12 +88,12 @@ class ReaderTexts:
     def save(self, path: Path) -> None:
         """Writes one npz."""
         arrays: dict[str, Any] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, Ragged):
-                arrays |= {f"{one.name}.values": value.values, f"{one.name}.ends": value.ends}
+                arrays |= {f"{field.name}.values": value.values, f"{field.name}.ends": value.ends}
             else:
-                arrays[one.name] = value
+                arrays[field.name] = value
         np.savez_compressed(path, **arrays)
 
     @classmethod
@@ -101,10 +101,10 @@ class ReaderTexts:
         """Reads what `save` wrote."""
         with np.load(path) as file:
             values: dict[str, Any] = {
-                one.name: file[one.name]
-                if one.name in file
-                else Ragged(file[f"{one.name}.values"], file[f"{one.name}.ends"])
-                for one in fields(cls)
+                field.name: file[field.name]
+                if field.name in file
+                else Ragged(file[f"{field.name}.values"], file[f"{field.name}.ends"])
+                for field in fields(cls)
             }
         return cls(**values)
 
@@ -149,8 +149,8 @@ def prepare(
     found = _Found(tokenizer, rng, cut or (lambda text: split_text(text, int(rng.choice(_WORDS)))))
     for number, (documents, questions) in [*enumerate(sets), *([(HELD_OUT, held_out)] if held_out else [])]:
         by_document: dict[str, list[Asked]] = {}
-        for one in questions:
-            by_document.setdefault(one.document, []).append(one)
+        for question in questions:
+            by_document.setdefault(question.document, []).append(question)
         for name, text in documents:
             found.add(number, text, by_document.get(name, ()))
     return found.finish()
@@ -175,9 +175,9 @@ class _Found:
             self.documents.append(document)
             self.sources.append(source)
             self.picked.append(_pick(piece, self.rng))
-            for one in questions:
-                if any(answer in piece for answer in one.answers):
-                    self.asked.append((len(self.texts) - 1, one))
+            for question in questions:
+                if any(answer in piece for answer in question.answers):
+                    self.asked.append((len(self.texts) - 1, question))
 
     def finish(self) -> ReaderTexts:
         rows, blanks, fillings = [], [], []
@@ -189,7 +189,7 @@ class _Found:
             ):
                 ids, number = ids[:LONGEST], start + place
                 rows.append(ids)
-                firsts = np.array([one[0] for one in offsets[: len(ids)]] + [offsets[len(ids) - 1][1]])
+                firsts = np.array([offset[0] for offset in offsets[: len(ids)]] + [offsets[len(ids) - 1][1]])
                 for one in self.picked[number]:
                     filled = _to_tokens(one, firsts, part[place])
                     if filled is not None:

@@ -1,4 +1,4 @@
-"""Turns trained scores into estimates of the best cosine below a node, and finds the margins of the walk."""
+"""Turns trained scores into estimates of the best cosine below a node, and finds the slacks of the walk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.training.routing.evaluate import Matrix, Trial, Walks, best_below, node_scores
 from mllm_plugin.training.routing.modules import HierarchyModule
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 _FITTED_QUERIES = 200
-_FITTED_NODES = 64  # per query: the margin matters among the best
-_MARGINS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
+_FITTED_NODES = 64  # per query: the slack matters among the best
+_SLACKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 
 
 def calibrate(
@@ -25,16 +25,16 @@ def calibrate(
     Args:
         module: Trained encoders and rankers.
         trial: Held-out queries over a grouping.
-        config: Says which width the margins are for, and what they may cost.
+        config: Says which width the slacks are for, and what they may cost.
         device: Where the module is.
     """
     scores, paths = node_scores(module, trial, device)
     fits = _fits(scores, paths, trial)
     numbers: dict[int, dict[str, float]] = {}
-    for level in range(LEAF_LEVEL, config.top_level + 1):
+    for level in range(LOWEST_LEVEL, config.top_level + 1):
         scale, offset = fits[min(level, len(fits) + 1)]
         above = fits.get(level + 1)
-        path = paths[min(level, len(paths) + 1) - LEAF_LEVEL]
+        path = paths[min(level, len(paths) + 1) - LOWEST_LEVEL]
         path = path * scale / above[0] if above else path
         numbers[level] = {
             "scale": scale,
@@ -43,15 +43,15 @@ def calibrate(
             "slack": float("inf"),
         }
     for level in reversed(numbers):
-        numbers[level]["slack"] = _margin(scores, numbers, trial, level, config)
+        numbers[level]["slack"] = _slack(scores, numbers, trial, level, config)
     return numbers
 
 
 def calibrated_walk(
     scores: Sequence[Matrix], numbers: dict[int, dict[str, float]], trial: Trial, width: int
 ) -> Walks:
-    """A walk with calibrated scores and margins, as a memory does it."""
-    levels = [numbers[min(level, max(numbers))] for level in range(LEAF_LEVEL, LEAF_LEVEL + len(scores))]
+    """A walk with calibrated scores and slacks, as a memory does it."""
+    levels = [numbers[min(level, max(numbers))] for level in range(LOWEST_LEVEL, LOWEST_LEVEL + len(scores))]
     shown = [one * row["scale"] + row["offset"] for one, row in zip(scores, levels, strict=True)]
     slacks = [row["slack"] if np.isfinite(row["slack"]) else None for row in levels]
     return trial.walk(shown, width=width, slacks=slacks, paths=[row["path"] for row in levels])
@@ -67,7 +67,7 @@ def _fits(scores: Sequence[Matrix], paths: Sequence[float], trial: Trial) -> dic
         total = scores[place][places]
         if above is not None:
             total = total + np.float32(paths[place]) * above[:, trial.grouping.parents[place + 1]]
-        fits[place + LEAF_LEVEL] = _line(total, best[place])
+        fits[place + LOWEST_LEVEL] = _line(total, best[place])
         above = total
     return fits
 
@@ -82,17 +82,17 @@ def _line(scores: Matrix, best: Matrix) -> tuple[float, float]:
     return slope, float(y.mean() - slope * x.mean())
 
 
-def _margin(
+def _slack(
     scores: Sequence[Matrix],
     numbers: dict[int, dict[str, float]],
     trial: Trial,
     level: int,
     config: TrainingConfig,
 ) -> float:
-    """The smallest margin of a level that costs no more recall than allowed; infinity when none does."""
+    """The smallest slack of a level that costs no more recall than allowed; infinity when none does."""
     aim = calibrated_walk(scores, numbers, trial, config.beam_width).recall.mean() - config.recall_loss
-    for margin in _MARGINS:
-        tried = {**numbers, level: {**numbers[level], "slack": margin}}
+    for slack in _SLACKS:
+        tried = {**numbers, level: {**numbers[level], "slack": slack}}
         if calibrated_walk(scores, tried, trial, config.beam_width).recall.mean() >= aim:
-            return margin
+            return slack
     return float("inf")

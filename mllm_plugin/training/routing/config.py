@@ -39,9 +39,9 @@ class TrainingConfig(BaseModel):
     patience: int = Field(default=4, ge=1)
     """Measurements without progress after which a pair of levels ends."""
     beam_width: int = Field(default=128, ge=1)
-    """Width that the margins are measured for."""
+    """Width that the slacks are measured for."""
     recall_loss: float = Field(default=0.003, ge=0)
-    """Recall that a margin may cost on held-out questions."""
+    """Recall that a slack may cost on held-out questions."""
     seed: int = Field(default=0, ge=0)
     """Of everything random."""
 

@@ -18,7 +18,7 @@ from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
 from mllm_plugin.training.routing.modules import HierarchyModule
 from mllm_plugin.training.routing.samples import Samples
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 _MOST_MEASURED = 500
 _TRIAL_CHUNKS = 65_536
@@ -72,14 +72,14 @@ class Trial:
         Args:
             scores: Node scores [m, g] of every level, from level 2 up.
             width: Lowest nodes kept at most; fewer above them (`beam_at`).
-            slacks: Margin of every level, from level 2 up; None keeps the beam as it is.
+            slacks: Slack of every level, from level 2 up; None keeps the beam as it is.
             paths: Weight of the parent's score, per level.
         """
         members = [members_of(parent) for parent in self.grouping.parents]
         paths = paths or [0.0] * len(scores)
         recall, scored = np.zeros(len(self.queries)), np.zeros(len(self.queries))
         for place in range(len(self.queries)):
-            rows, cost = self._reach(place, [one[place] for one in scores], members, width, slacks, paths)
+            rows, cost = self._reach(place, [score[place] for score in scores], members, width, slacks, paths)
             wanted = self.targets[place][self.targets[place] >= 0]
             recall[place] = np.isin(wanted, rows).mean() if len(wanted) else 1.0
             scored[place] = cost / len(self.leaves)
@@ -103,7 +103,9 @@ class Trial:
             total = scores[level][nodes] + np.float32(paths[level]) * path
             order = np.argsort(-total, kind="stable")
             nodes, total = nodes[order], total[order]
-            kept = min(beam_at(level + LEAF_LEVEL, width), likely(total, level + LEAF_LEVEL, slacks[level]))
+            kept = min(
+                beam_at(level + LOWEST_LEVEL, width), likely(total, level + LOWEST_LEVEL, slacks[level])
+            )
             nodes, total = nodes[:kept], total[:kept]
             if level > 0:
                 below = [members[level][node] for node in nodes]
@@ -159,7 +161,7 @@ def node_scores(
     parents = [torch.from_numpy(parent).to(device) for parent in trial.grouping.parents]
     nodes = module.fold(torch.from_numpy(trial.leaves).to(device), parents)
     queries = torch.from_numpy(trial.queries).to(device)
-    levels = list(enumerate(nodes, LEAF_LEVEL))
+    levels = list(enumerate(nodes, LOWEST_LEVEL))
     scores = [module.ranker(level)(queries, found).float().cpu().numpy() for level, found in levels]
     return scores, [float(module.ranker(level).path) for level, _ in levels]
 

@@ -48,7 +48,7 @@ class Comparison:
     @property
     def better(self) -> bool:
         """Whether training gained anything, over the hierarchy in place too."""
-        rivals = [one for one in (self.misses_identity, self.misses_rival) if one is not None]
+        rivals = [misses for misses in (self.misses_identity, self.misses_rival) if misses is not None]
         return self.misses_trained < min(rivals)
 
     @property
@@ -138,8 +138,8 @@ def compare(
     scores = node_scores(module, trial, device)[0]
     plain = identity_scores(trial)
     slacks = [None] * len(plain)
-    identity = {one: trial.walk(plain, width=one, slacks=slacks).point for one in WIDTHS}
-    trained = {one: calibrated_walk(scores, numbers, trial, one).point for one in {*WIDTHS, width}}
+    identity = {beam: trial.walk(plain, width=beam, slacks=slacks).point for beam in WIDTHS}
+    trained = {beam: calibrated_walk(scores, numbers, trial, beam).point for beam in {*WIDTHS, width}}
     scored, recall = trained[width]
     missed = None if rival is None else 1 - recall_at(hierarchy_walks(rival, trial), scored)
     return Comparison(identity, trained, width, 1 - recall_at(identity, scored), 1 - recall, missed)
@@ -157,7 +157,7 @@ def hierarchy_walks(hierarchy: Hierarchy, trial: Trial) -> dict[int, tuple[float
         scores.append(rankers[-1].score(trial.queries[:, None], children.astype(np.float32)))
     slacks = [ranker.slack for ranker in rankers]
     paths = [ranker.path_weight for ranker in rankers]
-    return {one: trial.walk(scores, width=one, slacks=slacks, paths=paths).point for one in WIDTHS}
+    return {width: trial.walk(scores, width=width, slacks=slacks, paths=paths).point for width in WIDTHS}
 
 
 def identity_scores(trial: Trial) -> list[Matrix]:
@@ -190,7 +190,7 @@ def panels(fitted: Fitted) -> list[Panel]:
     """Loss and held-out recall by measurement, and recall by embeddings scored."""
     rows = fitted.history.rows
     recall = {
-        f"beam {width}, no margin": [(place, row[f"recall@{width}"]) for place, row in enumerate(rows)]
+        f"beam {width}, no slack": [(place, row[f"recall@{width}"]) for place, row in enumerate(rows)]
         for width in (16, 32, 64)
     }
     scored = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.tree.clustering import group
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Grouping:
     @property
     def levels(self) -> tuple[int, ...]:
         """The levels that have nodes, from 2 up."""
-        return tuple(range(LEAF_LEVEL, LEAF_LEVEL + len(self.parents)))
+        return tuple(range(LOWEST_LEVEL, LOWEST_LEVEL + len(self.parents)))
 
     def ancestors(self, chunks: NDArray[np.int64], level: int) -> NDArray[np.int64]:
         """The nodes of `level` above chunks, given as places in `rows`; -1 stays -1."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.training import distributed
 from mllm_plugin.training.checkpoints import Checkpoint
 from mllm_plugin.training.curves import History
@@ -30,7 +30,7 @@ from mllm_plugin.training.routing.evaluate import Trial, make_trial, node_scores
 from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
 from mllm_plugin.training.routing.modules import HierarchyModule
 from mllm_plugin.training.routing.samples import Samples
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 _MEASURED_WIDTHS = (16, 32, 64)
 _WARM_UP = 0.1
@@ -67,7 +67,7 @@ def train_hierarchy(
     if samples.held_out.all() or not samples.held_out.any():
         raise InvalidInputError("training needs queries, and others held out to measure on")
     run = Loop(samples, tree, config, choose_device(device), checkpoint, loss)
-    for stage in range(LEAF_LEVEL - 1, config.top_level):
+    for stage in range(LOWEST_LEVEL - 1, config.top_level):
         run.stage(stage, progress)
     return run.module, run.history, run.trial
 
@@ -100,7 +100,7 @@ class Loop:
 
     def stage(self, stage: int, progress: bool) -> None:
         """Trains one pair of levels; keeps the weights that did best on held-out queries."""
-        levels = [level for level in (stage, stage + 1) if level >= LEAF_LEVEL]
+        levels = [level for level in (stage, stage + 1) if level >= LOWEST_LEVEL]
         optimizer, schedule = self._optimizer(levels)
         folder = None if self.folder is None else self.folder / f"stage-{stage}"
         checkpoint = Checkpoint(folder, self.module, optimizer, self.history.rows)
@@ -185,11 +185,11 @@ class Loop:
         total = queries.new_zeros(())
         above: Tensor | None = None
         visited = torch.ones(len(rows), len(nodes[-1]), dtype=torch.bool, device=self.device)
-        for level in range(len(nodes) + 1, LEAF_LEVEL - 1, -1):
+        for level in range(len(nodes) + 1, LOWEST_LEVEL - 1, -1):
             ranker = self.module.ranker(level)
-            scores = ranker(queries, nodes[level - LEAF_LEVEL])
+            scores = ranker(queries, nodes[level - LOWEST_LEVEL])
             if above is not None:
-                parent = parents[level - LEAF_LEVEL + 1]
+                parent = parents[level - LOWEST_LEVEL + 1]
                 scores = scores + ranker.path * above.detach()[:, parent]
             wanted = _shares(grouping.ancestors(chunks, level), scores)
             if level in levels:
@@ -197,9 +197,9 @@ class Loop:
                 shown = sharp.masked_fill(~(visited | (wanted > 0)), float("-inf"))
                 total = total + self.loss(shown, wanted)
             above = scores
-            if level > LEAF_LEVEL:
+            if level > LOWEST_LEVEL:
                 kept = _kept(scores.detach().masked_fill(~visited, float("-inf")), wanted, self.config.beam)
-                visited = kept[:, parents[level - LEAF_LEVEL]]
+                visited = kept[:, parents[level - LOWEST_LEVEL]]
         return total
 
     def _measure(self, stage: int, step: int, loss: float) -> float:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from mllm_plugin.hierarchy.learned import SPREAD_SCALE
 from mllm_plugin.training.routing.config import TrainingConfig
-from mllm_plugin.tree.editor import LEAF_LEVEL
+from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 _START_SCALE = 20.0  # of the softmax over nodes; trained
 
@@ -113,7 +113,7 @@ class HierarchyModule(nn.Module):
 
     def __init__(self, dim: int, config: TrainingConfig) -> None:
         super().__init__()
-        levels = range(LEAF_LEVEL, config.top_level + 1)
+        levels = range(LOWEST_LEVEL, config.top_level + 1)
         self.encoders = nn.ModuleDict(
             {
                 str(level): LevelEncoderModule(
@@ -136,7 +136,7 @@ class HierarchyModule(nn.Module):
     def fold(self, leaves: Tensor, parents: Sequence[Tensor], trained: Sequence[int] = ()) -> list[Tensor]:
         """Nodes of every level from 2 up; gradients flow through the encoders of `trained` levels."""
         nodes, children = [], leaves
-        for level, parent in enumerate(parents, LEAF_LEVEL):
+        for level, parent in enumerate(parents, LOWEST_LEVEL):
             with torch.set_grad_enabled(level in trained or children.requires_grad):
                 children = self.encoder(level)(children, parent, int(parent.max()) + 1)
             nodes.append(children)

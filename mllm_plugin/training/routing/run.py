@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker, document_mark
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.model_files import choose_device
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training import distributed
 from mllm_plugin.training.curves import write_curves
@@ -192,9 +192,9 @@ def _groups(memory: MemoryIndex, namespace: Namespace | str, field: str | None) 
     if field is None:
         return {}
     found = {
-        one.id: str(one.metadata[field])
-        for one in memory.documents(namespace=namespace)
-        if field in one.metadata
+        document.id: str(document.metadata[field])
+        for document in memory.documents(namespace=namespace)
+        if field in document.metadata
     }
     if not found:
         raise InvalidInputError(f"no document of namespace {namespace!r} has the metadata field {field!r}")
@@ -258,7 +258,7 @@ def _save(
         leaf_ranker=LeafRanker(memory.config.leaf, tensors),
     )
     where = check_namespace(namespace)
-    seen = {document_mark(where, one.id) for one in memory.documents(namespace=where)}
+    seen = {document_mark(where, document.id) for document in memory.documents(namespace=where)}
     if before.weights is not None:
         seen |= set(before.weights.config.documents)  # a part of them may be in what is saved
     about = {

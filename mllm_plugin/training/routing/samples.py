@@ -18,7 +18,7 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.view import View
-from mllm_plugin.store.blocks import BlockCache
+from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
 from mllm_plugin.store.image import build_image
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import Namespace
@@ -128,7 +128,7 @@ def routed_chunks(
         row = snapshot.namespace(check_namespace(namespace))
         if row is None:
             return [set() for _ in queries]
-        view = View(snapshot, row, BlockCache(0), memory.hierarchy, memory.config.lexical)
+        view = View(snapshot, row, EmbeddingChunkCache(0), memory.hierarchy, memory.config.lexical)
         return [{chunk for chunk, _ in view.weigh(query)[1]} for query in queries]
 
 

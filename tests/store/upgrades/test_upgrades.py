@@ -13,6 +13,7 @@ import pytest
 from mllm_plugin import Document, FormatVersionError, MemoryIndex, StoreError, clock, repair
 from mllm_plugin.store import creation, schema
 from mllm_plugin.store.database import FILE_NAME
+from tests.helpers.file_tools import value
 from tests.helpers.toy import ToyEncoder
 
 
@@ -130,17 +131,17 @@ def test_the_next_format_is_reached_on_opening(folder, next_format):
     with pytest.raises(FormatVersionError, match="open it once for writing"):
         MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM), read_only=True)
     for _ in range(2):
-        with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM)) as memory, memory._database.read() as tx:
-            assert tx.pragma("user_version") == 3
-            assert tx.execute("SELECT count(*) FROM notes WHERE note = 'kept'").get == 43
+        with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM)) as memory:
+            assert value(memory, "PRAGMA user_version") == 3
+            assert value(memory, "SELECT count(*) FROM notes WHERE note = 'kept'") == 43
             check(memory)
     with MemoryIndex.open(folder, encoder=ToyEncoder(made.DIM), read_only=True) as memory:
         check(memory)
 
 
 def test_a_new_memory_has_the_newest_format(tmp_path, next_format):
-    with MemoryIndex.open(tmp_path / "new", encoder=ToyEncoder()) as memory, memory._database.read() as tx:
-        assert tx.pragma("user_version") == 3
+    with MemoryIndex.open(tmp_path / "new", encoder=ToyEncoder()) as memory:
+        assert value(memory, "PRAGMA user_version") == 3
         assert memory.verify().ok
 
 

@@ -17,7 +17,7 @@ from mllm_plugin.search.beam import beam_at
 from mllm_plugin.search.query import make_queries
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
-from mllm_plugin.store.blocks import BlockCache, load_block
+from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache, load_embedding_chunk
 from mllm_plugin.training.losses import listwise_loss, softmax_loss
 from mllm_plugin.training.questions import held_out_queries
 from mllm_plugin.training.routing import loop as stages
@@ -262,7 +262,7 @@ def test_measuring_walks_as_the_memory_does(memory):
             walks = trial.walk(scores, width=width, slacks=[slack] * len(levels), paths=[0.2] * len(levels))
             with memory.snapshot() as snapshot:
                 row = snapshot.namespace(())
-                view = View(snapshot, row, BlockCache(1 << 20), hierarchy, memory.config.lexical)
+                view = View(snapshot, row, EmbeddingChunkCache(1 << 20), hierarchy, memory.config.lexical)
                 queries = make_queries(list(trial.queries), None, memory.encoder, 128)
                 found = walk(view, queries, Beam(width, need=1), most=10**6)
             for place, one in enumerate(found):
@@ -294,7 +294,7 @@ def real_nodes(memory: MemoryIndex) -> list[np.ndarray]:
     with memory.snapshot() as snapshot:
         for node in snapshot.nodes(snapshot.namespace(())):
             if node.level > 2:
-                block = load_block(snapshot, node.node_id)
+                block = load_embedding_chunk(snapshot, node.node_id)
                 below = zip(block.ids.tolist(), block.vectors, strict=True)
                 found.setdefault(node.level - 1, {}).update(below)
     return [np.stack([rows[node] for node in sorted(rows)]) for _, rows in sorted(found.items())]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.documents.records import known_times
 from mllm_plugin.encoders import VectorsOnly, as_encoder
 from mllm_plugin.errors import (
     EncoderMismatchError,
@@ -25,7 +26,6 @@ from mllm_plugin.errors import (
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, parse_weights
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.records import known_times
 from mllm_plugin.store.database import FILE_NAME, is_open_here
 from mllm_plugin.store.filesystem import draft_folder, held_alone, swap_folders
 from mllm_plugin.store.salvage import Salvage, SavedDocument, open_salvage
@@ -86,7 +86,7 @@ class _Repair:
         config, hierarchy = self._config(), self._hierarchy()
         with MemoryIndex.open(folder, encoder=self._encoder, config=config, hierarchy=hierarchy) as memory:
             self._copy(memory, progress)
-            self._adapters(memory)
+            self._readers(memory)
             problems = memory.verify().problems
             memory.compact()
         known = set(self._salvage.known_documents())
@@ -135,7 +135,7 @@ class _Repair:
             self._notes.append(f"the trained weights {wanted!r} are lost; install them again, or train")
         return "identity"
 
-    def _adapters(self, memory: MemoryIndex) -> None:
+    def _readers(self, memory: MemoryIndex) -> None:
         """Takes over which documents the readers have seen whose numbers lie elsewhere."""
         for fingerprint, _, _, marks in self._salvage.weights():
             if fingerprint.startswith("adapter:"):
@@ -157,7 +157,7 @@ class _Repair:
 
     def _import(self, memory: MemoryIndex, records: list[dict[str, Any]]) -> None:
         self._encoded += memory.import_records(records).encoded
-        self._kept |= {_name(one) for one in records}
+        self._kept |= {_name(record) for record in records}
 
     def _import_one(self, memory: MemoryIndex, record: dict[str, Any]) -> None:
         try:
@@ -167,35 +167,37 @@ class _Repair:
             self._notes.append(f"document {record['id']!r} cannot be stored: {error}")
 
     def _records(self, documents: list[SavedDocument]) -> Iterator[dict[str, Any]]:
-        for one in documents:
+        for document in documents:
             record = {
-                "id": one.id,
-                "text": one.text,
-                "metadata": one.metadata,
-                "labels": list(one.labels),
-                "masks": list(one.masks),
-                "namespace": list(one.namespace),
-                "split": one.split,
-                **known_times(one.times.fields()),
+                "id": document.id,
+                "text": document.text,
+                "metadata": document.metadata,
+                "labels": list(document.labels),
+                "masks": list(document.masks),
+                "namespace": list(document.namespace),
+                "split": document.split,
+                **known_times(document.times.fields()),
             }
-            whole = one.chunks is not None and all(chunk.vector is not None for chunk in one.chunks)
-            unseen = sum(chunk.lost_windows for chunk in one.chunks or ())
+            whole = document.chunks is not None and all(chunk.vector is not None for chunk in document.chunks)
+            unseen = sum(chunk.lost_windows for chunk in document.chunks or ())
             if unseen and self._can_encode:
                 whole = False
             elif unseen and whole:
                 self._notes.append(
-                    f"document {one.id!r} has lost windows; give the encoder to make them anew"
+                    f"document {document.id!r} has lost windows; give the encoder to make them anew"
                 )
             if whole:
                 record |= {
                     "encoder": self._encoder.fingerprint,
-                    "chunks": list(map(_chunk, one.chunks or ())),
+                    "chunks": list(map(_chunk, document.chunks or ())),
                 }
             if whole or self._can_encode:
                 yield record
             else:
                 self._lost.add(_name(record))
-                self._notes.append(f"document {one.id!r} has lost its vectors; give the encoder to keep it")
+                self._notes.append(
+                    f"document {document.id!r} has lost its vectors; give the encoder to keep it"
+                )
 
 
 def _chunk(chunk: Any) -> dict[str, Any]:

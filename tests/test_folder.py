@@ -30,6 +30,7 @@ from mllm_plugin.folder import packed, read_pair, unpacked, write_file, write_pa
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker
 from mllm_plugin.store.hierarchies import save_hierarchy
 from tests.helpers.damage_tools import LEVEL, damages
+from tests.helpers.file_tools import changing
 from tests.helpers.toy import ToyEncoder
 from tests.hierarchy.test_hierarchy import DIM, documents, trained
 
@@ -52,7 +53,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from tests.store.test_folder import read, write
+from tests.test_folder import read, write
 
 folder, seen, place = Path({folder!r}), [], 0
 write(folder, 0)
@@ -86,8 +87,7 @@ print(place, sum(seen))
 
 
 def test_a_save_that_is_killed_at_any_step_leaves_the_old_pair_or_the_new_one(tmp_path):
-    here = Path(__file__).parent
-    code = _KILLED.format(paths=[str(here), str(here.parent)], folder=str(tmp_path / "folder"))
+    code = _KILLED.format(paths=[str(Path(__file__).parents[1])], folder=str(tmp_path / "folder"))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
@@ -249,7 +249,7 @@ def test_weights_that_were_installed_unchecked_are_told_and_can_be_replaced(save
     Hierarchy.load(saved[0]).save(tmp_path / "copy", encoder=encoder.fingerprint)
     with MemoryIndex.open(tmp_path / "m", encoder=encoder) as memory:
         memory.add(documents(40))
-        with memory._database.write() as tx:
+        with changing(memory) as tx:
             save_hierarchy(tx, Hierarchy.load(tmp_path / "copy"))
     with MemoryIndex.open(tmp_path / "m", encoder=encoder) as memory:
         with pytest.raises(

@@ -1,23 +1,51 @@
-"""Documents as callers give them: those of other frameworks as ours, bad ones refused or left out."""
+"""Documents as callers give them: those of other frameworks as ours, bad ones refused or left out, names that
+came already told."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
-from mllm_plugin.seen import Seen
 from mllm_plugin.store.times import given_times
 from mllm_plugin.store.values import metadata_json
+from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import Document, OnInvalid, SkippedDocument, StoredDocument
-from mllm_plugin.unicode import text_flaw
 
+_RECENT = 1 << 16  # marks that wait to be sorted in
 _IDS = ("node_id", "id_", "doc_id")  # of a LlamaIndex node
 _INSTEAD = {
     str: "; write Document(text)",
     dict: "; write Document(text=…, id=…, metadata=…)",
     StoredDocument: "; to copy documents of a memory use import_records(other.export())",
 }
+
+
+class Seen:
+    """Tells names that come a second time; a name takes 8 bytes, so that streams may be long."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._sorted: NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
+
+    def again(self, *name: str) -> bool:
+        """Notes a name; whether it came before."""
+        mark = _mark(name)
+        known = mark in self._recent or self._is_sorted_in(mark)
+        self._recent.add(mark)
+        if len(self._recent) >= _RECENT:
+            recent = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
+            self._sorted = np.union1d(self._sorted, recent)
+            self._recent.clear()
+        return known
+
+    def _is_sorted_in(self, mark: int) -> bool:
+        place = int(np.searchsorted(self._sorted, np.uint64(mark)))
+        return place < len(self._sorted) and int(self._sorted[place]) == mark
 
 
 class Given(NamedTuple):
@@ -139,16 +167,28 @@ def _check(document: Document) -> None:
                 f"text and id must be strings, got a {name} of type {type(value).__name__}"
             )
     labels = document.labels
-    if not isinstance(labels, tuple | list) or not all(isinstance(one, str) and one for one in labels):
+    if not isinstance(labels, tuple | list) or not all(isinstance(label, str) and label for label in labels):
         raise InvalidTypeError(f"labels must be a tuple of non-empty strings, got {labels!r}")
     if not document.id:
         raise InvalidDocumentError("the id is empty")
     if not document.text.strip():
         raise InvalidDocumentError("the text is empty")
-    for name, value in (("id", document.id), ("text", document.text), *(("label", one) for one in labels)):
+    for name, value in (
+        ("id", document.id),
+        ("text", document.text),
+        *(("label", label) for label in labels),
+    ):
         if reason := text_flaw(value):
             raise InvalidDocumentError(f"its {name} {reason}")
     if not isinstance(document.metadata, Mapping):
         raise InvalidDocumentError(f"metadata must be a dict, got {type(document.metadata).__name__}")
     metadata_json(document.metadata)
     given_times(document)
+
+
+def _mark(name: tuple[str, ...]) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in name:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return int.from_bytes(digest.digest(), "little")

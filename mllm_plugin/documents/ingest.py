@@ -9,13 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.chunking import Span, split_text, whole_text
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.documents import Given, check_documents, describe, skips
+from mllm_plugin.documents.given import Given, Seen, check_documents, describe, skips
 from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
+from mllm_plugin.encoders.vectors import as_vectors, as_windows, listed
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
@@ -25,8 +24,8 @@ from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.times import Times
 from mllm_plugin.store.writer import PreparedDocument
+from mllm_plugin.text.chunking import Span, split_text, whole_text
 from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
-from mllm_plugin.vectors import as_vectors, as_windows, listed
 
 _MOST_ATTEMPTS = 10
 _T = TypeVar("_T")
@@ -163,11 +162,13 @@ class Ingest:
 
     def prepare_all(self, jobs: Iterable[Job | None]) -> tuple[list[list[PreparedDocument]], list[int]]:
         """Cuts and embeds several lots of documents, all in one go, with how many texts each had encoded."""
-        lots = [[] if job is None else [self._pieces(one, job) for one in job.documents] for job in jobs]
-        embedded, encoded = self._embed([one for lot in lots for cut in lot for one in cut.pieces])
+        lots = [
+            [] if job is None else [self._pieces(document, job) for document in job.documents] for job in jobs
+        ]
+        embedded, encoded = self._embed([piece for lot in lots for cut in lot for piece in cut.pieces])
         counts, left = [], set(encoded)
         for lot in lots:
-            own = {one.text_hash for cut in lot for one in cut.pieces} & left
+            own = {piece.text_hash for cut in lot for piece in cut.pieces} & left
             counts.append(len(own))
             left -= own
         return [[self._prepared(cut, embedded) for cut in lot] for lot in lots], counts
@@ -180,7 +181,9 @@ class Ingest:
     def _pieces(self, document: Document, job: Job) -> _Cut:
         spans = self._cut(document, job.split)
         texts = [document.text[span.start : span.end] for span in spans]
-        return _Cut(document, job.split, spans, [Piece(one, hash_text(job.namespace, one)) for one in texts])
+        return _Cut(
+            document, job.split, spans, [Piece(text, hash_text(job.namespace, text)) for text in texts]
+        )
 
     def _prepared(self, cut: _Cut, embedded: Mapping[bytes, Embedding]) -> PreparedDocument:
         found = [embedded[piece.text_hash] for piece in cut.pieces]

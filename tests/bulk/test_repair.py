@@ -24,6 +24,7 @@ from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.pages import Pages
 from mllm_plugin.store.salvage import open_salvage
 from tests.helpers.fault_tools import SOAK
+from tests.helpers.file_tools import value
 from tests.helpers.robustness_tools import KEPT, some_documents, start_python
 from tests.helpers.toy import ToyEncoder
 
@@ -139,9 +140,7 @@ def test_a_file_cut_in_half_and_one_of_a_stranger(copy, expected, tmp_path):
 
 
 def test_without_an_encoder_what_lost_its_vectors_is_named(copy, expected, tmp_path):
-    with MemoryIndex.open(copy, encoder=None) as memory, memory._database.read() as tx:
-        root = tx.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'chunks'").get
-    damage(copy, root)
+    damage(copy, value(copy, "SELECT rootpage FROM sqlite_schema WHERE name = 'chunks'"))
     without = repair(copy, tmp_path / "without", progress=False)
     assert without.lost
     assert any("give the encoder" in note for note in without.notes)
@@ -192,7 +191,7 @@ def test_no_other_process_has_the_memory_open_nor_opens_it_meanwhile(copy, tmp_p
         refused.append(errors.strip().splitlines()[-1].partition(":")[0])
         return open_salvage(path)
 
-    monkeypatch.setattr("mllm_plugin.repairing.open_salvage", opened_by_another)
+    monkeypatch.setattr("mllm_plugin.bulk.repairing.open_salvage", opened_by_another)
     repair(copy, tmp_path / "saved", encoder=ToyEncoder(DIM), progress=False)
     assert refused == ["mllm_plugin.errors.StoreBusyError"]
     assert contents(copy) == contents(tmp_path / "saved")

@@ -10,7 +10,7 @@ from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, MLLMError, ModelNotFoundError
 from mllm_plugin.extras import needs
-from mllm_plugin.pretrained import no_progress_bars
+from mllm_plugin.models.pretrained import no_progress_bars
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _KINDS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
@@ -108,7 +108,7 @@ def check_weights(name: str | Path, folder: Path, report: dict[str, Any], unused
         report: What `from_pretrained` says with `output_loading_info`.
         unused: Parts of names of weights that may be missing.
     """
-    missing = sorted(one for one in report["missing_keys"] if not any(part in one for part in unused))
+    missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in unused))
     if missing:
         raise InvalidInputError(
             f"{_where(name, folder)} is incomplete: {len(missing)} of its weights are not in the files and "
@@ -142,7 +142,7 @@ def readable_texts(name: str | Path, folder: Path, tokenizer: Any, words: int) -
 def _known(tokenizer: Any, text: str) -> float:
     """The share of a text's tokens that are not the one for unknown words."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return sum(one != tokenizer.unk_token_id for one in ids) / max(1, len(ids))
+    return sum(token != tokenizer.unk_token_id for token in ids) / max(1, len(ids))
 
 
 def _where(name: str | Path, folder: Path) -> str:

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from mllm_plugin import clock
-from mllm_plugin.chunking import Span
-from mllm_plugin.documents import check_documents
+from mllm_plugin.documents.given import Seen, check_documents
+from mllm_plugin.documents.ingest import Ingest
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
+from mllm_plugin.encoders.vectors import as_vectors
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
-from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import are_windows, packed_size
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
@@ -34,8 +33,8 @@ from mllm_plugin.store.snapshot import ChunkVectors, Snapshot
 from mllm_plugin.store.times import EXPIRED, Times
 from mllm_plugin.store.values import shown
 from mllm_plugin.store.writer import PreparedDocument
+from mllm_plugin.text.chunking import Span
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
-from mllm_plugin.vectors import as_vectors
 
 TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told
@@ -162,8 +161,8 @@ def _trust(encoder: TextEncoder) -> Callable[[Record], bool]:
     verdict: list[bool] = [] if is_anonymous(encoder) else [True]
 
     def trusted(record: Record) -> bool:
-        chunks = [one for one in record.chunks or () if not one.given]
-        own = [one for one in chunks if record.text[one.start : one.end].strip()][:_PROBED]
+        chunks = [chunk for chunk in record.chunks or () if not chunk.given]
+        own = [chunk for chunk in chunks if record.text[chunk.start : chunk.end].strip()][:_PROBED]
         if not verdict and own:
             vectors = _stored_vectors([one.embedding for one in own], encoder.dim).astype(np.float32)
             texts = tuple(record.text[one.start : one.end] for one in own)
@@ -223,25 +222,29 @@ def _import_batch(
 ) -> AddReport:
     documents = check_documents(
         Document(
-            id=one.id,
-            text=one.text,
-            metadata=one.metadata,
-            labels=one.labels,
-            expires_at=one.expires_at,
-            valid_from=one.valid_from,
-            valid_to=one.valid_to,
+            id=record.id,
+            text=record.text,
+            metadata=record.metadata,
+            labels=record.labels,
+            expires_at=record.expires_at,
+            valid_from=record.valid_from,
+            valid_to=record.valid_to,
         )
-        for one in batch
+        for record in batch
     ).documents
     check_documents(
-        Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
+        Document(id=record.id, text=record.text, labels=tuple(filter(None, record.masks))) for record in batch
     )
-    records = {one.id: one for one in batch}
-    kept = {one.id: _kept(one) for one in batch}
+    records = {record.id: record for record in batch}
+    kept = {record.id: _kept(record) for record in batch}
 
     def attempt() -> AddReport:
         states = ingest.states(documents, namespace)
-        changed = [one for one in documents if not _is_stored(states.get(one.id), one, records[one.id])]
+        changed = [
+            document
+            for document in documents
+            if not _is_stored(states.get(document.id), document, records[document.id])
+        ]
         if dim is None:
             prepared, encoded = ingest.prepare(changed, namespace, split)
         else:

@@ -15,7 +15,7 @@ from mllm_plugin import (
     MemoryIndex,
     MLLMError,
 )
-from mllm_plugin.seen import Seen
+from mllm_plugin.documents.given import Seen
 from mllm_plugin.transfer import open_source
 from tests.helpers.robustness_tools import BadEncoder, unharmed
 from tests.helpers.toy import ToyEncoder
@@ -99,7 +99,7 @@ def test_the_same_id_in_two_namespaces_is_no_repetition(memory):
 
 
 def test_seen_tells_repetitions_in_long_streams(monkeypatch):
-    monkeypatch.setattr("mllm_plugin.seen._RECENT", 16)
+    monkeypatch.setattr("mllm_plugin.documents.given._RECENT", 16)
     seen = Seen()
     assert not any(seen.again(str(number)) for number in range(100))
     assert all(seen.again(str(number)) for number in range(100))

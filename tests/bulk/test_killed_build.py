@@ -21,7 +21,7 @@ KILLED_BUILD = """
 import os, signal, sys
 from mllm_plugin import IndexBuilder, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.store.writer import NamespaceWriter
-from tests.memory.test_killed_build import DOCUMENTS
+from tests.bulk.test_killed_build import DOCUMENTS
 from tests.helpers.toy import ToyEncoder
 
 folder, moment, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])

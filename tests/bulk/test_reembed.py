@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mllm_plugin import (
-    Document,
-    EncoderMismatchError,
-    InvalidInputError,
-    MemoryIndex,
-    reembed,
-    reembedding,
-)
+from mllm_plugin import Document, EncoderMismatchError, InvalidInputError, MemoryIndex, reembed
+from mllm_plugin.bulk import reembedding
 from tests.helpers.robustness_tools import LONG, answers, contents
 from tests.helpers.toy import ToyEncoder
 

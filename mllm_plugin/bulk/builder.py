@@ -10,7 +10,8 @@ from itertools import islice
 
 from tqdm import tqdm
 
-from mllm_plugin.documents import check_iterable, skips
+from mllm_plugin.calls.options import explain_calls
+from mllm_plugin.documents.given import Seen, check_iterable, skips
 from mllm_plugin.errors import (
     InvalidDocumentError,
     InvalidInputError,
@@ -20,8 +21,6 @@ from mllm_plugin.errors import (
 )
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.editing import REGROUP_SHARE, still_provisional
-from mllm_plugin.options import explain_calls
-from mllm_plugin.seen import Seen
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import AddReport, BuildReport, Document, Namespace, OnInvalid
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mllm_plugin.documents.records import record_of
 from mllm_plugin.encoders import EncoderLike, as_encoder
 from mllm_plugin.errors import EncoderMismatchError
 from mllm_plugin.hierarchy import Hierarchy
@@ -18,7 +19,6 @@ from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.copies import check_target, mark_as_copy, masks_of
 from mllm_plugin.memory.hierarchies import DEFAULT
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.records import record_of
 from mllm_plugin.types import AddReport, BuildReport, StoredDocument
 
 _TOGETHER = 64  # documents read in one moment

@@ -1,0 +1,1 @@
+"""Whole memories at once: built from a stream, embedded anew, saved from a damaged file."""

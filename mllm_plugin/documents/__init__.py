@@ -1,0 +1,1 @@
+"""Documents on their way in: as given, cut and embedded, and as records that memories exchange."""

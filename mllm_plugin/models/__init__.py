@@ -1,0 +1,1 @@
+"""Pretrained models: where they lie, and how their files are loaded."""

@@ -1,0 +1,1 @@
+"""Text alone: cuts, words, and what can be stored; knows neither vectors nor files."""
