@@ -128,8 +128,7 @@ def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) 
     if not len(has):
         return fallback
     probes = query.vectors if query.windows is None else query.windows
-    starts = windows.starts[has]
-    each = [np.maximum.reduceat(_dot(windows.vectors, probe), starts) for probe in probes]
+    each = np.maximum.reduceat(windows.cosines(probes), windows.starts[has], axis=0).T
     best = fallback.copy()
     # python's sum goes probe by probe; numpy's would depend on how many chunks there are
     best[has] = np.max(each, axis=0) if query.windows is None else sum(each) / len(each)

@@ -180,7 +180,7 @@ def test_windows_of_a_query_count_alike_in_every_batch():
         span = slice(windows.starts[row], windows.starts[row] + windows.sizes[row])
         rows = windows.vectors[span]
         assert together[row] == pytest.approx((rows @ probes.T).max(axis=0).mean())
-        alone = Windows(rows, windows.sizes[row : row + 1])
+        alone = Windows(windows.codes[span], windows.scales[span], windows.sizes[row : row + 1])
         assert best_windows(query, alone, fallback[row : row + 1])[0] == together[row]
 
 
