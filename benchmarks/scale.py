@@ -27,8 +27,8 @@ from mllm_plugin.config import TreeConfig
 from mllm_plugin.image import Plan, nearest
 from mllm_plugin.image.space import Level, Space, arrange
 from mllm_plugin.lexical import TermCounts
-from mllm_plugin.vectors import unit
 from mllm_plugin.tree.clustering import group
+from mllm_plugin.vectors import unit
 
 _K = 10
 _FINALISTS = 24

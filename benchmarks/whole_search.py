@@ -119,7 +119,9 @@ def _measure(memory: MemoryIndex, questions: Sequence[str], modes: Sequence[str]
             same.append(len(best & _ids(hits)) / max(1, len(best)))
         parts = [f"{1e3 * np.median(stages[name]):.2f}" for name in ("walk", "score", "fetch")]
         p50, p95 = (f"{1e3 * np.percentile(took, share):.2f}" for share in (50, 95))
-        print(f"| {mode} | {1e3 * np.median(busy):.2f} | {p50} | {p95} | {' | '.join(parts)} | {np.mean(scored):.0f} | {np.mean(same):.3f} |")
+        print(
+            f"| {mode} | {1e3 * np.median(busy):.2f} | {p50} | {p95} | {' | '.join(parts)} | {np.mean(scored):.0f} | {np.mean(same):.3f} |"
+        )
 
 
 def _ids(hits) -> set[str]:  # noqa: ANN001
