@@ -1,4 +1,4 @@
-"""Where the time of a whole search goes, without encoding the query: walk or scan, words, windows, leaf, text.
+"""Where the time of a whole search goes, without encoding the query: walk or scan, windows, leaf, text.
 
 Texts are chunks of the sets, vectors real ones and mixtures of them, paired at random, with eight windows
 around each: times and the agreement of modes are meant, not what is found.
@@ -36,15 +36,18 @@ class TableEncoder(TextEncoder):
         self._vectors = vectors
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Vectors and windows."""
         rows = [self._rows[text] for text in texts]
         return self._vectors[rows], [self._around(row, _WINDOWS) for row in rows]
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors."""
         return self._vectors[[self._rows[text] for text in texts]]
 
     def encode_query_windows(
         self, texts: Sequence[str]
     ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Vectors, and a window each."""
         return self.encode_queries(texts), [self._around(self._rows[text], 1) for text in texts]
 
     def _around(self, row: int, count: int) -> NDArray[np.float32]:
@@ -119,9 +122,8 @@ def _measure(memory: MemoryIndex, questions: Sequence[str], modes: Sequence[str]
             same.append(len(best & _ids(hits)) / max(1, len(best)))
         parts = [f"{1e3 * np.median(stages[name]):.2f}" for name in ("walk", "score", "fetch")]
         p50, p95 = (f"{1e3 * np.percentile(took, share):.2f}" for share in (50, 95))
-        print(
-            f"| {mode} | {1e3 * np.median(busy):.2f} | {p50} | {p95} | {' | '.join(parts)} | {np.mean(scored):.0f} | {np.mean(same):.3f} |"
-        )
+        cells = [mode, f"{1e3 * np.median(busy):.2f}", p50, p95, *parts]
+        print(f"| {' | '.join(cells)} | {np.mean(scored):.0f} | {np.mean(same):.3f} |")
 
 
 def _ids(hits) -> set[str]:  # noqa: ANN001
