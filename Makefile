@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test soak lint docs clean
+.PHONY: demo test soak audit lint docs clean
 
 demo: $(DEMO)
 	$(BIN)/mllm demo
@@ -15,11 +15,18 @@ demo: $(DEMO)
 test: $(READY) lint
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
 
-# Kills, power failures, I/O errors and damage by the thousands; prints what became of each. Takes hours.
-SOAK := test_disk_faults test_damage test_repair test_forks
+# Kills, power failures, I/O errors, damage, hostile files and callers by the thousands; prints what became of
+# each. Takes hours.
+SOAK := $(addprefix tests/store/,test_disk_faults.py test_damage.py test_repair.py test_forks.py test_forgetting.py) \
+	$(addprefix tests/memory/,test_tenants.py test_many_processes.py) tests/properties/test_hostile_files.py
 soak: $(READY)
-	MLLM_SOAK=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rP \
-		$(SOAK:%=tests/store/%.py)
+	MLLM_SOAK=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rP $(SOAK)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/churn.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/resources.py
+
+# Known vulnerabilities of the packages in use: a report, which is skipped where the database cannot be reached.
+audit: $(READY)
+	$(BIN)/python benchmarks/reliability/audit.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

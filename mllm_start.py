@@ -1,6 +1,12 @@
-"""The console script `mllm`, outside of the package, to catch an interruption while that is loaded."""
+"""The start of `mllm` and `python -m mllm_plugin`: an interruption while they load is no traceback.
+
+Outside of the package, which is what takes long to load.
+"""
 
 from __future__ import annotations
+
+import sys
+from typing import Any
 
 
 def start() -> None:
@@ -10,3 +16,12 @@ def start() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     main(prog_name="mllm")
+
+
+def _quietly(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+if sys.argv[:1] == ["-m"]:  # Python loads a package before it runs it
+    sys.excepthook = _quietly

@@ -24,6 +24,7 @@ from cached_encoder import CachedEncoder
 from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex
 from mllm_plugin.encoders import as_encoder
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER
+from mllm_plugin.types import Namespace
 
 Run = dict[str, dict[str, float]]  # scores by document id, by query id
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mllm-plugin" / "benchmarks"
@@ -89,10 +90,10 @@ class Chunks:
     vectors: NDArray[np.float32]
 
 
-def read_chunks(memory: MemoryIndex, namespace: str = "") -> Chunks:
+def read_chunks(memory: MemoryIndex, namespace: Namespace | str = ()) -> Chunks:
     """Reads every chunk with its vector from a namespace, the default one when left out."""
     texts, documents, vectors = [], [], []
-    for record in memory.export(namespace=namespace or (), prefix=False, vectors=True):
+    for record in memory.export(namespace=namespace, prefix=False, vectors=True):
         for chunk in record["chunks"]:
             texts.append(record["text"][chunk["start"] : chunk["end"]])
             documents.append(record["id"])

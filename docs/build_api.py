@@ -32,12 +32,14 @@ MODULES = (
     "mllm_plugin.encoders.huggingface",
     "mllm_plugin.protocols",
     "mllm_plugin.hierarchy",
+    "mllm_plugin.agent",
     "mllm_plugin.memory_llm",
     "mllm_plugin.llm",
     "mllm_plugin.llm.generate",
     "mllm_plugin.training",
     "mllm_plugin.transfer",
     "langchain_mllm",
+    "langgraph_mllm",
     "llama_index_mllm",
 )
 _PACKAGES = {name.split(".")[0] for name in MODULES}

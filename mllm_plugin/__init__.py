@@ -1,5 +1,7 @@
 """LLM with memory: documents in an editable tree of embeddings on disk, searched from the top down."""
 
+import mllm_start  # noqa: F401 - makes an interruption of the imports below quiet
+from mllm_plugin.agent import AgentMemory, AgentScope
 from mllm_plugin.builder import IndexBuilder
 from mllm_plugin.config import (
     ChunkingConfig,
@@ -29,10 +31,13 @@ from mllm_plugin.errors import (
     StoreBusyError,
     StoreError,
     UnsupportedFilesystemError,
+    VersionConflictError,
 )
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.reembedding import reembed
 from mllm_plugin.repairing import repair
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.types import (
     AddReport,
     BuildReport,
@@ -51,6 +56,8 @@ from mllm_plugin.types import (
     SkippedDocument,
     Stats,
     StoredDocument,
+    Topic,
+    UpdateReport,
     VerifyReport,
 )
 
@@ -59,6 +66,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AdapterMismatchError",
     "AddReport",
+    "AgentMemory",
+    "AgentScope",
+    "Batch",
     "BuildReport",
     "ChunkingConfig",
     "ClosedError",
@@ -90,6 +100,7 @@ __all__ = [
     "PathStep",
     "ReadOnlyStoreError",
     "Recall",
+    "Recency",
     "RemoveReport",
     "RepairReport",
     "SearchConfig",
@@ -99,9 +110,12 @@ __all__ = [
     "StoreBusyError",
     "StoreError",
     "StoredDocument",
+    "Topic",
     "TreeConfig",
     "UnsupportedFilesystemError",
+    "UpdateReport",
     "VerifyReport",
+    "VersionConflictError",
     "reembed",
     "repair",
 ]

@@ -21,6 +21,7 @@ from mllm_plugin.errors import (
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.editing import REGROUP_SHARE, still_provisional
 from mllm_plugin.options import explain_calls
+from mllm_plugin.seen import Seen
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import AddReport, BuildReport, Document, Namespace, OnInvalid
 
@@ -58,7 +59,7 @@ class IndexBuilder:
         """Adds documents; never holds more than a batch of them.
 
         Args:
-            documents: With ids of their own, so that a second run knows them.
+            documents: With ids of their own, all different, so that a second run knows them.
             on_invalid: "skip" leaves out documents that cannot be stored and names them in the report.
 
         Returns:
@@ -99,7 +100,12 @@ class IndexBuilder:
     def _batches(self, documents: Iterable[Document], on_invalid: OnInvalid) -> Iterator[AddReport]:
         total = len(documents) if hasattr(documents, "__len__") else None  # type: ignore[arg-type]
         stream, first = iter(documents), 0
-        options = {"namespace": self._namespace, "split": self._split, "on_invalid": on_invalid}
+        options = {
+            "namespace": self._namespace,
+            "split": self._split,
+            "on_invalid": on_invalid,
+            "seen": Seen(),
+        }
         with tqdm(total=total, unit=" documents", disable=not self._progress) as bar:
             while batch := list(islice(stream, self._batch_size)):
                 yield self._memory.add_provisionally(batch, first=first, **options)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
+from mllm_plugin.seen import Seen
+from mllm_plugin.store.times import given_times
 from mllm_plugin.store.values import metadata_json
 from mllm_plugin.types import Document, OnInvalid, SkippedDocument, StoredDocument
 from mllm_plugin.unicode import text_flaw
@@ -26,25 +28,32 @@ class Given(NamedTuple):
     skipped: list[SkippedDocument]
 
 
-def check_documents(documents: Iterable[Any], *, on_invalid: OnInvalid = "raise", first: int = 0) -> Given:
+def check_documents(
+    documents: Iterable[Any],
+    *,
+    on_invalid: OnInvalid = "raise",
+    first: int = 0,
+    seen: Seen | None = None,
+) -> Given:
     """Documents that can be stored.
 
     Args:
         documents: Ours, or LangChain's or LlamaIndex's.
         on_invalid: Whether one that cannot be stored is an error or left out.
         first: Place of the first in what the caller gave.
+        seen: The ids that came before in what the caller gave; those of these documents are noted there.
 
     Raises:
         InvalidTypeError: Something is no document, or a field has the wrong type.
         InvalidDocumentError: Empty text, a lone surrogate, a repeated id, or metadata that is no JSON.
     """
-    given, seen = Given([], [], []), set()
+    given, seen = Given([], [], []), Seen() if seen is None else seen
     skip = skips(on_invalid)
     for place, item in enumerate(check_iterable(documents), start=first):
         try:
             document = _as_document(item)
             _check(document)
-            if document.id in seen:
+            if seen.again(document.id):
                 raise InvalidDocumentError(f"id {document.id!r} comes twice in one call")
         except (InvalidDocumentError, InvalidTypeError) as error:
             named = SkippedDocument(place, _id_of(item) if _is_document(item) else "", str(error))
@@ -52,7 +61,6 @@ def check_documents(documents: Iterable[Any], *, on_invalid: OnInvalid = "raise"
                 raise type(error)(describe(named)) from None
             given.skipped.append(named)
             continue
-        seen.add(document.id)
         given.documents.append(document)
         given.places.append(place)
     return given
@@ -143,3 +151,4 @@ def _check(document: Document) -> None:
     if not isinstance(document.metadata, Mapping):
         raise InvalidDocumentError(f"metadata must be a dict, got {type(document.metadata).__name__}")
     metadata_json(document.metadata)
+    given_times(document)

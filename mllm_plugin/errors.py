@@ -10,6 +10,7 @@
     ├── ModelNotFoundError (OSError)        a model that no local place nor the hub has
     ├── MissingDependencyError (ImportError) an optional package that is not installed
     ├── EncoderMismatchError (ValueError)   another encoder than the one the memory was written with
+    ├── VersionConflictError (RuntimeError) somebody else changed a document first
     ├── AdapterMismatchError (ValueError)   a reader for another language model
     └── StoreError (OSError)                the file, the disk or the lock
         ├── DamagedStoreError               a page or an invariant does not check out
@@ -64,6 +65,10 @@ class MissingDependencyError(MLLMError, ImportError):
 
 class EncoderMismatchError(MLLMError, ValueError):
     """The memory was written with another encoder."""
+
+
+class VersionConflictError(MLLMError, RuntimeError):
+    """A document has another version than the caller has seen; nothing was written."""
 
 
 class AdapterMismatchError(MLLMError, ValueError):

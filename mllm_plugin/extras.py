@@ -6,7 +6,7 @@ from types import TracebackType
 
 from mllm_plugin.errors import MissingDependencyError, MLLMError
 
-_OWN = ("mllm_plugin", "langchain_mllm", "llama_index_mllm")
+_OWN = ("mllm_plugin", "langchain_mllm", "langgraph_mllm", "llama_index_mllm")
 
 
 class needs:

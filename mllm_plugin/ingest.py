@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from mllm_plugin.documents import Given, check_documents, describe, skips
 from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
@@ -22,11 +23,13 @@ from mllm_plugin.store.documents import DocumentState, document_hash, document_s
 from mllm_plugin.store.edit import StaleError, editing
 from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import find_namespace
+from mllm_plugin.store.times import Times
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
 from mllm_plugin.vectors import as_vectors, as_windows, listed
 
 _MOST_ATTEMPTS = 10
+_T = TypeVar("_T")
 Embedding = tuple[NDArray[np.float16], bytes]  # pooled [d], packed windows
 
 
@@ -36,6 +39,23 @@ class Piece:
 
     text: str
     text_hash: bytes
+
+
+class Job(NamedTuple):
+    """Documents to be cut and embedded for one namespace."""
+
+    documents: Sequence[Document]
+    namespace: Namespace
+    split: bool
+
+
+class _Cut(NamedTuple):
+    """A document in pieces."""
+
+    document: Document
+    split: bool
+    spans: Sequence[Span]
+    pieces: Sequence[Piece]
 
 
 class Ingest:
@@ -49,7 +69,7 @@ class Ingest:
         config: MemoryConfig,
         hierarchies: HierarchyInUse,
     ) -> None:
-        self._database, self._encoder, self._cache = database, encoder, cache
+        self._database, self._encoder, self.cache = database, encoder, cache
         self._config, self._hierarchies = config, hierarchies
 
     def add(
@@ -62,10 +82,11 @@ class Ingest:
         provisional: bool = False,
         on_invalid: OnInvalid = "raise",
         first: int = 0,
+        seen: Seen | None = None,
     ) -> AddReport:
         """Checks, cuts and embeds what is new or changed, and writes all of it or nothing."""
         self._database.check_writable()
-        given = check_documents(documents, on_invalid=on_invalid, first=first)
+        given = check_documents(documents, on_invalid=on_invalid, first=first, seen=seen)
         if embeddings is None:
             report = self._add(given.documents, namespace, split, provisional)
         else:
@@ -89,7 +110,7 @@ class Ingest:
 
         return self.retried(attempt)
 
-    def retried(self, attempt: Callable[[], AddReport]) -> AddReport:
+    def retried(self, attempt: Callable[[], _T]) -> _T:
         """Looks, prepares and writes again while other writers change the same documents in between."""
         for _ in range(_MOST_ATTEMPTS):
             try:
@@ -107,14 +128,14 @@ class Ingest:
         encoded: int,
         split: bool = True,
         provisional: bool = False,
+        kept: Mapping[str, Times] = {},
     ) -> AddReport:
         """Writes prepared documents, and new metadata of the others, in one transaction."""
         if not documents:
             return AddReport((), 0, 0, 0, 0, 0)
         with editing(self._database, self._config, self._hierarchies, self._encoder.dim) as edit:
-            put = edit.put(namespace, documents, prepared, split=split, provisional=provisional)
-        if self._cache is not None and prepared:
-            self._cache.drop(name for item in prepared for name in item.chunk_hashes)
+            put = edit.put(namespace, documents, prepared, split=split, provisional=provisional, kept=kept)
+        self.forget(prepared)
         ids = tuple(document.id for document in documents)
         return AddReport(ids, *put, encoded=encoded)
 
@@ -137,29 +158,56 @@ class Ingest:
         self, documents: Sequence[Document], namespace: Namespace, split: bool
     ) -> tuple[list[PreparedDocument], int]:
         """Cuts and embeds documents; returns them with the number of texts that the encoder saw."""
-        spans = [self._cut(document, split) for document in documents]
-        pieces = [
-            [
-                Piece(text := document.text[span.start : span.end], hash_text(namespace, text))
-                for span in document_spans
-            ]
-            for document, document_spans in zip(documents, spans, strict=True)
-        ]
-        embedded, encoded = self._embed([piece for row in pieces for piece in row])
-        prepared = []
-        for document, document_spans, row in zip(documents, spans, pieces, strict=True):
-            found = [embedded[piece.text_hash] for piece in row]
-            prepared.append(
-                PreparedDocument(
-                    document=document,
-                    text_hash=document_hash(document.text, split),
-                    split=split,
-                    spans=document_spans,
-                    pooled=np.stack([pooled for pooled, _ in found]),
-                    windows=[windows for _, windows in found] if self._config.level0 else None,
-                    chunk_hashes=[piece.text_hash for piece in row],
-                )
-            )
+        ((prepared,), (encoded,)) = self.prepare_all([Job(documents, namespace, split)])
+        return prepared, encoded
+
+    def prepare_all(self, jobs: Iterable[Job | None]) -> tuple[list[list[PreparedDocument]], list[int]]:
+        """Cuts and embeds several lots of documents, all in one go, with how many texts each had encoded."""
+        lots = [[] if job is None else [self._pieces(one, job) for one in job.documents] for job in jobs]
+        embedded, encoded = self._embed([one for lot in lots for cut in lot for one in cut.pieces])
+        counts, left = [], set(encoded)
+        for lot in lots:
+            own = {one.text_hash for cut in lot for one in cut.pieces} & left
+            counts.append(len(own))
+            left -= own
+        return [[self._prepared(cut, embedded) for cut in lot] for lot in lots], counts
+
+    def forget(self, prepared: Iterable[PreparedDocument]) -> None:
+        """Drops from the cache what is stored now."""
+        if self.cache is not None and (names := [name for item in prepared for name in item.chunk_hashes]):
+            self.cache.drop(names)
+
+    def _pieces(self, document: Document, job: Job) -> _Cut:
+        spans = self._cut(document, job.split)
+        texts = [document.text[span.start : span.end] for span in spans]
+        return _Cut(document, job.split, spans, [Piece(one, hash_text(job.namespace, one)) for one in texts])
+
+    def _prepared(self, cut: _Cut, embedded: Mapping[bytes, Embedding]) -> PreparedDocument:
+        found = [embedded[piece.text_hash] for piece in cut.pieces]
+        return PreparedDocument(
+            document=cut.document,
+            text_hash=document_hash(cut.document.text, cut.split),
+            split=cut.split,
+            spans=cut.spans,
+            pooled=np.stack([pooled for pooled, _ in found]),
+            windows=[windows for _, windows in found] if self._config.level0 else None,
+            chunk_hashes=[piece.text_hash for piece in cut.pieces],
+        )
+
+    def prepare_update(
+        self, document_id: str, text: str | None, namespace: Namespace
+    ) -> tuple[PreparedDocument | None, int]:
+        """A stored document's new text, cut and embedded as the document is; None where it stays."""
+        if text is None:
+            return None, 0
+        document = check_documents([Document(text, id=document_id)]).documents[0]
+        with self._database.snapshot() as snapshot:
+            row = snapshot.namespace(namespace)
+            rowids = [] if row is None else snapshot.select(row, ids=[document_id]).rowids
+            stored = None if row is None else next(snapshot.documents(row, rowids), None)
+        if stored is None or stored.text == text:
+            return None, 0
+        (prepared,), encoded = self.prepare([document], namespace, stored.split)
         return prepared, encoded
 
     def _prepared_with(
@@ -199,8 +247,12 @@ class Ingest:
         limit = token_limit(self._encoder, self._config.chunking.chunk_tokens)
         return split_text(document.text, limit, token_offsets(self._encoder))
 
-    def _embed(self, pieces: Sequence[Piece]) -> tuple[dict[bytes, Embedding], int]:
-        """Embeddings by text hash: from the store, from the cache, and only then from the encoder."""
+    def _embed(self, pieces: Sequence[Piece]) -> tuple[dict[bytes, Embedding], list[bytes]]:
+        """Embeddings by text hash: from the store, from the cache, and only then from the encoder.
+
+        Returns:
+            All of them, and the hashes of those that the encoder made.
+        """
         wanted = {piece.text_hash: piece.text for piece in pieces}
         with self._database.snapshot() as snapshot:
             found: dict[bytes, Embedding] = snapshot.embeddings(wanted)
@@ -213,7 +265,7 @@ class Ingest:
         missing = [one for one, skip in zip(missing, nothing, strict=True) if not skip]
         for rows in document_batches(self._encoder, [text for _, text in missing]):
             found.update(self._encode([missing[row] for row in rows]))
-        return found, len(missing)
+        return found, [text_hash for text_hash, _ in missing]
 
     def _encode(self, missing: Sequence[tuple[bytes, str]]) -> dict[bytes, Embedding]:
         """Embeds one batch and keeps it in the cache, so that an interruption costs no more than a batch."""
@@ -230,10 +282,10 @@ class Ingest:
                 )
             packed = [pack_windows(as_windows(found, self._encoder.dim)) for found in windows]
         hashes = [text_hash for text_hash, _ in missing]
-        if self._cache is not None:
-            self._cache.put(zip(hashes, vectors, packed, strict=True))
+        if self.cache is not None:
+            self.cache.put(zip(hashes, vectors, packed, strict=True))
         return dict(zip(hashes, zip(vectors, packed, strict=True), strict=True))
 
     def _cached(self, text_hash: bytes) -> Embedding | None:
-        entry = self._cache.get(text_hash) if self._cache is not None else None
+        entry = self.cache.get(text_hash) if self.cache is not None else None
         return entry if entry is not None and are_windows(entry[1], self._encoder.dim) else None

@@ -1,8 +1,9 @@
 """Documents with their vectors as JSON-ready records: how a memory moves without being embedded again.
 
-A record: {id, text, metadata, labels, masks, namespace, split} and, with vectors, `encoder` and `chunks`,
-each {start, end, embedding, windows}: the embedding as a list of numbers, the windows as base64; and `given`,
-true where a caller gave the embedding.
+A record: {id, text, metadata, labels, masks, namespace, split}; the times that are known (created_at,
+updated_at, expires_at, valid_from, valid_to, as ISO 8601 text) and the version; with vectors `encoder` and
+`chunks`, each {start, end, embedding, windows}: the embedding as a list of numbers, the windows as base64;
+and `given`, true where a caller gave the embedding.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
+from mllm_plugin import clock
 from mllm_plugin.chunking import Span
 from mllm_plugin.documents import check_documents
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
@@ -25,17 +27,20 @@ from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.seen import Seen
 from mllm_plugin.store.cache import hash_text
-from mllm_plugin.store.codec import are_windows
+from mllm_plugin.store.codec import are_windows, packed_size
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
 from mllm_plugin.store.namespaces import NamespaceRow, check_namespace
 from mllm_plugin.store.snapshot import ChunkVectors, Snapshot
+from mllm_plugin.store.times import EXPIRED, Times
 from mllm_plugin.store.values import shown
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 from mllm_plugin.vectors import as_vectors
 
+TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told
 _BATCH = 256
+_MOST_WINDOWS = 4  # of a character: no tokenizer makes more of one than it has bytes
 _BATCH_CHARACTERS = 1 << 16  # some five seconds of embedding on two CPU cores
 
 
@@ -72,6 +77,12 @@ class Record(BaseModel):
     masks: tuple[str, ...] = ()
     namespace: str | tuple[str, ...] = ()
     split: bool = True
+    created_at: str | None = None
+    updated_at: str | None = None
+    expires_at: str | None = None
+    valid_from: str | None = None
+    valid_to: str | None = None
+    version: Annotated[int, Strict(), Field(ge=0, lt=1 << 62)] = 0
     encoder: str | None = None
     chunks: tuple[ChunkRecord, ...] | None = None
 
@@ -98,7 +109,14 @@ def record_of(document: StoredDocument) -> dict[str, Any]:
         "masks": list(document.masks),
         "namespace": list(document.namespace),
         "split": document.split,
+        **known_times({name: getattr(document, name) for name in (*TIMES, "version")}),
     }
+
+
+def known_times(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The times among a document's fields that are known, and its version, for a record."""
+    known = {name: fields[name].isoformat() for name in TIMES if fields[name] is not None}
+    return known | ({"version": fields["version"]} if fields["version"] else {})
 
 
 def import_records(
@@ -204,12 +222,22 @@ def _import_batch(
     ingest: Ingest, batch: list[Record], namespace: Namespace, split: bool, dim: int | None
 ) -> AddReport:
     documents = check_documents(
-        Document(id=one.id, text=one.text, metadata=one.metadata, labels=one.labels) for one in batch
+        Document(
+            id=one.id,
+            text=one.text,
+            metadata=one.metadata,
+            labels=one.labels,
+            expires_at=one.expires_at,
+            valid_from=one.valid_from,
+            valid_to=one.valid_to,
+        )
+        for one in batch
     ).documents
     check_documents(
         Document(id=one.id, text=one.text, labels=tuple(filter(None, one.masks))) for one in batch
     )
     records = {one.id: one for one in batch}
+    kept = {one.id: _kept(one) for one in batch}
 
     def attempt() -> AddReport:
         states = ingest.states(documents, namespace)
@@ -218,14 +246,31 @@ def _import_batch(
             prepared, encoded = ingest.prepare(changed, namespace, split)
         else:
             prepared, encoded = [_prepared(one, records[one.id], namespace, dim) for one in changed], 0
-        prepared = [item.with_masks(records[item.document.id].masks) for item in prepared]
-        return ingest.write(documents, prepared, namespace, encoded=encoded, split=split, provisional=True)
+        prepared = [item.with_masks(_masks(records[item.document.id])) for item in prepared]
+        return ingest.write(
+            documents, prepared, namespace, encoded=encoded, split=split, provisional=True, kept=kept
+        )
 
     return ingest.retried(attempt)
 
 
 def _is_stored(state: DocumentState | None, document: Document, record: Record) -> bool:
-    return same_text(state, document, record.split) and set(record.masks) <= set(state.masks if state else ())
+    stored = set(state.masks if state else ())
+    return same_text(state, document, record.split) and set(_masks(record)) <= stored
+
+
+def _masks(record: Record) -> tuple[str, ...]:
+    """The masks of a record; that of its expiry follows from the time."""
+    return tuple(name for name in record.masks if name != EXPIRED or record.expires_at is None)
+
+
+def _kept(record: Record) -> Times:
+    """What a record knows of its document's past."""
+    try:
+        created, updated = (clock.moment(name, getattr(record, name)) for name in TIMES[:2])
+    except InvalidInputError as error:
+        raise InvalidDocumentError(f"record {record.id!r}: {error}") from None
+    return Times(created, updated, version=record.version)
 
 
 def _prepared(document: Document, record: Record, namespace: Namespace, dim: int) -> PreparedDocument:
@@ -236,7 +281,7 @@ def _prepared(document: Document, record: Record, namespace: Namespace, dim: int
         raise InvalidInputError(
             f"record {document.id!r}: a chunk lies outside of the text or on another chunk"
         )
-    windows = [_windows(chunk.windows, dim, document.id) for chunk in chunks]
+    windows = [_windows(chunk, dim, document.id) for chunk in chunks]
     return PreparedDocument(
         document=document,
         text_hash=document_hash(document.text, record.split),
@@ -262,9 +307,15 @@ def _stored_vectors(embeddings: list[list[float]], dim: int) -> NDArray[np.float
     return np.where(np.abs(norms - 1) < 1e-2, given, checked).astype(np.float16)
 
 
-def _windows(packed: str | None, dim: int, document_id: str) -> bytes:
+def _windows(chunk: ChunkRecord, dim: int, document_id: str) -> bytes:
+    packed, most = chunk.windows or "", packed_size(_MOST_WINDOWS * (chunk.end - chunk.start), dim)
+    if len(packed) // 4 * 3 > most + 2:
+        raise InvalidInputError(
+            f"record {document_id!r}: a chunk of {chunk.end - chunk.start} characters cannot have "
+            f"{len(packed) * 3 // 4 // packed_size(1, dim):,} windows, which hold a token each at least"
+        )
     try:
-        data = base64.b64decode(packed or "", validate=True)
+        data = base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError):
         data = b"?"
     if not are_windows(data, dim):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from mllm_plugin.errors import (
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, parse_weights
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.records import known_times
 from mllm_plugin.store.database import FILE_NAME, is_open_here
-from mllm_plugin.store.filesystem import draft_folder, swap_folders
+from mllm_plugin.store.filesystem import draft_folder, held_alone, swap_folders
 from mllm_plugin.store.salvage import Salvage, SavedDocument, open_salvage
 from mllm_plugin.types import Namespace, RepairReport
 
@@ -41,7 +43,7 @@ def repair(
     Vectors are taken over; where they are lost, the text is embedded again.
 
     Args:
-        path: Folder of the damaged memory; nobody may have it open.
+        path: Folder of the damaged memory. Nobody may have it open, nor can anybody open it meanwhile.
         target: Folder of the new one; it must not be there.
         encoder: As for `MemoryIndex.open`, the one that the memory was made with. Without it documents whose
             vectors are lost are lost too.
@@ -53,6 +55,7 @@ def repair(
             given.
         EncoderMismatchError: The memory was made with another encoder.
         DamagedStoreError: Nothing can be read.
+        StoreBusyError: This process or another one has it open.
     """
     source, folder = Path(path) / FILE_NAME, Path(target)
     if not source.is_file():
@@ -62,13 +65,9 @@ def repair(
     if is_open_here(source):
         raise StoreBusyError(f"{source} is open in this process; close it before it is repaired")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    salvage = open_salvage(source)
-    try:
-        with draft_folder(folder) as draft:
-            report = _Repair(salvage, encoder).run(draft / "new", progress)
-            swap_folders(draft / "new", folder, folder)
-    finally:
-        salvage.close()
+    with held_alone(source), closing(open_salvage(source)) as salvage, draft_folder(folder) as draft:
+        report = _Repair(salvage, encoder).run(draft / "new", progress)
+        swap_folders(draft / "new", folder, folder)
     return report
 
 
@@ -177,6 +176,7 @@ class _Repair:
                 "masks": list(one.masks),
                 "namespace": list(one.namespace),
                 "split": one.split,
+                **known_times(one.times.fields()),
             }
             whole = one.chunks is not None and all(chunk.vector is not None for chunk in one.chunks)
             unseen = sum(chunk.lost_windows for chunk in one.chunks or ())

@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from mllm_plugin.options import explain_calls
 Namespace = tuple[str, ...]
 Mode = Literal["auto", "beam", "flat", "exact"]
 OnInvalid = Literal["raise", "skip"]
+Moment = datetime | date | str  # aware, a date is its midnight in UTC, text is ISO 8601
 VectorLike = Sequence[float] | NDArray[Any]
 VectorsLike = VectorLike | Sequence[VectorLike]
 QueryLike = str | VectorsLike
@@ -39,6 +41,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
+    if isinstance(value, date):
+        return value.isoformat()
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
@@ -50,14 +54,21 @@ class Document(_Report):
     Args:
         text: Any non-empty Unicode text.
         id: Unique within a namespace; a random one is made when it is left out.
-        metadata: JSON values by name; filters read it.
+        metadata: JSON values by name; filters read it. Datetimes with a time zone, and dates, are kept as
+            ISO 8601 text.
         labels: Names under which the document can be masked or hidden from a search.
+        expires_at: From when on it is hidden, as if it were masked; `sweep` erases it then. A datetime with a
+            time zone, a date (its midnight in UTC), or ISO 8601 text.
+        valid_from, valid_to: From and to when what it says holds; `search(as_of=…)` reads them.
     """
 
     text: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    expires_at: Moment | None = None
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
 
 
 class PathStep(NamedTuple):
@@ -89,6 +100,9 @@ class Hit(_Report):
         path: The route from the top level down; the last step is the chunk itself (level 1) with what the
             leaf ranker gives it.
         namespace: Where it was found.
+        created_at, updated_at, expires_at, valid_from, valid_to, version: Of the document; see
+            `StoredDocument`.
+        before, after: With `neighbours`, the document's text right before and after the chunk.
     """
 
     document_id: str
@@ -101,6 +115,14 @@ class Hit(_Report):
     metadata: dict[str, Any]
     path: tuple[PathStep, ...] = ()
     namespace: Namespace = ()
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
+    expires_at: datetime | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    version: int = field(default=0, compare=False)
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +172,7 @@ class MemoryEmbedding(_Report):
         start, end: Character offsets of the window or chunk in its document; 0, 0 for a node. Where the
             encoder cannot tell which characters a window covers, they are the chunk's.
         namespace: Where it was found.
+        words: What a node is about, in words of its live chunks, best first; where they were asked for.
     """
 
     level: int
@@ -160,6 +183,7 @@ class MemoryEmbedding(_Report):
     start: int
     end: int
     namespace: Namespace = ()
+    words: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         where = f", {self.document_id!r}[{self.start}:{self.end}]" if self.document_id else ""
@@ -195,9 +219,16 @@ class StoredDocument(_Report):
 
     Attributes:
         id, text, metadata, namespace, labels: As given.
-        masks: Names of the masks on it; "" is the name of a mask without one.
+        masks: Names of the masks on it; "" is the name of a mask without one, "expired" that of what has
+            expired.
         chunks: How many it has.
         split: False where it was to be kept as one chunk.
+        created_at: When it was first added, in UTC; kept when it is replaced. None where an earlier release
+            wrote it.
+        updated_at: When its text, metadata, labels or times last changed.
+        expires_at, valid_from, valid_to: As given, in UTC.
+        version: Number of the write that last changed it: it grows with every change. 0 where an earlier
+            release wrote it. Like the two moments of writing it does not count in comparisons.
     """
 
     id: str
@@ -208,17 +239,51 @@ class StoredDocument(_Report):
     masks: tuple[str, ...]
     chunks: int
     split: bool
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
+    expires_at: datetime | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    version: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk(_Report):
-    """A chunk as the memory holds it: `text` is `start` to `end` of the document's."""
+    """A chunk as the memory holds it.
+
+    Attributes:
+        chunk_id: Its id.
+        document_id: Of which document.
+        text: What it says.
+        start, end: Character offsets, `document.text[start:end] == text`.
+        namespace: Where it is.
+    """
 
     chunk_id: int
     document_id: str
     text: str
     start: int
     end: int
+    namespace: Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(_Report):
+    """A part of a memory, as `overview` tells of it.
+
+    Attributes:
+        node_id, level: Of the node; the root, for a namespace of a few chunks.
+        words: What it is about, in words of its live chunks, best first.
+        chunks: How many chunks are below it: live ones, which the filter lets through.
+        faces: The chunks nearest to the mean of these, nearest first.
+        namespace: Where it is.
+    """
+
+    node_id: int
+    level: int
+    words: tuple[str, ...]
+    chunks: int
+    faces: tuple[StoredChunk, ...]
     namespace: Namespace
 
 
@@ -277,6 +342,25 @@ class AddReport(_Report):
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateReport(_Report):
+    """What `update` did.
+
+    Attributes:
+        document: As it is now.
+        changed: False when it was so before; its version is the same then.
+        encoded: Texts that the encoder saw.
+        erased: False when a file still holds the text that was replaced.
+        reason: What could not be done after all was written, and what to do; empty otherwise.
+    """
+
+    document: StoredDocument
+    changed: bool
+    encoded: int = 0
+    erased: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MaskReport(_Report):
     """What `mask` or `unmask` did.
 
@@ -299,6 +383,7 @@ class RemoveReport(_Report):
         reason: Why `erased` is False, and what to do; empty otherwise.
         weights: What was trained on a removed document: fingerprints of the memory's trained weights, and
             "adapter:FOLDER" of readers of language models.
+        removed: Of `sweep`: namespace and id of each.
     """
 
     documents: int
@@ -307,6 +392,7 @@ class RemoveReport(_Report):
     missing: tuple[str, ...] = ()
     reason: str = ""
     weights: tuple[str, ...] = ()
+    removed: tuple[tuple[Namespace, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,10 @@ class Answering(Scoped):
 
     Args:
         llm: An open `mllm_plugin.memory_llm.MemoryLLM`; `from_memory` opens one.
+        namespace: Where to search; a string is a namespace of one part.
+        prefix: Search every namespace below `namespace` too.
+        filter: Condition on the metadata, such as `{"year": {"$gte": 2020}}`.
+        exclude_labels: Hide documents with one of these labels.
         mode: "memory", "text", "both", "auto", or "none" for the plain model.
         k: Chunks to find.
         expand: How many of them to spell out.

@@ -89,6 +89,8 @@ def _check(part: MetadataFilter) -> None:
         raise FilterError(f"{name} takes a value, got None; use 'is_empty' to find missing ones")
     if part.operator is FilterOperator.TEXT_MATCH and not isinstance(part.value, str):
         raise FilterError(f"{name} takes a string, got {part.value!r}")
+    if part.operator is FilterOperator.CONTAINS and isinstance(part.value, list):
+        raise FilterError(f"{name} takes one value, got {part.value!r}; use 'all' or 'any' for several")
     if part.operator is FilterOperator.ALL and not (isinstance(part.value, list) and part.value):
         raise FilterError(f"{name} takes a non-empty list, got {part.value!r}")
 

@@ -144,6 +144,8 @@ def _summary(report: dict[str, Any], memory: Path) -> Iterator[str]:
         note(line)
     if left_out := [f"{report[name]:,} {name}" for name in ("hidden", "ignored") if report[name]]:
         note(f"left out: {', '.join(left_out)}")
+    if report["reason"]:
+        note(report["reason"])
     counts = [
         f"{report[name]:,} {name}" for name in ("added", "updated", "unchanged", "removed") if report[name]
     ]

@@ -124,7 +124,8 @@ class IndexPass:
         self._take_over()
         if self._wishes.prune:
             self._prune()
-        removed = self._remove()
+        removed, reason = self._remove()
+        reason = "; ".join(dict.fromkeys(filter(None, (built.reason, reason))))
         return {
             "files": len(found.files) + len(found.finder.left_out),
             "added": built.added,
@@ -134,6 +135,7 @@ class IndexPass:
             "skipped": self._skipped,
             "notes": self._notes,
             "removed_documents": removed,
+            "reason": reason,
             "hidden": found.finder.hidden,
             "ignored": found.finder.ignored,
             "chunks": built.chunks,
@@ -275,11 +277,12 @@ class IndexPass:
         except OSError as error:
             self._note(file, f"cannot be looked at ({error.strerror or error}); its text is still found")
 
-    def _remove(self) -> list[dict[str, str]]:
+    def _remove(self) -> tuple[list[dict[str, str]], str]:
+        """What was removed, and why it is not erased yet."""
         if not self._gone:
-            return []
-        self._memory.remove(list(self._gone), namespace=self._namespace)
-        return [{"id": document_id, "reason": reason} for document_id, reason in self._gone.items()]
+            return [], ""
+        report = self._memory.remove(list(self._gone), namespace=self._namespace)
+        return [{"id": name, "reason": reason} for name, reason in self._gone.items()], report.reason
 
 
 class _OwnedError(InvalidDocumentError):

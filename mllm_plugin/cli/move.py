@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mllm_plugin.cli.output import emit, plural
+from mllm_plugin.cli.output import emit, note, plural
 from mllm_plugin.cli.settings import (
     Settings,
     UserPath,
@@ -60,7 +60,9 @@ def import_(
             report = memory.import_records(placed(records, settings.namespace, encoder))
     counts = {name: value for name, value in report.to_dict().items() if isinstance(value, int)}
     counts |= {"documents": len(report.ids), "without_text": len(source.skipped)}
-    emit(settings, counts, _import_lines(counts))
+    emit(settings, {**counts, "reason": report.reason}, _import_lines(counts))
+    if report.reason:
+        note(report.reason)
 
 
 @click.command(short_help="Write documents as JSON lines.")

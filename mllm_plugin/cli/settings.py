@@ -110,16 +110,20 @@ class Settings:
             yield memory
 
     def _check_slashes(self, memory: MemoryIndex) -> None:
-        """Passes over nothing that a release wrote for which a slash stood between two names."""
+        """Takes a slash for what it meant to an earlier release where only that is there, and says so."""
         (name,) = self.namespace
         if memory.namespaces(self.namespace):
             return
         parts = tuple(part for part in name.split("/") if part)
         if memory.namespaces(parts):
-            raise NotFoundError(
-                f"no namespace of the one name {name!r}; the one of the names {[*parts]} is spelled "
-                f"{namespace_options(parts)}, and a new one of the one name {namespace_options((name,))}"
+            click.echo(
+                f"there is no namespace of the one name {name!r}; taken is that of the names {[*parts]}, "
+                f"which is spelled {namespace_options(parts)}. A new one of the one name is "
+                f"{namespace_options((name,))}",
+                err=True,
             )
+            self.namespace = parts
+            return
         click.echo(f"{name!r} is one name; the names {[*parts]} are {namespace_options(parts)}", err=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mllm_plugin.cli.output import emit, plural
+from mllm_plugin.cli.output import emit, note, plural
 from mllm_plugin.cli.questions import file_option, read_qrels, read_queries
 from mllm_plugin.cli.settings import (
     Settings,
@@ -116,6 +116,8 @@ def install(settings: Settings, hierarchy: str) -> None:
     else:
         nodes = plural(report.nodes, "node")
         line = f"{report.fingerprint} in place of {report.replaced}: {nodes} folded anew"
+    if report.reason:
+        note(report.reason)
     emit(settings, report.to_dict(), [line])
 
 

@@ -5,6 +5,9 @@ Shapes: t tokens, h heads, d dimensions. Source: Devlin et al. 2018, "BERT", sec
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ class NumpyBert:
         self.tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        self._threads = _one_thread()
         self.unknown = self.tokenizer.token_to_id(self.tokenizer.model.unk_token)
 
     @staticmethod
@@ -56,6 +60,10 @@ class NumpyBert:
 
     def states(self, tokens: Int64[np.ndarray, " t"]) -> Float32[np.ndarray, "t d"]:
         """The last layer's states [t, d] of token ids [t]."""
+        with self._threads():  # several wait longer for each other than they work
+            return self._states(tokens)
+
+    def _states(self, tokens: NDArray[np.int64]) -> Array:
         weights = self._weights
         states = weights["embeddings.word_embeddings.weight"][tokens]
         states = states + weights["embeddings.position_embeddings.weight"][: len(tokens)]
@@ -131,3 +139,12 @@ def _complete(weights: Path, layers: int) -> bool:
             )
     except (OSError, SafetensorError):
         return False
+
+
+def _one_thread() -> Callable[[], AbstractContextManager[Any]]:
+    """What keeps numpy to one thread, where the package for it is installed."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return nullcontext
+    return partial(ThreadpoolController().limit, limits=1, user_api="blas")

@@ -132,9 +132,9 @@ class Hierarchy:
             DimensionMismatchError: A module is for another width.
             InvalidInputError: A module fails on them, or what it gives are no numbers.
         """
-        for level, encoder in self._folds.items():
+        for level, encoder in self.level_encoders.items():
             check_level_encoder(encoder, level, dim)
-        for level, ranker in self._ranks.items():
+        for level, ranker in self.rankers.items():
             check_ranker(ranker, level, dim)
 
     @property

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.folder import check_tensors
+from mllm_plugin.hierarchy.setting import FEATURES, Setting
 
 Scores = NDArray[np.floating]
 Tensors = Mapping[str, NDArray[np.float32]]
 
 NO_MEANING = -2.0  # in place of the cosine of a chunk whose embedding is zero
 _SHAPES = {"weights": (3,), "relevance": (2,)}
+_SETTING = "setting"
 
 
 class LeafRanker:
@@ -28,7 +30,8 @@ class LeafRanker:
     Args:
         config: Weights and calibration of the untrained ranker.
         tensors: Trained ones that take their place: `weights` [3], none negative, of cosine, window and
-            lexical evidence, and `relevance` [2], slope and offset.
+            lexical evidence, `relevance` [2], slope and offset, and if they are there `setting` [2], weights
+            of what a search as a whole tells.
 
     Raises:
         InvalidInputError: A tensor is missing or unknown, has another shape, or is no finite number; a
@@ -45,6 +48,7 @@ class LeafRanker:
         # python floats: a product with them is rounded alike in every row and batch, and float64 stays so
         self._cosine, self._window, self._lexical = map(float, weights)
         self._slope, self._offset = map(float, relevance)
+        self._setting = self._tensors.get(_SETTING, np.zeros(FEATURES, np.float32)).astype(np.float64)
 
     @property
     def tensors(self) -> dict[str, NDArray[np.float32]]:
@@ -64,9 +68,16 @@ class LeafRanker:
         cosine, window = _known(cosine, lexical), _known(window, lexical)
         return self._cosine * cosine + self._window * window + self._lexical * lexical
 
-    def relevance(self, score: float) -> float:
-        """The score calibrated to [0, 1]."""
+    def relevance(self, score: float, setting: Setting | None = None) -> float:
+        """The score calibrated to [0, 1]; of hits of one search, in order of their scores.
+
+        Args:
+            score: As `score` gives it.
+            setting: Of the search; None for one like most.
+        """
         margin = self._slope * score + self._offset
+        if setting is not None:
+            margin += float(self._setting @ setting.features())
         return float(1.0 / (1.0 + np.exp(-margin)))
 
 
@@ -75,7 +86,8 @@ def _known(cosine: Scores, lexical: Scores) -> Scores:
 
 
 def _check(tensors: Tensors) -> None:
-    check_tensors(tensors, _SHAPES, "the leaf ranker")
+    optional = {_SETTING: (FEATURES,)} if _SETTING in tensors else {}
+    check_tensors(tensors, {**_SHAPES, **optional}, "the leaf ranker")
     if (tensors["weights"] < 0).any():
         raise InvalidInputError(
             f"the leaf ranker: tensor 'weights' holds {tensors['weights'].tolist()}, expected none below 0"

@@ -59,14 +59,12 @@ class PairReranker(Reranker):
         return min(max(score, 0.0), 1.0) if self.calibrated else super().relevance(score)
 
 
-def as_reranker(given: Any) -> Reranker | None:
-    """A `Reranker` for a cross-encoder, a function of pairs, or itself; None stays None.
+def as_reranker(given: Any) -> Reranker:
+    """A `Reranker` for a cross-encoder, a function of pairs, or itself.
 
     Raises:
         InvalidTypeError: It is none of these.
     """
-    if given is None:
-        return None
     return adopted(Reranker, given) if fits(Reranker, given) else PairReranker(given)
 
 

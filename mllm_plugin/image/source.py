@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import apsw
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.image.space import Level, Space, arrange
 from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.store.nodes import leaf_nodes, load_children
+from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
 
@@ -30,14 +29,13 @@ class Delta:
     added: Space | None
 
 
-def read_space(tx: apsw.Connection, row: NamespaceRow, dim: int) -> Space | None:
+def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
     """The arrays of a namespace; None where it is empty, or a node has several vectors."""
     if row.root_id is None:
         return None
-    level = tx.execute("SELECT level FROM nodes WHERE node_id = ?", (row.root_id,)).get
     nodes, levels, terms = [row.root_id], [], TermCounts.empty()
-    for depth in range(level - 1, LEAF_LEVEL - 2, -1):
-        blocks = [load_children(tx, node, dim) for node in nodes]
+    for depth in range(snapshot.node(row.root_id).level - 1, LEAF_LEVEL - 2, -1):
+        blocks = [snapshot.children(node) for node in nodes]
         if any(block.vectors.shape[1] != 1 for block in blocks):
             return None
         if levels:
@@ -49,25 +47,15 @@ def read_space(tx: apsw.Connection, row: NamespaceRow, dim: int) -> Space | None
     return arrange(levels, terms, row.version)
 
 
-def read_delta(tx: apsw.Connection, row: NamespaceRow, space: Space, dim: int) -> Delta:
+def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space) -> Delta:
     """What was written between the arrays' version and the snapshot's.
 
-    Costs what the edits touched, and a count of the nodes.
+    Costs what the edits touched, and a look at the lowest nodes' versions.
     """
     lower, upper = space.lowest
-    changed = dict(
-        tx.execute(
-            "SELECT node_id, version FROM nodes WHERE namespace_id = ? AND level = ? AND version > ?",
-            (row.namespace_id, LEAF_LEVEL, space.version),
-        )
-    )
-    known = space.ids[lower:upper]
-    stale = np.isin(known, np.fromiter(changed, np.int64, len(changed)))
-    total = tx.execute(
-        "SELECT count(*) FROM nodes WHERE namespace_id = ? AND level = ?", (row.namespace_id, LEAF_LEVEL)
-    ).get
-    if total - len(changed) != int((~stale).sum()):
-        stale = ~np.isin(known, list(leaf_nodes(tx, row.namespace_id).keys() - changed.keys()))
+    versions = snapshot.lowest_nodes(row.namespace_id)
+    changed = {node for node, version in versions.items() if version > space.version}
+    stale = ~np.isin(space.ids[lower:upper], list(versions.keys() - changed))
     live = space.live
     if stale.any() or lower == upper:
         live = live.copy()
@@ -76,7 +64,7 @@ def read_delta(tx: apsw.Connection, row: NamespaceRow, space: Space, dim: int) -
         live[:] = space.counts(live[space.nodes :] > 0)
     if lower == upper:  # the root's own chunks: all of them are read again
         live = np.zeros_like(live) if changed or row.version != space.version else space.live
-    blocks = [load_children(tx, node, dim) for node in sorted(changed)]
+    blocks = [snapshot.children(node) for node in sorted(changed)]
     if not blocks:
         return Delta(live, None)
     return Delta(live, arrange([_level(blocks)], _terms(blocks), row.version))

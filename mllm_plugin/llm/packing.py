@@ -76,7 +76,8 @@ def unpacked_rows(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
                 {_SCALE: value.shape[:1]},
                 f"tensor {name!r} of whole numbers",
             )
-            value = value * tensors[f"{name}{_SCALE}"].reshape(-1, *[1] * (value.ndim - 1))
+            scale = tensors[f"{name}{_SCALE}"].astype(np.float32)
+            value = value * scale.reshape(-1, *[1] * (value.ndim - 1))
         check_numbers(value, f"tensor {name!r}")
         found[name] = torch.from_numpy(value.astype(np.float32))
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mllm_plugin import clock
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
 from mllm_plugin.hierarchy import as_reranker
@@ -15,7 +16,9 @@ from mllm_plugin.protocols import Reranker
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.documents import Which, check_selection
 from mllm_plugin.store.filters import compile_filter, plain_filter
+from mllm_plugin.store.listing import ORDERS, Listing
 from mllm_plugin.store.namespaces import check_namespace
+from mllm_plugin.store.times import EXPIRED, SUPERSEDED, When
 from mllm_plugin.types import Mode
 from mllm_plugin.unicode import text_flaw
 
@@ -42,9 +45,10 @@ def at_least(name: str, value: Any, least: int) -> int:
 
 def reranker_of(given: Any) -> Reranker | None:
     """What scores the best chunks anew; None for nothing."""
+    if given is None:
+        return None
     reranker = as_reranker(given)
-    if reranker is not None:
-        positive("the reranker's finalists", reranker.finalists)
+    positive("the reranker's finalists", reranker.finalists)
     return reranker
 
 
@@ -66,13 +70,23 @@ def label_of(label: Any) -> str:
     return label
 
 
-def labels_of(labels: Any) -> tuple[str, ...]:
+def mask_of(label: Any) -> str:
+    """The name of a mask that callers may put on documents."""
+    if label_of(label) == EXPIRED:
+        raise InvalidInputError(
+            f"the mask {EXPIRED!r} is the memory's own, for what has expired; use another label, or give the "
+            f"documents an expires_at"
+        )
+    return label
+
+
+def labels_of(labels: Any, name: str = "exclude_labels") -> tuple[str, ...]:
     """Several labels."""
     if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise InvalidTypeError(f"exclude_labels takes a list of strings, got {labels!r}")
+        raise InvalidTypeError(f"{name} takes a list of strings, got {labels!r}")
     found = tuple(labels)
     if not all(isinstance(label, str) for label in found):
-        raise InvalidTypeError(f"exclude_labels takes a list of strings, got {labels!r}")
+        raise InvalidTypeError(f"{name} takes a list of strings, got {labels!r}")
     return tuple(label_of(label) for label in found)
 
 
@@ -113,12 +127,45 @@ def scope_of(namespace: Any, prefix: Any = False, filter: Any = None, exclude_la
     return Scope(check_namespace(namespace), bool(prefix), filter_of(filter), labels_of(exclude_labels))
 
 
-def mode_of(mode: Any, exact: bool) -> Mode:
+def listing_of(filter: Any, masked: Any, order: Any = None, limit: Any = None, offset: Any = 0) -> Listing:
+    """Which documents to list, and in which order."""
+    if masked is not None and not isinstance(masked, bool):
+        raise InvalidTypeError(f"masked is True, False or None, got {masked!r}")
+    if order is not None and order not in ORDERS:
+        raise InvalidInputError(f"unknown order {order!r}; expected one of {', '.join(ORDERS)}")
+    most = None if limit is None else at_least("limit", limit, 0)
+    return Listing(filter_of(filter), masked, order, most, at_least("offset", offset, 0))
+
+
+def version_of(version: Any) -> int | None:
+    """The version that a caller has seen of a document; None for any."""
+    return None if version is None else at_least("if_version", version, 0)
+
+
+def id_of(document_id: Any) -> str:
+    """The id of one document."""
+    if not isinstance(document_id, str):
+        raise InvalidTypeError(f"an id is a string, got {type(document_id).__name__} {document_id!r}")
+    return document_id
+
+
+def when_of(as_of: Any, since: Any, include_masked: Any) -> When:
+    """Which documents a search sees, by time and mask; what held then may have been superseded since."""
+    moment = clock.moment("as_of", as_of)
+    seen = labels_of(include_masked, "include_masked")
+    if moment is not None:
+        seen = (*seen, SUPERSEDED)
+    return When(clock.moment("since", since), moment, tuple(sorted(set(seen))))
+
+
+def mode_of(mode: Any, exact: bool, *, through_masks: bool = False) -> Mode:
     """The search mode; `exact=True` is another way to say mode "exact"."""
     if mode not in _MODES:
         raise InvalidInputError(f"unknown mode {mode!r}; expected one of {', '.join(_MODES)}")
     if exact and mode not in ("auto", "exact"):
         raise InvalidInputError(f"exact=True and mode={mode!r} contradict each other; leave one of them out")
+    if mode == "beam" and through_masks:
+        raise InvalidInputError("a walk (mode='beam') does not see what is masked; leave the mode out")
     return "exact" if exact else mode
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.memory import updating
 from mllm_plugin.memory.handle import Handle
+from mllm_plugin.memory.updating import Change
 from mllm_plugin.records import Record, import_records
 from mllm_plugin.store.documents import Which
-from mllm_plugin.types import AddReport, Document, InstallReport, Namespace, RemoveReport
+from mllm_plugin.store.edit import Removed
+from mllm_plugin.types import AddReport, Document, InstallReport, Namespace, RemoveReport, UpdateReport
 
 REGROUP_SHARE = 0.1  # of the chunks: a small addition to a large memory is not worth grouping all of it
 
@@ -60,12 +63,37 @@ def still_provisional(error: StoreError) -> str:
     return f"everything is written, but trees are still provisional ({cause}); call compact() later"
 
 
-def remove(memory: Handle, namespace: Namespace, which: Which, wait: float) -> RemoveReport:
+def update(
+    memory: Handle, namespace: Namespace, document_id: str, change: Change, if_version: int | None
+) -> UpdateReport:
+    """Changes a document; the text that is replaced is erased."""
+    report = updating.update(memory, namespace, document_id, change, if_version)
+    if not report.changed or change.text is None:
+        return report
+    erased, reason = memory.erase(wait=0.0)
+    return replace(report, erased=erased, reason=reason)
+
+
+def remove(memory: Handle, namespace: Namespace, which: Which, wait: float, *, prefix: bool) -> RemoveReport:
     """Removes documents and everything that holds something of them."""
     with memory.edit() as edit:
-        removed = edit.remove(namespace, which)
+        removed = edit.remove(namespace, which, prefix=prefix)
+    return _removed(memory, removed, wait)
+
+
+def sweep(memory: Handle, namespace: Namespace, wait: float, *, prefix: bool) -> RemoveReport:
+    """Removes what has expired."""
+    with memory.edit() as edit:
+        removed, names = edit.sweep(namespace, prefix=prefix)
+    return _removed(memory, removed, wait, tuple(names))
+
+
+def _removed(
+    memory: Handle, removed: Removed, wait: float, names: tuple[tuple[Namespace, str], ...] = ()
+) -> RemoveReport:
     erased, reason = memory.erase(wait)
-    return RemoveReport(removed.documents, removed.chunks, erased, removed.missing, reason, removed.weights)
+    counts = removed.documents, removed.chunks
+    return RemoveReport(*counts, erased, removed.missing, reason, removed.weights, names)
 
 
 def install(memory: Handle, hierarchy: Hierarchy) -> InstallReport:

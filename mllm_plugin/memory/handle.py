@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import diskcache
@@ -12,16 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.errors import MLLMError
+from mllm_plugin.errors import MLLMError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.ingest import Ingest
 from mllm_plugin.protocols import Reranker, TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
 from mllm_plugin.store.database import FILE_NAME, Database
-from mllm_plugin.store.documents import missing_chunks
 from mllm_plugin.store.edit import Edit, editing
 from mllm_plugin.store.hierarchies import HierarchyInUse
+from mllm_plugin.store.snapshot import Snapshot
+
+_EXPIRED_AT_ONCE = 256  # a reader does no more for others; it leaves out what is left
+
+_PATIENCE = 1.0  # seconds that what can be made again waits for a writer
 
 
 class Handle:
@@ -56,9 +60,21 @@ class Handle:
         with self.database.read() as tx:
             return self.hierarchies.of(tx)
 
-    def edit(self) -> AbstractContextManager[Edit]:
-        """A write transaction."""
-        return editing(self.database, self.config, self.hierarchies, self.dim)
+    def edit(self, wait: float | None = None) -> AbstractContextManager[Edit]:
+        """A write transaction; `wait` is how long to wait for another writer."""
+        return editing(self.database, self.config, self.hierarchies, self.dim, wait)
+
+    @contextmanager
+    def moment(self) -> Iterator[Snapshot]:
+        """A snapshot for reading, after what has expired was masked, if that can be written now."""
+        with ExitStack() as stack:
+            snapshot = stack.enter_context(self.database.snapshot())
+            if snapshot.overdue is not None and not self.database.read_only:
+                stack.close()
+                with suppress(MLLMError), self.edit(wait=0.0) as edit:
+                    edit.expire(_EXPIRED_AT_ONCE)
+                snapshot = stack.enter_context(self.database.snapshot())
+            yield snapshot
 
     def erase(self, wait: float) -> tuple[bool, str]:
         """Rewrites the cache and empties the log, so that no file holds what was removed; else says why.
@@ -100,12 +116,13 @@ class Handle:
     def keep_vectors(
         self, cache: EmbeddingCache, entries: Mapping[int, tuple[bytes, NDArray[np.float32], bytes]]
     ) -> None:
-        """Keeps what was made of chunks, by id, unless one was removed meanwhile."""
-        cache.put(entries.values())
-        with self.database.read() as tx:
-            gone = missing_chunks(tx, entries)
-        if gone:
-            cache.erase(0.0)
+        """Keeps what was made of chunks, by id, but not of those that were removed meanwhile.
+
+        No removal comes in between, since writers take turns; one that follows empties the cache.
+        """
+        with suppress(StoreError), self.edit(wait=_PATIENCE) as edit:
+            gone = set(edit.missing_chunks(entries))
+            cache.put(entry for chunk, entry in entries.items() if chunk not in gone)
 
 
 def _close(cache: EmbeddingCache) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,22 +15,32 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike, as_encoder
 from mllm_plugin.hierarchy import Hierarchy, RerankerLike
 from mllm_plugin.memory import editing, searching, upkeep
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.checks import (
     at_least,
     check_opening,
+    id_of,
     label_of,
+    listing_of,
+    mask_of,
     new_file,
     path_of,
+    positive,
     reranker_of,
     scope_of,
     seconds,
+    version_of,
     which_of,
 )
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
+from mllm_plugin.memory.updating import KEEP, change_of
 from mllm_plugin.options import explain_calls
 from mllm_plugin.protocols import Reranker
+from mllm_plugin.search.passages import merged
+from mllm_plugin.search.recency import Recency
+from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.twins import class_twin, iterator_twin, twin
 from mllm_plugin.types import (
@@ -40,6 +51,7 @@ from mllm_plugin.types import (
     InstallReport,
     MaskReport,
     Mode,
+    Moment,
     Namespace,
     OnInvalid,
     QueryLike,
@@ -48,14 +60,19 @@ from mllm_plugin.types import (
     Stats,
     StoredChunk,
     StoredDocument,
+    Topic,
+    UpdateReport,
     VectorsLike,
     VerifyReport,
 )
 
 if TYPE_CHECKING:
     from mllm_plugin.records import Record
+    from mllm_plugin.seen import Seen
     from mllm_plugin.store.cache import EmbeddingCache
     from mllm_plugin.store.snapshot import Snapshot
+
+Keep = Literal["keep"]
 
 
 @explain_calls
@@ -176,14 +193,16 @@ class MemoryIndex:
         split: bool = True,
         on_invalid: OnInvalid = "raise",
         first: int = 0,
+        seen: Seen | None = None,
     ) -> AddReport:
         """`add` for bulk builds: places whole groups quickly; `regroup` should follow.
 
         Args:
             documents, namespace, split, on_invalid: As for `add`.
             first: Place of the first document in all that is built, for messages.
+            seen: The ids of all that is built; one that came before is no document that can be stored.
         """
-        how = {"split": split, "on_invalid": on_invalid, "first": first, "provisional": True}
+        how = {"split": split, "on_invalid": on_invalid, "first": first, "seen": seen, "provisional": True}
         return editing.add(self._handle, documents, check_namespace(namespace), **how)
 
     aadd_provisionally = twin(add_provisionally)
@@ -201,6 +220,45 @@ class MemoryIndex:
 
     aregroup = twin(regroup)
 
+    def update(
+        self,
+        id: str,
+        *,
+        text: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        labels: Iterable[str] | None = None,
+        expires_at: Moment | Keep | None = KEEP,
+        valid_from: Moment | Keep | None = KEEP,
+        valid_to: Moment | Keep | None = KEEP,
+        merge: bool = False,
+        if_version: int | None = None,
+        namespace: Namespace | str = (),
+    ) -> UpdateReport:
+        """Changes a document in place; the encoder is asked only where the text changes. Masks stay.
+
+        Args:
+            id: Which document.
+            text: Takes the place of its text; cut as the document was.
+            metadata: Takes the place of its metadata.
+            labels: Take the place of its labels.
+            expires_at, valid_from, valid_to: As for `Document`; None for never, "keep" as it is.
+            merge: Keep the metadata whose keys `metadata` does not name.
+            if_version: Change it only if it has this version: what `StoredDocument.version` was when it was
+                read. So two callers that read, decide and write never undo each other.
+            namespace: Where it is.
+
+        Raises:
+            NotFoundError: It is not there.
+            VersionConflictError: It has another version than `if_version`; nothing was written.
+            InvalidDocumentError: It could not be stored so.
+        """
+        times = {"expires_at": expires_at, "valid_from": valid_from, "valid_to": valid_to}
+        change = change_of(text, metadata, labels, merge, **times)
+        where, seen = check_namespace(namespace), version_of(if_version)
+        return editing.update(self._handle, where, id_of(id), change, seen)
+
+    aupdate = twin(update)
+
     def remove(
         self,
         ids: Iterable[str] | str | None = None,
@@ -208,6 +266,7 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         label: str | None = None,
         namespace: Namespace | str = (),
+        prefix: bool = False,
         wait: float = 5.0,
     ) -> RemoveReport:
         """Removes documents for good: no row, vector, word, cache entry or ancestor keeps anything of them.
@@ -217,12 +276,28 @@ class MemoryIndex:
             filter: Documents by metadata.
             label: Documents that carry a label.
             namespace: Where they are.
+            prefix: In every namespace below `namespace` too, all of them in one transaction.
             wait: Seconds to wait for readers that still hold old pages, before `erased` is reported as False.
         """
         where, which = check_namespace(namespace), which_of(ids, filter, label)
-        return editing.remove(self._handle, where, which, seconds("wait", wait))
+        return editing.remove(self._handle, where, which, seconds("wait", wait), prefix=bool(prefix))
 
     aremove = twin(remove)
+
+    def sweep(
+        self, namespace: Namespace | str = (), *, prefix: bool = True, wait: float = 5.0
+    ) -> RemoveReport:
+        """Removes for good what has expired, and names it in the report.
+
+        Args:
+            namespace: Where.
+            prefix: In every namespace below `namespace` too; so `sweep()` sweeps the whole memory.
+            wait: As for `remove`.
+        """
+        where, patience = check_namespace(namespace), seconds("wait", wait)
+        return editing.sweep(self._handle, where, patience, prefix=bool(prefix))
+
+    asweep = twin(sweep)
 
     def mask(
         self,
@@ -231,6 +306,7 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         label: str = "",
         namespace: Namespace | str = (),
+        prefix: bool = False,
     ) -> MaskReport:
         """Takes documents out of every result and every ancestor until they are unmasked.
 
@@ -238,16 +314,18 @@ class MemoryIndex:
             ids: Documents by id.
             filter: Documents by metadata.
             label: Name of this mask, for `unmask(label=…)`; with neither ids nor filter, the documents that
-                carry the label are masked.
+                carry the label are masked. "expired" is the memory's own, see `Document.expires_at`.
             namespace: Where they are.
+            prefix: In every namespace below `namespace` too; an id is there if it is in one of them.
 
         Raises:
             NotFoundError: An id is not there; nothing was masked.
+            InvalidInputError: The label is "expired".
         """
-        where, label = check_namespace(namespace), label_of(label)
+        where, label = check_namespace(namespace), mask_of(label)
         which = which_of(ids, filter, label if ids is None and filter is None else None)
         with self._handle.edit() as edit:
-            return edit.mask(where, which, label)
+            return edit.mask(where, which, label, prefix=bool(prefix))
 
     amask = twin(mask)
 
@@ -258,14 +336,18 @@ class MemoryIndex:
         filter: Mapping[str, Any] | None = None,
         label: str | None = None,
         namespace: Namespace | str = (),
+        prefix: bool = False,
     ) -> MaskReport:
         """Lifts masks; a document is live again when none is left on it.
+
+        What has expired stays masked until `update(expires_at=…)` gives it more time.
 
         Args:
             ids: Documents by id.
             filter: Documents by metadata.
             label: Only this mask; all masks when left out.
             namespace: Where they are.
+            prefix: In every namespace below `namespace` too.
 
         Raises:
             NotFoundError: An id is not there; nothing was unmasked.
@@ -273,9 +355,17 @@ class MemoryIndex:
         where, label = check_namespace(namespace), None if label is None else label_of(label)
         which = None if ids is None and filter is None else which_of(ids, filter)
         with self._handle.edit() as edit:
-            return edit.unmask(where, which, label)
+            return edit.unmask(where, which, label, prefix=bool(prefix))
 
     aunmask = twin(unmask)
+
+    def batch(self) -> Batch:
+        """Several edits, in any namespaces, as one transaction: `with memory.batch() as batch:`.
+
+        Raises:
+            ReadOnlyStoreError: The memory was opened read-only.
+        """
+        return Batch(self._handle)
 
     def install(self, hierarchy: str | Path | Hierarchy) -> InstallReport:
         """Puts another hierarchy in place: copies its weights into the memory and folds every node anew.
@@ -325,6 +415,12 @@ class MemoryIndex:
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
         reranker: RerankerLike | Literal["default"] | None = DEFAULT,
+        as_of: Moment | None = None,
+        since: Moment | None = None,
+        recency: Recency | timedelta | float | None = None,
+        include_masked: Sequence[str] = (),
+        neighbours: int = 0,
+        merge: bool = False,
     ) -> Hits:
         """Finds the chunks that best answer a query.
 
@@ -343,6 +439,17 @@ class MemoryIndex:
             exclude_labels: Documents with one of these labels are left out.
             unique_documents: At most one hit per document, its best chunk.
             reranker: Scores the best chunks anew, see `open`; None for none, "default" for the memory's.
+            as_of: What held at that moment: documents that were there (`created_at`) or, where they say so,
+                valid then (`valid_from` up to, but not including, `valid_to`), also those masked as
+                "superseded". A datetime with a time zone, a date (midnight UTC), or ISO 8601 text.
+            since: Documents whose `valid_from`, or else `created_at`, is then or later.
+            recency: Newer ones score higher: a half-life (timedelta or seconds), or a `Recency`. Its evidence
+                is in `Hit.score`, not in `Hit.relevance`. It is read for the best candidates; mode "exact"
+                reads it for all.
+            include_masked: Masks to look through; a document is found that has no other. The nodes above know
+                nothing of what is masked, so everything is compared.
+            neighbours: So many chunks before and after each in `Hit.before` and `Hit.after`.
+            merge: Hits of one document that touch, with their neighbours, become one; fewer than k may come.
 
         Returns:
             Hits, best first; ties in order of document id and offset. A list, which also has the
@@ -355,11 +462,23 @@ class MemoryIndex:
             FilterError: The filter is malformed.
         """
         scope = scope_of(namespace, prefix, filter, exclude_labels)
+        times = {"as_of": as_of, "since": since, "recency": recency}
         how = searching.request_of(
-            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+            self._handle,
+            scope,
+            k,
+            beam_width,
+            exact,
+            mode,
+            unique_documents,
+            reranker,
+            include_masked=include_masked,
+            neighbours=neighbours,
+            **times,
         )
         given = None if embedding is None else [embedding]
-        return searching.search(self._handle, scope, how, [query], given)[0]
+        found = searching.search(self._handle, scope, how, [query], given)[0]
+        return merged(found) if merge else found
 
     asearch = twin(search)
 
@@ -378,13 +497,31 @@ class MemoryIndex:
         exclude_labels: Sequence[str] = (),
         unique_documents: bool = False,
         reranker: RerankerLike | Literal["default"] | None = DEFAULT,
+        as_of: Moment | None = None,
+        since: Moment | None = None,
+        recency: Recency | timedelta | float | None = None,
+        include_masked: Sequence[str] = (),
+        neighbours: int = 0,
+        merge: bool = False,
     ) -> list[Hits]:
         """Several searches at once: encoded in one batch, walked together, same results as one by one."""
         scope = scope_of(namespace, prefix, filter, exclude_labels)
+        times = {"as_of": as_of, "since": since, "recency": recency}
         how = searching.request_of(
-            self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
+            self._handle,
+            scope,
+            k,
+            beam_width,
+            exact,
+            mode,
+            unique_documents,
+            reranker,
+            include_masked=include_masked,
+            neighbours=neighbours,
+            **times,
         )
-        return searching.search(self._handle, scope, how, queries, embeddings)
+        found = searching.search(self._handle, scope, how, queries, embeddings)
+        return [merged(hits) for hits in found] if merge else found
 
     asearch_batch = twin(search_batch)
 
@@ -394,6 +531,7 @@ class MemoryIndex:
         *,
         k: int = 5,
         nodes: int = 4,
+        words: int = 0,
         embedding: VectorsLike | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -415,6 +553,7 @@ class MemoryIndex:
             query: Text, or a vector [dim] (or several [m, dim]).
             k: Chunks wanted.
             nodes: Most nodes of each level from 2 up; 0 for none.
+            words: Of each node, so many words that tell what it is about, as `overview` gives them.
             embedding: Vector to use for a text query instead of encoding it.
             beam_width: Lowest nodes visited; a quarter as many on the levels above, but at least `nodes`.
             exact: Score every live chunk and visit every node; the same as mode "exact".
@@ -440,7 +579,8 @@ class MemoryIndex:
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
         given = None if embedding is None else [embedding]
-        return searching.recall_all(self._handle, scope, how, at_least("nodes", nodes, 0), [query], given)[0]
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        return searching.recall_all(self._handle, scope, how, *upper, [query], given)[0]
 
     arecall = twin(recall)
 
@@ -450,6 +590,7 @@ class MemoryIndex:
         *,
         k: int = 5,
         nodes: int = 4,
+        words: int = 0,
         embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -466,11 +607,52 @@ class MemoryIndex:
         how = searching.request_of(
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
-        return searching.recall_all(
-            self._handle, scope, how, at_least("nodes", nodes, 0), queries, embeddings
-        )
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        return searching.recall_all(self._handle, scope, how, *upper, queries, embeddings)
 
     arecall_batch = twin(recall_batch)
+
+    def overview(
+        self,
+        topic: QueryLike | None = None,
+        *,
+        nodes: int = 8,
+        words: int = 6,
+        faces: int = 2,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        filter: Mapping[str, Any] | None = None,
+        exclude_labels: Sequence[str] = (),
+    ) -> list[Topic]:
+        """Tells what a memory is about, or what it has on a topic, part by part.
+
+        Nothing of it tells of what a search with the same arguments could not return: what is masked, or does
+        not match, is in no word, no count and no face. Of a part of more than some thousand chunks, words and
+        faces come from an even sample.
+
+        Args:
+            topic: Text or a vector: the parts nearest to it, nearest first. None for the largest parts.
+            nodes: Most parts.
+            words: Of each part, so many words that tell what it is about.
+            faces: Of each part, so many of its most central chunks.
+            namespace: Where to look.
+            prefix: Look in every namespace below `namespace` too; parts never mix namespaces.
+            filter: Metadata condition, e.g. `{"year": {"$gte": 2020}}`.
+            exclude_labels: Documents with one of these labels are left out.
+
+        Returns:
+            The parts; none where nothing may be shown.
+
+        Raises:
+            InvalidInputError: nodes below 1, words or faces below 0, or an empty topic.
+            FilterError: The filter is malformed.
+        """
+        scope = scope_of(namespace, prefix, filter, exclude_labels)
+        how = searching.request_of(self._handle, scope, 1, None, False, "auto", False, None)
+        counts = positive("nodes", nodes), at_least("words", words, 0), at_least("faces", faces, 0)
+        return searching.topics(self._handle, scope, how, topic, *counts)
+
+    aoverview = twin(overview)
 
     # -- reading
 
@@ -487,17 +669,47 @@ class MemoryIndex:
         namespace: Namespace | str = (),
         prefix: bool = False,
         filter: Mapping[str, Any] | None = None,
+        masked: bool | None = None,
+        order: Order | None = None,
+        limit: int | None = None,
+        offset: int = 0,
     ) -> Iterator[StoredDocument]:
-        """All documents of a namespace, or of every one below it, in the order they were added.
+        """Documents of a namespace, or of every one below it; masked ones too.
 
         All of one moment: what is written while they are read changes none of them. Some megabytes of text
         are read at once. What goes beyond holds its moment until the iterator is exhausted or closed:
         `remove` waits for it and then reports `erased=False`, and the log grows with what is written. To edit
         while you read, read first: `list(memory.documents())`.
+
+        Args:
+            namespace: Where they are.
+            prefix: Those of every namespace below `namespace` too.
+            filter: Metadata condition.
+            masked: True for those alone that are masked or have expired, False for the others.
+            order: "id", "created_at", "updated_at", "expires_at", "valid_from" or "valid_to", with "-" before
+                it the other way round, over all namespaces; what has no such value comes last. Namespace by
+                namespace in the order they were added, when left out.
+            limit: At most so many.
+            offset: Pass over so many first.
         """
-        return searching.documents(self._handle, scope_of(namespace, prefix, filter))
+        listing = listing_of(filter, masked, order, limit, offset)
+        return searching.documents(self._handle, scope_of(namespace, prefix), listing)
 
     adocuments = iterator_twin(documents)
+
+    def count(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        namespace: Namespace | str = (),
+        prefix: bool = False,
+        masked: bool | None = None,
+    ) -> int:
+        """How many documents `documents` would give with the same arguments."""
+        listing = listing_of(filter, masked)
+        return searching.count(self._handle, scope_of(namespace, prefix), listing)
+
+    acount = twin(count)
 
     def chunks(
         self,

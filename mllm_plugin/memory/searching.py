@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from mllm_plugin.encoders.text import window_spans
-from mllm_plugin.memory.checks import mode_of, positive, reranker_of
+from mllm_plugin.memory.checks import at_least, mode_of, positive, reranker_of, when_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT
 from mllm_plugin.memory.scope import Scope
 from mllm_plugin.search.engine import Clock, Request
+from mllm_plugin.search.overview import overview
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.recall import recall
+from mllm_plugin.search.recency import recency_of
 from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.store.documents import Which
+from mllm_plugin.store.listing import Listing
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument
+from mllm_plugin.types import Hits, Mode, Namespace, Recall, StoredChunk, StoredDocument, Topic
 from mllm_plugin.vectors import listed
 
 _READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
@@ -35,14 +40,24 @@ def request_of(
     mode: Mode,
     unique_documents: bool,
     reranker: Any = DEFAULT,
+    *,
+    as_of: Any = None,
+    since: Any = None,
+    recency: Any = None,
+    include_masked: Any = (),
+    neighbours: Any = 0,
 ) -> Request:
     """How to search, checked."""
     memory.database.check_open()
     width = memory.config.search.beam_width if beam_width is None else beam_width
+    when = when_of(as_of, since, include_masked)
     return Request(
         k=positive("k", k),
         beam_width=positive("beam_width", width),
-        mode=mode_of(mode, exact),
+        mode=mode_of(mode, exact, through_masks=bool(when.include_masked)),
+        when=when,
+        recency=recency_of(recency),
+        neighbours=at_least("neighbours", neighbours, 0),
         condition=scope.filter,
         exclude_labels=scope.exclude_labels,
         unique_documents=unique_documents,
@@ -58,9 +73,11 @@ def search(
     prepared = _prepared(memory, "search_batch", queries, embeddings, clock)
     if not prepared:
         return []
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
+        if request.reranker is None:
+            return memory.searcher.search(views, prepared, request, clock)
         wider = replace(request, k=hits_needed(request.reranker, request.k))
         found = memory.searcher.search(views, prepared, wider, clock)
     with clock.stage("rerank"):
@@ -72,6 +89,7 @@ def recall_all(
     scope: Scope,
     request: Request,
     nodes: int,
+    words: int,
     queries: Sequence[Any],
     embeddings: Any,
 ) -> list[Recall]:
@@ -81,10 +99,23 @@ def recall_all(
     if not prepared:
         return []
     spans = partial(window_spans, memory.encoder)
+    with memory.moment() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        views = memory.searcher.views(snapshot, rows, request, clock)
+        how = {"nodes": nodes, "words": words, "spans": spans}
+        return recall(memory.searcher, views, prepared, request, clock, **how)
+
+
+def topics(
+    memory: Handle, scope: Scope, request: Request, topic: Any, nodes: int, words: int, faces: int
+) -> list[Topic]:
+    """What the memory is about, or the parts of it that are nearest to a topic."""
+    clock = Clock()
+    query = None if topic is None else _prepared(memory, "overview", [topic], None, clock)[0]
     with memory.database.snapshot() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
-        return recall(memory.searcher, views, prepared, request, clock, nodes=nodes, spans=spans)
+        return overview(memory.searcher, views, query, request, nodes=nodes, words=words, faces=faces)
 
 
 def _prepared(memory: Handle, call: str, queries: Any, embeddings: Any, clock: Clock) -> list[Query]:
@@ -97,33 +128,40 @@ def _prepared(memory: Handle, call: str, queries: Any, embeddings: Any, clock: C
 
 def get(memory: Handle, namespace: Namespace, which: Which) -> list[StoredDocument]:
     """The documents that a call means; those that are not there are left out."""
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         row = snapshot.namespace(namespace)
         if row is None:
             return []
         return list(snapshot.documents(row, snapshot.select(row, **which._asdict()).rowids))
 
 
-def documents(memory: Handle, scope: Scope) -> Iterator[StoredDocument]:
-    """All documents of a scope, of one moment, in the order they were added."""
-    return _listed(memory, scope, Snapshot.documents)
+def documents(memory: Handle, scope: Scope, listing: Listing) -> Iterator[StoredDocument]:
+    """All documents of a scope, of one moment."""
+    return _listed(memory, scope, listing, Snapshot.documents)
 
 
 def chunks(memory: Handle, scope: Scope) -> Iterator[StoredChunk]:
     """All live chunks of a scope, of one moment, document by document."""
-    return _listed(memory, scope, Snapshot.chunks)
+    return _listed(memory, scope, Listing(scope.filter, masked=False), Snapshot.chunks)
+
+
+def count(memory: Handle, scope: Scope, listing: Listing) -> int:
+    """How many documents a scope has."""
+    with memory.moment() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        return snapshot.count(rows, listing)
 
 
 def _listed(
-    memory: Handle, scope: Scope, read: Callable[[Snapshot, NamespaceRow, Sequence[int]], Iterator[_Stored]]
+    memory: Handle,
+    scope: Scope,
+    wanted: Listing,
+    read: Callable[[Snapshot, NamespaceRow, Sequence[int]], Iterator[_Stored]],
 ) -> Iterator[_Stored]:
-    condition = scope.filter or {}
-    with memory.database.snapshot() as snapshot:
-        listing = (
-            found
-            for row in snapshot.namespaces(scope.namespace, prefix=scope.prefix)
-            for found in read(snapshot, row, snapshot.select(row, condition=condition).rowids)
-        )
+    with memory.moment() as snapshot:
+        rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
+        runs = groupby(snapshot.listed(rows, wanted), itemgetter(0))
+        listing = (found for row, run in runs for found in read(snapshot, row, [rowid for _, rowid in run]))
         first, characters = [], 0
         for found in listing:
             first.append(found)
@@ -137,5 +175,5 @@ def _listed(
 
 def namespaces(memory: Handle, prefix: Namespace) -> list[Namespace]:
     """All namespaces that begin with `prefix`."""
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         return [row.namespace for row in snapshot.namespaces(prefix)]

@@ -66,6 +66,6 @@ def compact(memory: Handle, *, regroup: bool, wait: float) -> CompactReport:
 
 def export(memory: Handle, scope: Scope, *, vectors: bool) -> Iterator[dict]:
     """Documents as records."""
-    with memory.database.snapshot() as snapshot:
+    with memory.moment() as snapshot:
         for row in snapshot.namespaces(scope.namespace, prefix=scope.prefix):
             yield from export_records(snapshot, row, memory.encoder.fingerprint, vectors=vectors)

@@ -17,11 +17,11 @@ class Source:
     """A piece of the memory that the model read.
 
     Attributes:
-        document_id: Of the document.
-        chunk_id: Of the chunk, also for its windows.
-        start, end: Character offsets in the document.
-        level: 0 for a token window, 1 for a chunk.
-        score: Of the chunk; higher is better.
+        document_id: Of the document; empty for the label of a node.
+        chunk_id: Of the chunk, also for its windows; of a label the node's id.
+        start, end: Character offsets in the document; 0, 0 for a label.
+        level: 0 for a token window, 1 for a chunk; the node's level for a label.
+        score: Of the chunk or node; higher is better.
         as_text: Whether it was spelled out; else the model read what it wrote of it.
         text: What was spelled out; empty for what was read as a vector.
         namespace: Where it is.
@@ -64,6 +64,7 @@ class Dropped:
         cut: Chunks of which only a part was.
         windows, chunks: Vectors.
         turns: Earlier messages of a chat.
+        labels: Labels of nodes.
     """
 
     passages: int = 0
@@ -71,6 +72,7 @@ class Dropped:
     windows: int = 0
     chunks: int = 0
     turns: int = 0
+    labels: int = 0
 
     def __bool__(self) -> bool:
         return any(dataclasses.astuple(self))

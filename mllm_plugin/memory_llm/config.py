@@ -33,6 +33,10 @@ class MemoryLLMConfig(Decoding):
     """Most of the model's tokens for what is spelled out; a chunk that does not fit is cut to the windows
     that answer the question best.
     """
+    labels: int = Field(default=0, ge=0)
+    """Nodes whose labels come before all else, as text: the best of every level, coarse to fine. A label is
+    the words that tell what a node is about.
+    """
     memory_budget: int = Field(default=512, ge=0)
     """Most of the model's positions for the whole memory block, one for each vector; filled with chunks, then
     windows.

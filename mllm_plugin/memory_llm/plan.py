@@ -13,6 +13,7 @@ from mllm_plugin.llm import Prompt, PromptLayout
 from mllm_plugin.memory_llm.answer import AnswerMode, Dropped, Source
 from mllm_plugin.memory_llm.block import MemoryBlock, choose_block
 from mllm_plugin.memory_llm.config import MemoryLLMConfig
+from mllm_plugin.memory_llm.labels import choose_labels, topics_text
 from mllm_plugin.memory_llm.passages import Passage, choose_passages, cut_passage
 from mllm_plugin.memory_llm.question import Turns
 from mllm_plugin.types import MemoryEmbedding, Recall
@@ -32,6 +33,7 @@ class Plan:
         text_tokens: Tokens of what is spelled out.
         unknown: How likely the memory does not hold the answer, where nothing that it has is relevant enough
             to be read and the model is not asked; else None.
+        labels: Nodes whose labels are spelled out, coarse to fine.
     """
 
     prompt: Prompt
@@ -40,6 +42,7 @@ class Plan:
     dropped: Dropped
     text_tokens: int
     unknown: float | None = None
+    labels: tuple[MemoryEmbedding, ...] = ()
 
     @classmethod
     def unread(cls, unknown: float) -> Plan:
@@ -50,8 +53,8 @@ class Plan:
     def mode(self) -> AnswerMode:
         """What the model reads with."""
         if self.block.pieces:
-            return "both" if self.passages else "memory"
-        return "text" if self.passages else "none"
+            return "both" if self.passages or self.labels else "memory"
+        return "text" if self.passages or self.labels else "none"
 
     @property
     def memory(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -62,6 +65,9 @@ class Plan:
 
     def sources(self) -> Iterator[Source]:
         """What is read: first what is spelled out, then embeddings."""
+        for node in self.labels:
+            words = ", ".join(node.words)
+            yield Source("", node.node_id, 0, 0, node.level, node.score, True, words, node.namespace)
         for passage in self.passages:
             hit = passage.hit
             yield Source(
@@ -117,16 +123,19 @@ class Planner:
         hits, windows = recall.hits[:wanted], recall.levels.get(0, ())
         passages = choose_passages(hits, windows, config.text_tokens, self.layout.count)
         block = _EMPTY if read is None else choose_block(read, config, passages)
-        draft = _Draft(self, turns, tuple(passages), block, self.context - config.max_new_tokens)
+        labels = choose_labels(recall, config.labels)
+        room = self.context - config.max_new_tokens
+        draft = _Draft(self, turns, tuple(passages), block, room, labels)
         fitted = draft.fit(windows)
         dropped = Dropped(
             passages=len(hits) - len(fitted.passages),
             cut=sum(passage.is_cut for passage in fitted.passages),
             turns=len(turns.history) - len(fitted.turns.history),
+            labels=len(labels) - len(fitted.labels),
             **fitted.block.dropped,
         )
-        tokens = sum(self.layout.count(passage.text) for passage in fitted.passages)
-        return Plan(fitted.prompt(), fitted.passages, fitted.block, dropped, tokens)
+        tokens = sum(map(self.layout.count, fitted.texts()))
+        return Plan(fitted.prompt(), fitted.passages, fitted.block, dropped, tokens, labels=fitted.labels)
 
 
 @dataclass(frozen=True)
@@ -138,11 +147,17 @@ class _Draft:
     passages: tuple[Passage, ...]
     block: MemoryBlock
     room: int
+    labels: tuple[MemoryEmbedding, ...] = ()
+
+    def texts(self) -> list[str]:
+        """What is spelled out."""
+        topics = [topics_text(self.labels)] if self.labels else []
+        return topics + [passage.text for passage in self.passages]
 
     def prompt(self) -> Prompt:
         return self.planner.layout.build(
             self.turns.question,
-            passages=[passage.text for passage in self.passages],
+            passages=self.texts(),
             memory_tokens=len(self.block.pieces),
             history=self.turns.messages,
         )
@@ -151,10 +166,11 @@ class _Draft:
         return len(self.prompt()) - self.room
 
     def fit(self, windows: Sequence[MemoryEmbedding]) -> _Draft:
-        """Drops old turns, windows, passages, and at last chunks, as far as needed."""
+        """Drops old turns, labels, windows, passages, and at last chunks, as far as needed."""
         fitted = self
         if fitted.excess() > 0:
             fitted = fitted._without_turns()
+            fitted = fitted._without_labels()
             fitted = fitted._without_embeddings(windows_only=True)
             fitted = fitted._without_passages(windows)
             fitted = fitted._without_embeddings(windows_only=False)
@@ -177,6 +193,12 @@ class _Draft:
             else:
                 low = middle + 1
         return replace(self, turns=choices[low])
+
+    def _without_labels(self) -> _Draft:
+        draft = self
+        while draft.labels and draft.excess() > 0:
+            draft = replace(draft, labels=draft.labels[1:])
+        return draft
 
     def _without_embeddings(self, *, windows_only: bool) -> _Draft:
         draft = self

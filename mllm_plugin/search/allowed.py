@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from mllm_plugin.store.filters import Clause, compile_filter
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import NodeRow, Snapshot
+from mllm_plugin.store.times import ALWAYS, When
 from mllm_plugin.store.values import exact
 
 _MOST_CACHED = 64
-_Key = tuple[int, int, Clause, tuple[str, ...]]
+_Key = tuple[int, int, Clause, tuple[str, ...], int | None, When]
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,17 @@ class AllowedCache:
         row: NamespaceRow,
         condition: Mapping[str, Any] | None,
         exclude_labels: Sequence[str],
+        when: When = ALWAYS,
     ) -> Allowed:
-        """The live chunks of a namespace that a filter lets through."""
+        """The chunks of a namespace that a filter lets through; live ones, or as `when` says."""
         clause = compile_filter(condition, row.namespace_id)
         labels = tuple(sorted(map(exact, exclude_labels)))
-        key = (row.namespace_id, row.version, clause, labels)
+        key = (row.namespace_id, row.version, clause, labels, snapshot.overdue, when)
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
                 return self._found[key]
-        allowed = _evaluate(snapshot, row, clause, labels)
+        allowed = _evaluate(snapshot, row, clause, labels, when)
         with self._lock:
             self._found[key] = allowed
             if len(self._found) > _MOST_CACHED:
@@ -77,10 +79,10 @@ class AllowedCache:
 
 
 def _evaluate(
-    snapshot: Snapshot, row: NamespaceRow, clause: Clause, exclude_labels: Sequence[str]
+    snapshot: Snapshot, row: NamespaceRow, clause: Clause, exclude_labels: Sequence[str], when: When
 ) -> Allowed:
-    """Finds the live chunks of a namespace that a filter lets through."""
-    pairs = snapshot.matching(row, clause, exclude_labels)
+    """Finds the chunks of a namespace that a filter lets through."""
+    pairs = snapshot.matching(row, clause, exclude_labels, when)
     counts = _climb(snapshot.nodes(row), pairs[:, 1])
     node_ids = np.array(sorted(counts), dtype=np.int64)
     node_counts = np.array([counts[node] for node in node_ids.tolist()], dtype=np.int64)

@@ -9,12 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_plugin.config import MemoryConfig
+from mllm_plugin.hierarchy import LeafRanker
+from mllm_plugin.hierarchy.setting import Setting
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
+from mllm_plugin.search.labels import Labeller
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, rank
+from mllm_plugin.search.rank import Candidates, rank_in_setting
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.search.scan import scan
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
@@ -23,6 +27,7 @@ from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.image import ImageCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.times import ALWAYS, When
 from mllm_plugin.types import Hit, Hits, Mode, Namespace, SearchStatistics
 
 MOST_QUERIES = 64  # searched at once: a scan keeps some bytes per query and chunk
@@ -39,6 +44,9 @@ class Request:
     exclude_labels: tuple[str, ...]
     unique_documents: bool
     reranker: Reranker | None = None
+    when: When = ALWAYS
+    recency: Recency | None = None
+    neighbours: int = 0
 
 
 class Clock:
@@ -57,20 +65,26 @@ class Clock:
 
 @dataclass(frozen=True)
 class Found:
-    """What one namespace has for one query; see `Candidates` for the counts."""
+    """What one namespace has for one query; see `Candidates` for the counts, `Setting` for the rest."""
 
     hits: Sequence[Hit]
     candidates: Candidates
+    setting: Setting | None
 
 
 class Searcher:
-    """Searches snapshots of one memory; shared by threads."""
+    """Searches snapshots of one memory; shared by threads.
+
+    Attributes:
+        labeller: Of the memory's nodes.
+    """
 
     def __init__(self, config: MemoryConfig, hierarchies: HierarchyInUse) -> None:
         self._config, self._search, self._hierarchies = config, config.search, hierarchies
         self._blocks = BlockCache(config.search.cache_bytes)
         self._images = ImageCache(config.search.cache_bytes)
         self._allowed = AllowedCache()
+        self.labeller = Labeller()
 
     def views(
         self, snapshot: Snapshot, rows: Sequence[NamespaceRow], request: Request, clock: Clock
@@ -78,14 +92,19 @@ class Searcher:
         """Each namespace with live chunks, and which of these the request's filter lets through."""
         hierarchy, lexical = snapshot.hierarchy(self._hierarchies), self._config.lexical
         views = [
-            View(snapshot, row, self._blocks, hierarchy, lexical)
+            View(snapshot, row, self._blocks, hierarchy, lexical, recency=request.recency)
             for row in rows
-            if row.root_id is not None and row.live_chunks
+            if row.root_id is not None and (row.live_chunks or request.when.include_masked)
         ]
-        if not request.condition and not request.exclude_labels:
+        seen = request.when.restricts() or snapshot.overdue is not None
+        if not (request.condition or request.exclude_labels or seen):
             return views
+        through = bool(request.when.include_masked)
         with clock.stage("filter"):
-            return [replace(view, allowed=self._let_through(view, request)) for view in views]
+            return [
+                replace(view, allowed=self._let_through(view, request), through_masks=through)
+                for view in views
+            ]
 
     def search(
         self, views: Sequence[View], queries: Sequence[Query], request: Request, clock: Clock
@@ -99,10 +118,12 @@ class Searcher:
             found += [[own[place] for own in by_view] for place in range(len(part))]
         modes: set[Mode] = {self._mode(view, request) for view in views}
         mode = modes.pop() if len(modes) == 1 else request.mode
-        return [_merged(own, request.k, mode, clock) for own in found]
+        leaf = views[0].hierarchy.leaf_ranker if views else LeafRanker()
+        return [_merged(own, request.k, mode, leaf, clock) for own in found]
 
     def _let_through(self, view: View, request: Request) -> Allowed:
-        return self._allowed.get(view.snapshot, view.row, request.condition, request.exclude_labels)
+        wanted = request.condition, request.exclude_labels, request.when
+        return self._allowed.get(view.snapshot, view.row, *wanted)
 
     # -- one namespace
     # -------------------------------------------------------------------------------------------
@@ -114,14 +135,17 @@ class Searcher:
         with clock.stage("walk"):
             candidates = self._candidates(view, queries, request, wider)
         with clock.stage("score"):
-            ranked = [rank(view, *pair) for pair in zip(queries, candidates, strict=True)]
+            ranked = [rank_in_setting(view, *pair) for pair in zip(queries, candidates, strict=True)]
         with clock.stage("fetch"):
             k, unique = request.k, request.unique_documents
             hits = [
-                read_hits(view, query, own, k=k, unique_documents=unique)
-                for query, own in zip(queries, ranked, strict=True)
+                read_hits(view, query, own, k=k, unique_documents=unique, neighbours=request.neighbours)
+                for query, (own, _) in zip(queries, ranked, strict=True)
             ]
-        found = [Found(*pair) for pair in zip(hits, candidates, strict=True)]
+        found = [
+            Found(own, known, setting)
+            for own, known, (_, setting) in zip(hits, candidates, ranked, strict=True)
+        ]
         short = [
             place
             for place, own in enumerate(found)
@@ -147,12 +171,20 @@ class Searcher:
     def _mode(self, view: View, request: Request) -> Mode:
         if request.mode != "auto":
             return request.mode
+        if view.through_masks:  # a walk would not see below the masks
+            return "flat"
         return "flat" if view.row.live_chunks <= self._search.flat_below else "beam"
 
 
-def _merged(found: Sequence[Found], k: int, mode: Mode, clock: Clock) -> Hits:
-    """The hits of one query from all namespaces, with what the search for them did."""
-    hits = Hits(sorted((hit for own in found for hit in own.hits), key=_order)[:k])
+def _merged(found: Sequence[Found], k: int, mode: Mode, leaf: LeafRanker, clock: Clock) -> Hits:
+    """The hits of one query from all namespaces, with what the search for them did.
+
+    How relevant they are, the namespace of the best hit tells for all, so that their order is one.
+    """
+    best = sorted((hit for own in found for hit in own.hits), key=_order)[:k]
+    firsts = {own.hits[0].namespace: own.setting for own in found if own.hits}
+    setting = firsts[best[0].namespace] if best else None
+    hits = Hits(replace(hit, relevance=leaf.relevance(hit.relevance, setting)) for hit in best)
     hits.statistics = SearchStatistics(
         mode=mode,
         embeddings_scored=sum(own.candidates.scored for own in found),

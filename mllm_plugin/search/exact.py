@@ -28,7 +28,7 @@ def exact_candidates(view: View, image: Image, queries: Sequence[Query], *, most
     for place, own in enumerate(found.evidence):
         cosine, window = own.cosine.astype(np.float64), windows[place][rows]
         window = np.where(np.isnan(window), cosine, window)
-        scores = view.hierarchy.leaf_ranker.score(cosine, window, own.lexical)
+        scores = view.hierarchy.leaf_ranker.score(cosine, window, own.lexical) + view.added(own.ids)
         results.append(found.candidates(place, best_rows(scores, own.ids, most)))
     return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
 from mllm_plugin.search.query import Query
@@ -17,15 +18,21 @@ Found = tuple[Ranked, Place]
 
 
 def read_hits(
-    view: View, query: Query, ranked: Sequence[Ranked], *, k: int, unique_documents: bool
+    view: View, query: Query, ranked: Sequence[Ranked], *, k: int, unique_documents: bool, neighbours: int = 0
 ) -> list[Hit]:
-    """The k best chunks with their texts, metadata and paths."""
+    """The k best chunks with their texts, metadata and paths, and so many chunks around each.
+
+    In place of the relevance, which a whole search tells, they have the plain score that it is made of.
+    """
     chosen = _first(_places(view, ranked, k + _SPARE), k, unique_documents)
     paths = trace_paths(view, query, {place.node_id for _, place in chosen})
-    documents = view.snapshot.texts({place.document_rowid for _, place in chosen})
+    rowids = {place.document_rowid for _, place in chosen}
+    documents = view.snapshot.texts(rowids)
+    spans = view.snapshot.spans(rowids) if neighbours else {}
     hits = []
     for found, place in chosen:
-        text, metadata = documents[place.document_rowid]
+        text, metadata, times = documents[place.document_rowid]
+        first, last = _around(spans.get(place.document_rowid, ()), place, neighbours)
         hits.append(
             Hit(
                 document_id=place.document_id,
@@ -34,13 +41,24 @@ def read_hits(
                 start=place.start,
                 end=place.end,
                 score=found.score,
-                relevance=view.hierarchy.leaf_ranker.relevance(found.score),
+                relevance=found.plain,
                 metadata=parsed_metadata(metadata),
                 path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
                 namespace=view.row.namespace,
+                before=text[first : place.start],
+                after=text[place.end : last],
+                **times.fields(),
             )
         )
     return hits
+
+
+def _around(spans: Sequence[tuple[int, int]], place: Place, neighbours: int) -> tuple[int, int]:
+    """From where to where a chunk and its neighbours reach."""
+    if not neighbours:
+        return place.start, place.end
+    own = bisect_left(spans, (place.start, place.end))
+    return spans[max(0, own - neighbours)][0], spans[min(len(spans) - 1, own + neighbours)][1]
 
 
 def _places(view: View, ranked: Sequence[Ranked], together: int) -> Iterator[Found]:

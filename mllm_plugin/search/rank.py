@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
+from mllm_plugin.hierarchy.setting import AMONG, Setting
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
 from mllm_plugin.store.codec import Windows
+
+_READ_FOR_RECENCY = 8  # times as many as are kept
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,25 @@ class Ranked(NamedTuple):
 
     score: float
     chunk_id: int
+    plain: float  # without what recency added
 
 
 def rank(view: View, query: Query, candidates: Candidates) -> list[Ranked]:
     """Candidates by all their evidence, best first, lower chunk ids first on ties."""
+    return rank_in_setting(view, query, candidates)[0]
+
+
+def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[list[Ranked], Setting | None]:
+    """`rank`, and what all of it tells; None for a query without words, or without candidates."""
     cosine, window = evidence_of(view, query, candidates)
-    scores = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
+    plain = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
+    scores = plain + view.added(candidates.ids)
     order = np.lexsort((candidates.ids, -scores))
-    ids = candidates.ids[order].tolist()
-    return [Ranked(*pair) for pair in zip(scores[order].tolist(), ids, strict=True)]
+    columns = (scores, candidates.ids, plain)
+    ranked = [Ranked(*one) for one in zip(*(column[order].tolist() for column in columns), strict=True)]
+    if not ranked or not query.text:
+        return ranked, None
+    return ranked, Setting.of(plain[order[:AMONG]], view.answers)
 
 
 def evidence_of(
@@ -95,6 +108,16 @@ def best_rows(scores: NDArray[np.floating], ids: NDArray[np.int64], most: int) -
         threshold = np.partition(scores, len(scores) - most)[len(scores) - most]
         rows = np.flatnonzero(scores >= threshold)
     return rows[np.lexsort((ids[rows], -scores[rows]))][:most]
+
+
+def best_candidates(
+    view: View, partial: NDArray[np.floating], ids: NDArray[np.int64], most: int
+) -> NDArray[np.int64]:
+    """Rows of the `most` best by partial score and recency; the latter is read for the best of the former."""
+    if view.recency is None:
+        return best_rows(partial, ids, most)
+    rows = best_rows(partial, ids, _READ_FOR_RECENCY * most)
+    return rows[best_rows(partial[rows] + view.added(ids[rows]), ids[rows], most)]
 
 
 def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:

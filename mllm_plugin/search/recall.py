@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mllm_plugin.search.engine import MOST_QUERIES, Clock, Request, Searcher
+from mllm_plugin.search.labels import Labeller
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import cosines
 from mllm_plugin.search.refold import Nodes, Refolder
@@ -42,6 +43,7 @@ def recall(
     clock: Clock,
     *,
     nodes: int,
+    words: int = 0,
     spans: Spans,
 ) -> list[Recall]:
     """Searches, and gathers for each query the best embeddings of every level from the same snapshot.
@@ -53,6 +55,7 @@ def recall(
         request: How.
         clock: Of the call.
         nodes: Most nodes of each level from 2 up.
+        words: Of each node's label.
         spans: Gives the character spans of the windows of chunks: of their texts, and how many each has.
     """
     wider = replace(request, k=hits_needed(request.reranker, request.k))
@@ -64,6 +67,8 @@ def recall(
             for start in range(0, len(queries), MOST_QUERIES)
             for own in _merged(views, queries[start : start + MOST_QUERIES], request, nodes)
         ]
+        if words:
+            upper = [_labelled(searcher.labeller, views, own, words) for own in upper]
         known = {view.row.namespace: view for view in views}
         levels = [
             _levels(known, query, own, above.levels, spans)
@@ -155,6 +160,32 @@ def _chunks(views: Mapping[Namespace, View], hits: Sequence[Hit]) -> Iterator[Me
 
 
 # -- nodes
+
+
+def best_nodes(views: Sequence[View], query: Query, request: Request, nodes: int) -> list[MemoryEmbedding]:
+    """The best lowest nodes for a query, best first."""
+    [found] = _merged(views, [query], request, nodes)
+    return found.levels.get(LEAF_LEVEL, [])
+
+
+def _labelled(labeller: Labeller, views: Sequence[View], upper: Upper, words: int) -> Upper:
+    """The same nodes with their labels."""
+    known = {view.row.namespace: view for view in views}
+    ids = {node.node_id for found in upper.levels.values() for node in found}
+    versions = views[0].snapshot.versions(ids) if views else {}
+    levels = {
+        level: [
+            replace(
+                node,
+                words=labeller.label(
+                    known[node.namespace], NodeRef(node.node_id, versions[node.node_id]), words
+                ),
+            )
+            for node in found
+        ]
+        for level, found in upper.levels.items()
+    }
+    return replace(upper, levels=levels)
 
 
 def _merged(views: Sequence[View], queries: Sequence[Query], request: Request, nodes: int) -> list[Upper]:

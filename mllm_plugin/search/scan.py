@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, best_rows, cosines_of, joined
+from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined
 from mllm_plugin.search.view import View
 from mllm_plugin.store.image import Image
 
@@ -43,7 +43,10 @@ class Scan:
     @classmethod
     def of(cls, view: View, image: Image, queries: Sequence[Query]) -> Scan:
         """Compares every chunk of the image with the queries."""
-        keep = [view.admitted(part.live, part.ids) for part in image.parts]
+        keep = [
+            view.admitted(part.current() if view.through_masks else part.live, part.ids)
+            for part in image.parts
+        ]
         parts = list(zip(image.parts, keep, strict=True))
         ids = joined([part.ids[rows] for part, rows in parts], np.int64)
         scores = [cosines_of(view, queries, part.vectors[:, None]) for part in image.parts]
@@ -83,6 +86,6 @@ def scan(view: View, image: Image, queries: Sequence[Query], *, most: int) -> li
     found = Scan.of(view, image, queries)
     partial = view.hierarchy.leaf_ranker.partial
     return [
-        found.candidates(place, best_rows(partial(own.cosine, own.lexical), own.ids, most))
+        found.candidates(place, best_candidates(view, partial(own.cosine, own.lexical), own.ids, most))
         for place, own in enumerate(found.evidence)
     ]

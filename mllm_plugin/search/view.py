@@ -16,6 +16,7 @@ from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.lexical import QueryTerms
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
+from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.blocks import Block, BlockCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
@@ -30,7 +31,13 @@ class NodeRef(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """One namespace in one snapshot, with what is needed to search it; `allowed` is None without a filter."""
+    """One namespace in one snapshot, with what is needed to search it.
+
+    Attributes:
+        allowed: None without a filter.
+        through_masks: Whether `allowed` may name masked chunks.
+        recency: What newness counts; None for nothing.
+    """
 
     snapshot: Snapshot
     row: NamespaceRow
@@ -38,6 +45,8 @@ class View:
     hierarchy: Hierarchy
     lexical: LexicalConfig
     allowed: Allowed | None = None
+    through_masks: bool = False
+    recency: Recency | None = None
 
     @property
     def answers(self) -> int:
@@ -63,6 +72,10 @@ class View:
     def below(self, live: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many chunks that may be returned lie below nodes with so many live ones [n]."""
         return live if self.allowed is None else self.allowed.below(ids)
+
+    def added(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What recency adds to the scores of chunks [n]."""
+        return np.zeros(len(ids)) if self.recency is None else self.recency.added(self.snapshot, ids)
 
     def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
         """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""

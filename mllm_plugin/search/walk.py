@@ -12,10 +12,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.lexical import TermCounts, score_terms
 from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, best_rows, cosines_of, joined, scores_of
+from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined, scores_of
 from mllm_plugin.search.view import NodeRef, View
 from mllm_plugin.store.blocks import Block
 from mllm_plugin.tree.editor import LEAF_LEVEL
@@ -97,7 +98,17 @@ class Fetched:
 
     @classmethod
     def below(cls, view: View, frontiers: Iterable[Frontier]) -> Fetched:
-        """Reads what lies below the nodes of all frontiers."""
+        """Reads what lies below the nodes of all frontiers.
+
+        Raises:
+            DamagedStoreError: A node has two parents, so that walks would grow without bounds.
+        """
+        frontiers = list(frontiers)
+        if any(len(set(frontier.refs)) < len(frontier.refs) for frontier in frontiers):
+            raise DamagedStoreError(
+                "a node of the tree has two parents; `mllm verify` lists what is wrong, `mllm repair` keeps "
+                "every document that can be read"
+            )
         return cls.of(view, (ref for frontier in frontiers for ref in frontier.refs))
 
     def rows(self, refs: Iterable[NodeRef]) -> NDArray[np.int64]:
@@ -252,7 +263,7 @@ def _leaves(
             met = np.union1d(met, more[np.isin(fetched.ids[more], list(routed[place]))])
         rows = met[admitted[met]]
         partial = view.hierarchy.leaf_ranker.partial(cosines[place][rows], lexical[place][rows])
-        best = rows[best_rows(partial, fetched.ids[rows], most)]
+        best = rows[best_candidates(view, partial, fetched.ids[rows], most)]
         results.append(
             Candidates(
                 ids=fetched.ids[best],

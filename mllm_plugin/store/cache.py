@@ -38,14 +38,15 @@ def _forgiving(method: Callable[..., _T]) -> Callable[..., _T | None]:
 
     @wraps(method)
     def guarded(self: EmbeddingCache, *arguments: object) -> _T | None:
-        if time.monotonic() < self._resting_until:
-            return None
-        try:
-            return method(self, *arguments)
-        except (sqlite3.Error, diskcache.Timeout, OSError, ValueError, TypeError, MemoryError) as error:
-            if cache_folder.passes(error) or not self._discard():
-                self._resting_until = time.monotonic() + _REST
-            return None
+        with self._lock:  # threads take turns
+            if time.monotonic() < self._resting_until:
+                return None
+            try:
+                return method(self, *arguments)
+            except (sqlite3.Error, diskcache.Timeout, OSError, ValueError, TypeError, MemoryError) as error:
+                if cache_folder.passes(error) or not self._discard():
+                    self._resting_until = time.monotonic() + _REST
+                return None
 
     return guarded
 
@@ -61,9 +62,9 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path, fingerprint: str, dim: int) -> None:
         self._folder, self._fingerprint, self._dim = folder / FOLDER_NAME, fingerprint, dim
-        self._opened: diskcache.Cache | None = None
+        self._opened: cache_folder.OneConnection | None = None
         self._resting_until = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         watch_forks(self)
 
     @_forgiving
@@ -142,15 +143,14 @@ class EmbeddingCache:
     def after_fork(self, *, child: bool) -> None:
         """Goes on."""
         if child:
-            self._lock = threading.Lock()
+            self._lock = threading.RLock()
         else:
             self._lock.release()
 
-    def _cache(self) -> diskcache.Cache:
-        with self._lock:
-            if self._opened is None:
-                self._opened = cache_folder.open_cache(self._folder)
-            return self._opened
+    def _cache(self) -> cache_folder.OneConnection:
+        if self._opened is None:
+            self._opened = cache_folder.open_cache(self._folder)
+        return self._opened
 
     def _key(self, text_hash: bytes) -> str:
         return f"{text_hash.hex()}:{self._fingerprint}"

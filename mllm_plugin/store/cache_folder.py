@@ -60,12 +60,37 @@ class BytesDisk(diskcache.Disk):
         """Nothing: a row that names a file is not ours, and the file may lie anywhere."""
 
 
+class OneConnection(diskcache.Cache):
+    """A cache whose threads share one connection, by turns: closing it closes every file.
+
+    diskcache has one for each thread and closes that of the caller.
+    """
+
+    _one: sqlite3.Connection | None = None
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        if self._one is None:
+            path = os.path.join(self.directory, DBNAME)
+            self._one = sqlite3.connect(path, self.timeout, isolation_level=None, check_same_thread=False)
+            for name, value in self._one.execute("SELECT key, value FROM Settings").fetchall():
+                if name.startswith("sqlite_"):  # SQLite keeps these for a connection
+                    self.reset(name, value, update=False)
+        return self._one
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._one is not None:
+            self._one.close()
+            self._one = None
+
+
 class _Description(NamedTuple):
     schema: list[tuple]
     settings: list[tuple]
 
 
-def open_cache(folder: Path) -> diskcache.Cache:
+def open_cache(folder: Path) -> OneConnection:
     """Opens the cache in a folder; what is not ours there is thrown away first.
 
     Raises:
@@ -79,7 +104,7 @@ def open_cache(folder: Path) -> diskcache.Cache:
         _create(folder)
         if not is_ours(folder):
             raise OSError(f"{folder} is changed by somebody else")
-    return diskcache.Cache(str(folder), timeout=PATIENCE, disk=BytesDisk, **_SETTINGS)  # type: ignore[arg-type]
+    return OneConnection(str(folder), timeout=PATIENCE, disk=BytesDisk, **_SETTINGS)  # type: ignore[arg-type]
 
 
 def is_ours(folder: Path, wait: float = PATIENCE) -> bool:

@@ -33,9 +33,11 @@ def vector_of(ids: NDArray[np.int64], vectors: NDArray[Any], child_id: int) -> N
 def children_of(block: Sequence[Any], dim: int) -> Children:
     """Decodes the columns of an embedding chunk: ids, vectors, live, total, versions, terms."""
     ids, vectors, live, total, versions, terms = block
-    count = len(ids) // 8
+    count, children = len(ids) // 8, np.frombuffer(ids, dtype="<i8")
+    if (children[1:] <= children[:-1]).any():
+        raise ValueError("its ids are not in order")
     return Children(
-        ids=np.frombuffer(ids, dtype="<i8"),
+        ids=children,
         vectors=np.frombuffer(vectors, dtype="<f2").reshape(count, -1, dim),
         live=np.frombuffer(live, dtype="<u4", count=count).astype(np.int64),
         total=np.frombuffer(total, dtype="<u4", count=count).astype(np.int64),
@@ -50,6 +52,11 @@ def pack_windows(windows: NDArray[np.float32]) -> bytes:
     scales = (np.where(peaks > 0, peaks, 1.0) / 127.0).astype("<f4")
     codes = np.rint(windows / scales[:, None]).astype(np.int8)
     return scales.tobytes() + codes.tobytes()
+
+
+def packed_size(count: int, dim: int) -> int:
+    """Bytes of so many windows."""
+    return count * (_SCALE_BYTES + dim)
 
 
 def unpack_windows(data: bytes, dim: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import apsw
 import apsw.sqlite_extra
 
 from mllm_plugin.store.filters import register_functions
+from mllm_plugin.store.surroundings import check_surroundings
 
 READ_WRITE = apsw.SQLITE_OPEN_READWRITE
 CREATE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -31,7 +33,13 @@ def connect(path: Path | str, flags: int, vfs: str, timeout: float) -> apsw.Conn
         flags: SQLite's.
         vfs: Name of the VFS.
         timeout: Seconds to wait for another writer.
+
+    Raises:
+        StoreError: The file, or one beside it, is none that SQLite should open.
     """
+    if not flags & apsw.SQLITE_OPEN_URI:
+        check_surroundings(Path(path), writes=not flags & apsw.SQLITE_OPEN_READONLY)
+        path = os.path.realpath(path)  # a VFS in Python takes no folder that is a link
     connection = apsw.Connection(str(path), flags=flags, vfs=vfs)
     connection.set_busy_timeout(int(timeout * 1000))
     for option, value in _GUARDS.items():

@@ -18,6 +18,7 @@ from mllm_plugin.store.schema import (
     FORMAT_VERSION,
     PAGE_SIZE,
     migrate,
+    readable,
     schema_problems,
 )
 
@@ -144,7 +145,7 @@ def check_file(connection: apsw.Connection, path: Path, *, read_only: bool) -> b
             f"{path} has format version {version}, this release reads up to {FORMAT_VERSION}; "
             f"upgrade mllm-plugin"
         )
-    if version < FORMAT_VERSION:
+    if version < FORMAT_VERSION and not (read_only and readable(version)):
         if read_only:
             raise FormatVersionError(
                 f"{path} has format version {version}, this release reads {FORMAT_VERSION}; open it once for "

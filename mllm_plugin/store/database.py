@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +17,14 @@ from mllm_plugin.errors import ClosedError, DamagedStoreError, NotFoundError, Re
 from mllm_plugin.errors import StoreBusyError as _Busy
 from mllm_plugin.store.connections import READ_WRITE, checksum_vfs, close, connect
 from mllm_plugin.store.creation import check_file, check_size, copy_file, create_file
-from mllm_plugin.store.failures import busy, consistent, forked, gone, translated
+from mllm_plugin.store.failures import busy, consistent, enough_handles, forked, gone, translated
 from mllm_plugin.store.filesystem import refuse_network_filesystem, sync
 from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.store.log import log_of
-from mllm_plugin.store.schema import migrate
+from mllm_plugin.store.schema import is_older, migrate, stand_in
 from mllm_plugin.store.scrub import scrub_vfs
 from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.surroundings import check_surroundings
 
 FILE_NAME = "memory.db"
 _LONG_LOG = 1000  # pages
@@ -68,11 +70,16 @@ class Database:
         self._used: dict[apsw.Connection, int] = {}  # by which thread
         self._lock, self._writing = threading.Lock(), threading.RLock()
         self._closed, self._size = False, -1
+        self._old = False  # of an older format, and not to be written
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
-        refuse_network_filesystem(folder)
-        if not self.path.exists():
+        with enough_handles(self.path):
+            refuse_network_filesystem(folder)
+        if not os.path.lexists(self.path):
             self._create(create)
+        check_surroundings(self.path, writes=not read_only)
+        if self.path.is_symlink():
+            self.place = self.path.resolve()  # its log lies beside the file itself
         if _identity(self.place) in _stranded:
             raise forked(self.path)
         self._file = _identity(self.place)
@@ -96,6 +103,8 @@ class Database:
             try:
                 connection.execute("BEGIN")
                 self._size = check_size(connection, self.place, self._size)
+                if self._old:
+                    stand_in(connection)
                 yield connection
             finally:
                 self._return_reader(connection)
@@ -111,10 +120,14 @@ class Database:
                 snapshot.end()
 
     @contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
-        """A write transaction: all of it is kept, or nothing."""
-        with self._exclusively(self.timeout) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+    def write(self, wait: float | None = None) -> Iterator[apsw.Connection]:
+        """A write transaction: all of it is kept, or nothing.
+
+        Args:
+            wait: Seconds to wait for another writer; the memory's timeout when left out.
+        """
+        with self._exclusively(wait) as connection:
+            self._begin(connection, wait)
             try:
                 self._size = check_size(connection, self.place, self._size)
                 yield connection
@@ -128,21 +141,27 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    def _begin(self, connection: apsw.Connection, wait: float | None) -> None:
+        if wait is not None and connection.in_transaction:  # of this very thread
+            raise busy(self.path, wait)
+        connection.execute("BEGIN IMMEDIATE")
+
     def exclusive(self, work: Callable[[apsw.Connection], _T], wait: float | None = None) -> _T:
         """Runs `work` on the writer's connection outside of a transaction (checkpoints, vacuum)."""
-        with self._exclusively(self.timeout if wait is None else wait) as connection:
+        with self._exclusively(wait) as connection:
             return work(connection)
 
     @contextmanager
-    def _exclusively(self, wait: float) -> Iterator[apsw.Connection]:
+    def _exclusively(self, wait: float | None) -> Iterator[apsw.Connection]:
         self.check_writable()
-        turn = self._writing
+        turn, wait = self._writing, self.timeout if wait is None else wait
         if not turn.acquire(timeout=wait):
-            raise busy(self.path, self.timeout)
+            raise busy(self.path, wait)
         try:
             with self._errors():
                 with self._lock:
                     connection = self._writer_connection()
+                    connection.set_busy_timeout(int(wait * 1000))
                     nested = connection in self._used
                     self._used[connection] = threading.get_ident()
                 try:
@@ -157,13 +176,10 @@ class Database:
         """Moves the write-ahead log into the file and empties it; False when a reader held it too long."""
 
         def checkpoint(connection: apsw.Connection) -> bool:
-            connection.set_busy_timeout(int(wait * 1000))
             try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except apsw.BusyError:
                 return False
-            finally:
-                connection.set_busy_timeout(int(self.timeout * 1000))
             with suppress(FileNotFoundError):
                 # SQLite syncs the file but not that the log is empty: after a power failure its old frames,
                 # with all that they hold, would be back. The log has no locks, so it may be opened here.
@@ -327,6 +343,7 @@ class Database:
             )
         with self.read() as tx:
             old = check_file(tx, self.path, read_only=self.read_only)
+            self._old = self.read_only and is_older(tx)
         if old:
             self.exclusive(migrate)
             with self.read() as tx:
@@ -334,7 +351,7 @@ class Database:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with translated(self.path, self.timeout), consistent(self.path):
+        with translated(self.path, self.timeout), enough_handles(self.path), consistent(self.path):
             yield
 
 

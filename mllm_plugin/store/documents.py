@@ -10,6 +10,7 @@ import apsw
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.filters import compile_filter
+from mllm_plugin.store.times import EXPIRED, Times, given_times, load_times
 from mllm_plugin.store.values import metadata_json
 from mllm_plugin.types import Document
 from mllm_plugin.unicode import text_flaw
@@ -23,6 +24,11 @@ class DocumentState(NamedTuple):
     metadata: str
     labels: tuple[str, ...]
     masks: tuple[str, ...]
+    times: Times = Times()
+
+    def masks_kept(self) -> tuple[str, ...]:
+        """The masks that what replaces it has too; whether that has expired is found anew."""
+        return tuple(name for name in self.masks if name != EXPIRED or not self.times.hidden)
 
 
 class Which(NamedTuple):
@@ -49,7 +55,8 @@ def document_state(tx: apsw.Connection, namespace_id: int, document_id: str) -> 
     if row is None:
         return None
     rowid, text_hash, metadata = row
-    return DocumentState(rowid, text_hash, metadata, _names(tx, "labels", rowid), _names(tx, "masks", rowid))
+    labels, masks = _names(tx, "labels", rowid), _names(tx, "masks", rowid)
+    return DocumentState(rowid, text_hash, metadata, labels, masks, load_times(tx, rowid))
 
 
 def document_hash(text: str, split: bool) -> bytes:
@@ -63,9 +70,10 @@ def same_text(state: DocumentState | None, document: Document, split: bool) -> b
 
 
 def same_fields(state: DocumentState, document: Document) -> bool:
-    """Whether metadata and labels are stored as the document has them."""
+    """Whether metadata, labels and times are stored as the document has them."""
     labels = tuple(sorted(set(document.labels)))
-    return state.metadata == metadata_json(document.metadata) and state.labels == labels
+    same = state.metadata == metadata_json(document.metadata) and state.labels == labels
+    return same and state.times.given == given_times(document)
 
 
 def check_selection(*, ids: Any, condition: Any, label: Any) -> None:
@@ -122,11 +130,16 @@ def add_masks(tx: apsw.Connection, rowids: Iterable[int], label: str) -> list[in
 
 
 def drop_masks(tx: apsw.Connection, rowids: Iterable[int], label: str | None) -> list[int]:
-    """Takes documents from under one mask, or all; returns those that are live now and were not."""
+    """Takes documents from under one mask, or all; returns those that are live now and were not.
+
+    What has expired stays masked for that, see `NamespaceWriter.renew`.
+    """
     turned = []
     for rowid in rowids:
         tx.execute(
-            "DELETE FROM masks WHERE document_rowid = ?1 AND (?2 IS NULL OR label = ?2)", (rowid, label)
+            "DELETE FROM masks WHERE document_rowid = ?1 AND (?2 IS NULL OR label = ?2) AND NOT (label = ?3 "
+            "AND EXISTS (SELECT 1 FROM times t WHERE t.document_rowid = ?1 AND t.hidden = 1))",
+            (rowid, label, EXPIRED),
         )
         masked = tx.execute("SELECT masked FROM documents WHERE document_rowid = ?", (rowid,)).get
         if masked and not _names(tx, "masks", rowid):

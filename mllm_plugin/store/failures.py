@@ -51,18 +51,33 @@ def translated(path: Path, timeout: float) -> Iterator[None]:
 
 
 @contextmanager
+def enough_handles(path: Path) -> Iterator[None]:
+    """Says that there are no file handles left where the system says so; other errors of it pass.
+
+    Raises:
+        StoreError: There are none.
+    """
+    try:
+        yield
+    except MLLMError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_HANDLES:
+            raise _no_handles(path) from error
+        raise
+
+
+@contextmanager
 def making(path: Path, timeout: float) -> Iterator[None]:
     """`translated`, and the system's errors too, for a new file."""
     try:
-        with translated(path, timeout):
+        with translated(path, timeout), enough_handles(path):
             yield
     except MLLMError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(f"no space left for {path}; nothing of it was kept") from error
-        if error.errno in _NO_HANDLES:
-            raise _no_handles(path) from error
         raise ReadOnlyStoreError(f"cannot make {path}: {error}") from error
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mllm_plugin.errors import UnsupportedFilesystemError
+from mllm_plugin.errors import StoreBusyError, UnsupportedFilesystemError
 
 if sys.platform != "win32":
     import fcntl
@@ -32,6 +32,7 @@ _NETWORK = {
 }
 _MOUNTS = Path("/proc/self/mounts")
 _DRAFT = ".draft"
+_SHARED_FIRST, _SHARED_BYTES = 0x40000002, 510  # bytes on which each of SQLite's connections has a lock
 
 
 def refuse_network_filesystem(folder: Path, mounts: Path = _MOUNTS) -> None:
@@ -82,6 +83,38 @@ def sync(path: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def held_alone(path: Path) -> Iterator[None]:
+    """Keeps every other process's SQLite from a file, by its own lock, while it is read beside SQLite.
+
+    Args:
+        path: A file that this process has not open. One that cannot be written is not locked.
+
+    Raises:
+        StoreBusyError: Another process has it open.
+    """
+    handle = None
+    try:
+        if sys.platform != "win32":
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDWR)
+        if handle is not None:
+            _lock_sqlite(handle, path)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock_sqlite(handle: int, path: Path) -> None:
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_BYTES, _SHARED_FIRST)
+    except (BlockingIOError, PermissionError):
+        raise StoreBusyError(f"another process has {path} open; close it there first") from None
+    except OSError:  # a file system without locks
+        return
 
 
 @contextmanager
@@ -148,9 +181,14 @@ def _held_folder(target: Path) -> tuple[Path, int]:
             os.close(handle)
 
 
+def drafts_of(target: Path) -> Iterator[Path]:
+    """The draft folders beside a file or folder."""
+    return target.parent.glob(f".{glob.escape(target.name)}.*{_DRAFT}")
+
+
 def _sweep(target: Path) -> None:
     """Deletes drafts that no living process holds."""
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.*{_DRAFT}"):
+    for folder in drafts_of(target):
         with suppress(OSError):
             handle, is_free = _lock(folder)
             try:
@@ -167,7 +205,7 @@ def _lock(folder: Path) -> tuple[int, bool | None]:
     """
     if sys.platform == "win32":
         return os.open(folder / ".lock", os.O_CREAT), None
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would not be opened ever
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -4,7 +4,9 @@ A filter is a dictionary as in LangGraph, Chroma or MongoDB: `{"year": {"$gte": 
 Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains, and $and $or $not. Several entries mean
 "and". A list in the metadata matches when any of its elements does; keys of nested objects are joined by
 dots. $ne, $nin and $not match documents without the key too. `None` equals a null and a missing key. Numbers
-compare exactly, integers of any size too. Dictionaries and lists may be nested 64 deep.
+compare exactly, integers of any size too. A datetime or date is compared, as the moment that it is, with
+values that are ISO 8601 text with a time zone, or a date (midnight UTC). {"$eq": [...]} means a list of just
+these values in this order. Dictionaries and lists may be nested 64 deep.
 """
 
 from __future__ import annotations
@@ -13,18 +15,22 @@ import json
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import apsw
 
+from mllm_plugin import clock
 from mllm_plugin.errors import FilterError
 from mllm_plugin.store.values import (
     LONG,
     exact,
     flatten,
+    lists_at,
     may_be_rounded,
     parsed_metadata,
+    same,
     scalar,
     scalar_flaw,
 )
@@ -44,6 +50,8 @@ _OPERATORS = ("$eq", "$ne", *_ORDER, "$in", "$nin", "$exists", "$contains", "$an
 _MOST_PARAMETERS = 30_000
 _MOST_CONDITIONS = 10_000
 _DEEPEST = 64
+_SAME = "same list"
+READ_MOMENT = "moment_of"  # SQL function too
 READ_VALUES = "values_match"  # SQL function, see `register_functions`
 
 
@@ -131,9 +139,9 @@ def _entry(key: str, value: Any, namespace_id: int) -> Clause:
 def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
     where = (namespace_id, key)
     if name in ("$eq", "$ne"):
-        if isinstance(operand, list | dict):
-            raise FilterError(f"{name} on {key!r} takes one value, got {operand!r}; use $in for several")
-        equal = _equal(operand, where)
+        if isinstance(operand, dict):
+            raise FilterError(f"{name} on {key!r} takes a value or a list, got {operand!r}")
+        equal = _list(operand, where) if isinstance(operand, list) else _equal(operand, where)
         return equal if name == "$eq" else _not(equal)
     if name in ("$in", "$nin"):
         if not isinstance(operand, list):
@@ -143,6 +151,8 @@ def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
     if name in _ORDER:
         if isinstance(operand, str):
             return _string(f"value {_ORDER[name]} ?", name, operand, where)
+        if isinstance(operand, date):
+            return _moment(_ORDER[name], operand, where)
         return _number(name, operand, where)
     if name == "$exists":
         if not isinstance(operand, bool):
@@ -157,7 +167,16 @@ def _operator(key: str, name: str, operand: Any, namespace_id: int) -> Clause:
     raise _unknown(name)
 
 
+def _list(values: list[Any], where: tuple[int, str]) -> Clause:
+    """A list of just these values: postings lead to documents that have all of them somewhere."""
+    plain = [value.isoformat() if isinstance(value, date) else value for value in values]
+    each = [_equal(value, where) for value in plain if value is not None]
+    return _all([*each, _read(_SAME, plain, where)])
+
+
 def _equal(value: Any, where: tuple[int, str]) -> Clause:
+    if isinstance(value, date):
+        return _moment("=", value, where)
     kind, posted = _scalar(value, where[1])
     if kind == "z":
         return _any([_postings("kind = 'z'", where), _not(_postings("1", where))])
@@ -168,10 +187,14 @@ def _equal(value: Any, where: tuple[int, str]) -> Clause:
 def _one_of(values: Iterable[Any], where: tuple[int, str]) -> Clause:
     """Equal to any of the values, however many: one lookup per kind."""
     by_kind: dict[tuple[str, bool], dict[Any, Any]] = {}
+    moments = []
     for value in values:
+        if isinstance(value, date):
+            moments.append(_moment("=", value, where))
+            continue
         kind, posted = _scalar(value, where[1])
         by_kind.setdefault((kind, _is_rounded(kind, posted)), {})[value] = posted
-    parts = [_equal(None, where)] if by_kind.pop(("z", False), None) else []
+    parts = [*moments, _equal(None, where)] if by_kind.pop(("z", False), None) else moments
     for (kind, rounded), operands in by_kind.items():
         chosen = "kind = ? AND value IN (SELECT value FROM json_each(?))"
         found = _postings(chosen, (*where, kind, json.dumps([*operands.values()])))
@@ -199,6 +222,14 @@ def _number(name: str, operand: Any, where: tuple[int, str]) -> Clause:
     return _any([beyond, _all([same, _read(name, operand, where)])])
 
 
+def _moment(comparison: str, operand: date, where: tuple[int, str]) -> Clause:
+    """A comparison of moments with every text that names one."""
+    if reason := clock.flaw(operand):
+        raise FilterError(f"{where[1]!r} cannot be compared with {operand!r}, which {reason}")
+    found = f"kind = 's' AND {READ_MOMENT}(value) {comparison} ?"
+    return _postings(found, (*where, clock.micros(clock.aware(operand))))
+
+
 def _read(name: str, operand: Any, where: tuple[int, str]) -> Clause:
     """A condition on the values as the document has them, where postings do not tell them apart."""
     return Clause(f"{READ_VALUES}(d.metadata, ?, ?, ?)", (where[1], name, json.dumps(operand)))
@@ -207,10 +238,19 @@ def _read(name: str, operand: Any, where: tuple[int, str]) -> Clause:
 def register_functions(connection: apsw.Connection) -> None:
     """Adds what compiled filters call to a connection."""
     connection.create_scalar_function(READ_VALUES, _values_match, 4, deterministic=True)  # pyright: ignore[reportArgumentType]
+    connection.create_scalar_function(READ_MOMENT, _moment_of, 1, deterministic=True)  # pyright: ignore[reportArgumentType]
+
+
+def _moment_of(text: str) -> int | None:
+    found = clock.parsed(text)
+    return None if found is None else clock.micros(found)
 
 
 def _values_match(metadata: str, key: str, name: str, operand: str) -> bool:
-    """Whether a long string, or a number, of the metadata compares as wanted; integers exactly."""
+    """Whether a list, a long string, or a number, of the metadata compares as wanted; integers exactly."""
+    if name == _SAME:
+        wanted = json.loads(operand)
+        return any(same(one, wanted) for one in lists_at(parsed_metadata(metadata), key))
     wanted, compare = _parsed(operand), _COMPARE[name]
     values = [value for found, value in flatten("", parsed_metadata(metadata)) if found == key]
     if isinstance(wanted, str):

@@ -49,6 +49,13 @@ class ImagePart:
         found = [(self.rows[a:b], self.counts[a:b]) for a, b in zip(first, last, strict=True)]
         return query.score(found, self.lengths, config)
 
+    def current(self) -> NDArray[np.bool_]:
+        """Chunks whose block is current, masked or not [n]."""
+        found = np.zeros(len(self.ids), dtype=np.bool_)
+        for first, last, _ in self.spans.values():
+            found[first:last] = True
+        return found
+
     def without(self, nodes: set[int]) -> ImagePart:
         """The same part with the rows of some nodes dead."""
         live = self.live.copy()

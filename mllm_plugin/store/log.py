@@ -50,7 +50,7 @@ def log_of(path: Path) -> Path:
 
 def read_log(path: Path) -> Log:
     """Reads a log; what is being written meanwhile counts as not yet there."""
-    if not path.exists():
+    if not path.is_file():
         return Log({}, 0, 0)
     while True:
         with path.open("rb") as file:

@@ -61,6 +61,11 @@ def find_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow | 
     return NamespaceRow(*row) if row else None
 
 
+def namespace_of(tx: apsw.Connection, namespace_id: int) -> NamespaceRow:
+    """A namespace's row by its number."""
+    return NamespaceRow(*tx.execute(f"SELECT {_COLUMNS} WHERE n.namespace_id = ?", (namespace_id,)).get)
+
+
 def namespaces_below(tx: apsw.Connection, prefix: Namespace) -> list[NamespaceRow]:
     """All namespaces that begin with `prefix`, itself included, in order of their names."""
     low = _path(prefix)
@@ -87,6 +92,11 @@ def create_namespace(tx: apsw.Connection, namespace: Namespace) -> NamespaceRow:
         found = find_namespace(tx, namespace)
     assert found is not None
     return found
+
+
+def touch_namespace(tx: apsw.Connection, row: NamespaceRow, write: int) -> None:
+    """Notes that a write changed something of a namespace beside its tree."""
+    tx.execute("UPDATE namespaces SET version = ? WHERE namespace_id = ?", (write, row.namespace_id))
 
 
 def _path(namespace: Namespace) -> str:

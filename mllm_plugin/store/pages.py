@@ -53,7 +53,7 @@ class Pages:
         self._file, self._log = path.open("rb"), None
         self._places: dict[int, int] = {}
         log = log_of(path)
-        if log.exists():
+        if log.is_file():
             self._places, self._log = read_log(log).places, log.open("rb")
         self.count = max(path.stat().st_size // PAGE_SIZE, *self._places, 0)
         self.damaged: set[int] = set()

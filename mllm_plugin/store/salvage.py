@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.chunking import Span
+from mllm_plugin.clock import FIRST, LAST
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.store.codec import children_of
 from mllm_plugin.store.creation import prepare
+from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NAME_SEPARATOR
 from mllm_plugin.store.pages import Cell, Pages
 from mllm_plugin.store.schema import migrate
+from mllm_plugin.store.times import Times
 from mllm_plugin.tree.node import Children
 from mllm_plugin.types import Namespace
 
@@ -57,6 +60,7 @@ class SavedDocument(NamedTuple):
     masks: tuple[str, ...]
     split: bool
     chunks: list[SavedChunk] | None
+    times: Times = Times()
 
 
 class Salvage:
@@ -73,7 +77,18 @@ class Salvage:
 
     def __init__(self, path: Path) -> None:
         self.pages = Pages(path)
-        self._roots = _roots_of_new_files() | self._stored_roots()
+        try:
+            with decoding(f"what is left of {path}"):
+                self._look_around()
+        except BaseException:
+            self.pages.close()
+            raise
+
+    def _look_around(self) -> None:
+        stored = self._stored_roots()
+        self._roots = _roots_of_new_files() | stored
+        if stored and "times" not in stored:  # of the first format
+            del self._roots["times"]
         self.notes: list[str] = []
         self.meta: dict[str, Any] = {row[0]: row[1] for row in self._index("meta") if len(row) == 2}
         dim = self.meta.get("dim")
@@ -85,6 +100,7 @@ class Salvage:
             row = self.pages.row(cell)
             if row is not None and len(row) == 6 and isinstance(row[1], int):
                 self._chunks[row[1]].append((cell.rowid, cell))
+        self._times = self._times_of_documents()
         before = len(self.pages.damaged)
         self._windows = {cell.rowid: cell for cell in self._cells("windows")}
         self._less_windows = len(self.pages.damaged) > before
@@ -134,7 +150,14 @@ class Salvage:
             masks=masks or (("",) if masked else ()),  # the mask's name is lost, not that it is masked
             split=bool(split),
             chunks=self._chunks_of(rowid, text),
+            times=self._times.get(rowid, Times()),
         )
+
+    def _times_of_documents(self) -> dict[int, Times]:
+        """Times by document; rows of another table, where theirs moved, are told by what they hold."""
+        rows = ((cell.rowid, self.pages.row(cell)) for cell in self._cells("times"))
+        found = {rowid: row[1:] for rowid, row in rows if row is not None and len(row) == len(Times()) + 1}
+        return {rowid: Times(*row) for rowid, row in found.items() if _are_times(row)}
 
     def _chunks_of(self, rowid: int, text: str) -> list[SavedChunk] | None:
         found, last = [], 0
@@ -158,7 +181,7 @@ class Salvage:
     def _windows_of(self, chunk_id: int) -> bytes | None:
         cell = self._windows.get(chunk_id)
         row = None if cell is None else self.pages.row(cell)
-        return row[1] if row is not None and isinstance(row[1], bytes) else None
+        return row[1] if row is not None and len(row) == 2 and isinstance(row[1], bytes) else None
 
     def _vector(self, node_id: int | None, chunk_id: int) -> NDArray[np.float16] | None:
         block = None if node_id is None else self._block(node_id)
@@ -184,7 +207,7 @@ class Salvage:
     def _namespaces(self) -> dict[int, str]:
         names = {row[1]: row[0] for row in self._index(_NAMES_OF_NAMESPACES) if len(row) == 2}
         for cell in self._cells("namespaces"):
-            if (row := self.pages.row(cell)) is not None:
+            if (row := self.pages.row(cell)) is not None and len(row) > 1:
                 names[cell.rowid] = row[1]
         return {number: name for number, name in names.items() if isinstance(name, str)}
 
@@ -203,6 +226,8 @@ class Salvage:
         found: dict[int, set[str]] = defaultdict(set)
         for name in _LABELS[table]:
             for row in self._index(name):
+                if len(row) != 2:
+                    continue
                 rowid, label = row if name == table else reversed(row)
                 if isinstance(rowid, int) and isinstance(label, str):
                     found[rowid].add(label)
@@ -213,15 +238,25 @@ class Salvage:
 
     def _stored_roots(self) -> dict[str, int]:
         rows = (self.pages.row(cell) for cell in self.pages.cells(1))
-        return {row[1]: row[3] for row in rows if row is not None and row[0] in ("table", "index")}
+        return {
+            row[1]: row[3]
+            for row in rows
+            if row is not None and len(row) == 5 and row[0] in ("table", "index") and isinstance(row[3], int)
+        }
 
     def _cells(self, table: str) -> Iterator[Cell]:
-        return self.pages.cells(self._roots[table])
+        return self.pages.cells(self._roots[table]) if table in self._roots else iter(())
 
     def _index(self, name: str) -> Iterator[list[Any]]:
         for cell in self._cells(name):
             if (row := self.pages.row(cell, index=True)) is not None:
                 yield row
+
+
+def _are_times(row: list[Any]) -> bool:
+    """Whether these can be times: moments of the calendar, and the last two always there."""
+    fits = (one is None or (isinstance(one, int) and FIRST <= one <= LAST) for one in row)
+    return None not in row[-2:] and all(fits)
 
 
 @lru_cache

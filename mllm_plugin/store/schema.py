@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import apsw
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 APPLICATION_ID = 0x4D4C4C4D  # "MLLM"
 PAGE_SIZE = 16384
 CHECKSUM_BYTES = 8
@@ -138,9 +138,32 @@ def m001_initial(connection: apsw.Connection) -> None:
     connection.execute(M001_INITIAL)
 
 
+M002_TIMES = """
+CREATE TABLE times (                      -- of documents, microseconds since 1970, UTC; NULL: not known
+    document_rowid INTEGER PRIMARY KEY REFERENCES documents ON DELETE CASCADE,
+    created INTEGER,
+    updated INTEGER,
+    expires INTEGER,
+    valid_from INTEGER,
+    valid_to INTEGER,
+    version INTEGER NOT NULL,             -- the write that last changed the document
+    hidden INTEGER NOT NULL               -- 1 while the document is masked because it has expired
+);
+CREATE INDEX times_by_expiry ON times (expires) WHERE hidden = 0 AND expires IS NOT NULL;
+"""
+
+
+def m002_times(connection: apsw.Connection) -> None:
+    """Times of documents; those that are there have none."""
+    connection.execute(M002_TIMES)
+
+
 # Each takes a file from the version before to its own, in one transaction with all later ones. They are not
 # changed any more once a release has them.
-MIGRATIONS = {1: m001_initial}
+MIGRATIONS = {1: m001_initial, 2: m002_times}
+
+# What stands in, empty, for what a file of this version lacks, so that it is read without being written.
+STAND_INS = {1: M002_TIMES.replace("CREATE TABLE", "CREATE TEMP TABLE").replace("times_by", "temp.times_by")}
 
 
 def migrate(connection: apsw.Connection) -> None:
@@ -158,9 +181,26 @@ def migrate(connection: apsw.Connection) -> None:
             connection.pragma("user_version", FORMAT_VERSION)
 
 
+def readable(version: int) -> bool:
+    """Whether a file of an older version can be read as it is."""
+    return all(step in STAND_INS for step in range(version, FORMAT_VERSION))
+
+
+def is_older(connection: apsw.Connection) -> bool:
+    """Whether a file has an older format."""
+    return connection.pragma("user_version") < FORMAT_VERSION
+
+
+def stand_in(connection: apsw.Connection) -> None:
+    """Gives a reader of an older file what the file lacks; it ends with the transaction."""
+    for step in range(connection.pragma("user_version"), FORMAT_VERSION):
+        connection.execute(STAND_INS[step])
+
+
 def schema_problems(connection: apsw.Connection) -> list[str]:
     """What in the schema is not ours: a stranger's trigger or view could change what is read and written."""
-    found, expected = _objects(connection), _expected(FORMAT_VERSION)
+    version = min(connection.pragma("user_version"), FORMAT_VERSION)
+    found, expected = _objects(connection), _expected(version)
     return [
         *(f"{kind} {name!r} does not belong in a memory" for kind, name in sorted(found.keys() - expected)),
         *(f"{kind} {name!r} is missing" for kind, name in sorted(expected.keys() - found)),

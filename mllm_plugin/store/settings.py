@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 from pydantic import ValidationError
@@ -14,10 +14,12 @@ from mllm_plugin.errors import FormatVersionError, InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
+from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.hierarchies import save_hierarchy
 from mllm_plugin.store.probes import save_probes
 from mllm_plugin.store.terms import save_word_rule
 
+_NAMES = ("encoder", "config", "hierarchy")
 _FIXED = ("chunking", "tree", "level0")
 
 
@@ -53,6 +55,13 @@ def load_settings(database: Database) -> Settings | None:
         rows = dict(tx.execute("SELECT key, value FROM meta WHERE key <> 'version'"))
     if not rows:
         return None
+    with decoding(f"a setting of {database.folder}"):
+        return _settings(database, rows)
+
+
+def _settings(database: Database, rows: dict[str, Any]) -> Settings:
+    if not isinstance(rows["dim"], int) or not all(isinstance(rows[name], str) for name in _NAMES):
+        raise TypeError("of another type")
     try:
         config = MemoryConfig.model_validate_json(rows["config"])
     except ValidationError as error:

@@ -18,13 +18,16 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin import clock
 from mllm_plugin.errors import ClosedError, DamagedStoreError
 from mllm_plugin.lexical import FIRST_RULE
 from mllm_plugin.store.codec import Windows, children_of, unpack_all, vector_of
 from mllm_plugin.store.documents import Selection, select_documents
 from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.filters import Clause
+from mllm_plugin.store.listing import Listing, count_documents, listed_documents
 from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
+from mllm_plugin.store.times import ALWAYS, EXPIRED, Times, When, last_overdue
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
     from mllm_plugin.store.hierarchies import HierarchyInUse
 
 _MOST_ROUTED = 512
+_TOP = 64  # no memory is so large that its tree has more levels
 _READ_BATCH = 64
+_TIMES = "t.created, t.updated, t.expires, t.valid_from, t.valid_to, t.version, t.hidden"
 _WANTED = "json_each(?) wanted CROSS JOIN"  # CROSS: the ids lead, however many rows the table has
 
 
@@ -89,10 +94,14 @@ class Snapshot:
     Args:
         connection: Within a transaction.
         dim: Width of the embeddings; read from the file when left out.
+
+    Attributes:
+        now: The time that it tells what has expired by, in microseconds since 1970.
     """
 
     def __init__(self, connection: apsw.Connection, dim: int | None = None) -> None:
         self._tx: Any = connection
+        self.now = clock.micros_now()
         if dim is not None:
             self.dim = dim
 
@@ -115,6 +124,11 @@ class Snapshot:
         """The folder of the memory that this one is an unfinished copy of."""
         return self._setting("copied_from")
 
+    @cached_property
+    def overdue(self) -> int | None:
+        """The latest expiry of a document that has expired and is not masked for it; None without one."""
+        return last_overdue(self._tx, self.now)
+
     def hierarchy(self, known: HierarchyInUse) -> Hierarchy:
         """The hierarchy that the nodes were folded with."""
         return known.of(self._tx)
@@ -134,7 +148,10 @@ class Snapshot:
         """A node of the tree."""
         query = "SELECT node_id, level, parent_id, version FROM nodes WHERE node_id = ?"
         with decoding(f"node {node_id}"):
-            return NodeRow(*self._tx.execute(query, (node_id,)).get)
+            found = NodeRow(*self._tx.execute(query, (node_id,)).get)
+            if not LEAF_LEVEL <= found.level <= _TOP:
+                raise ValueError(f"level {found.level}")
+            return found
 
     def nodes(self, row: NamespaceRow) -> list[NodeRow]:
         """All nodes of a namespace, the lowest level first."""
@@ -185,6 +202,27 @@ class Snapshot:
             (_listed(chunk_ids),),
         )
         return {chunk_id: Place(*found) for chunk_id, *found in rows}
+
+    def begins(self, chunk_ids: Iterable[int]) -> dict[int, int]:
+        """When the validity, or else the existence, of the documents of chunks began; by chunk id."""
+        rows = self._tx.execute(
+            f"SELECT c.chunk_id, coalesce(t.valid_from, t.created) FROM {_WANTED} chunks c "
+            "ON c.chunk_id = wanted.value JOIN times t USING (document_rowid)",
+            (_listed(chunk_ids),),
+        )
+        return {chunk_id: begin for chunk_id, begin in rows if begin is not None}
+
+    def spans(self, document_rowids: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
+        """Character offsets of all chunks of documents, in order, by row id."""
+        rows = self._tx.execute(
+            f'SELECT c.document_rowid, c.start, c."end" FROM {_WANTED} chunks c '
+            "ON c.document_rowid = wanted.value ORDER BY c.start",
+            (_listed(document_rowids),),
+        )
+        found: dict[int, list[tuple[int, int]]] = {}
+        for rowid, start, end in rows:
+            found.setdefault(rowid, []).append((start, end))
+        return found
 
     def windows(self, chunk_ids: NDArray[np.int64]) -> Windows:
         """Windows of chunks, in the order asked; none where none are stored."""
@@ -250,6 +288,14 @@ class Snapshot:
             condition = {}
         return select_documents(self._tx, row.namespace_id, ids=ids, condition=condition, label=label)
 
+    def listed(self, rows: Sequence[NamespaceRow], listing: Listing) -> Iterator[tuple[NamespaceRow, int]]:
+        """Namespace and row id of the documents of some namespaces."""
+        return listed_documents(self._tx, rows, listing, self._live)
+
+    def count(self, rows: Sequence[NamespaceRow], listing: Listing) -> int:
+        """How many documents some namespaces have."""
+        return count_documents(self._tx, rows, listing, self._live)
+
     def documents(self, row: NamespaceRow, rowids: Sequence[int]) -> Iterator[StoredDocument]:
         """Documents by row id, in the order asked."""
         for start in range(0, len(rowids), _READ_BATCH):
@@ -257,13 +303,15 @@ class Snapshot:
             labels, masks = self._names("labels", wanted), self._names("masks", wanted)
             rows = self._tx.execute(
                 "SELECT d.document_rowid, d.id, d.text, d.metadata, d.split, "
-                "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid) "
-                f"FROM {_WANTED} documents d ON d.document_rowid = wanted.value AND d.namespace_id = ?",
+                "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid), "
+                f"{_TIMES} FROM {_WANTED} documents d "
+                "ON d.document_rowid = wanted.value AND d.namespace_id = ? "
+                "LEFT JOIN times t USING (document_rowid)",
                 (_listed(wanted), row.namespace_id),
             ).fetchall()
             found = {rowid: fields for rowid, *fields in rows}
             for rowid in filter(found.__contains__, wanted):
-                document_id, text, metadata, split, chunks = found[rowid]
+                document_id, text, metadata, split, chunks, *times = found[rowid]
                 with decoding(f"document {document_id!r}"):
                     document = StoredDocument(
                         id=document_id,
@@ -271,11 +319,17 @@ class Snapshot:
                         metadata=parsed_metadata(metadata),
                         namespace=row.namespace,
                         labels=tuple(labels.get(rowid, ())),
-                        masks=tuple(masks.get(rowid, ())),
+                        masks=self._masks_of(masks.get(rowid, []), expires=times[2]),
                         chunks=chunks,
                         split=bool(split),
+                        **_times(times).fields(),
                     )
                 yield document
+
+    def _masks_of(self, stored: list[str], expires: int | None) -> tuple[str, ...]:
+        """The masks of a document, that of its expiry too where it could not be written yet."""
+        expired = expires is not None and expires <= self.now
+        return tuple(sorted({*stored, EXPIRED}) if expired else stored)
 
     def chunks(self, row: NamespaceRow, rowids: Sequence[int]) -> Iterator[StoredChunk]:
         """Live chunks of documents by row id, in the order asked."""
@@ -284,7 +338,7 @@ class Snapshot:
             rows = self._tx.execute(
                 'SELECT d.document_rowid, d.id, d.text, c.chunk_id, c.start, c."end" '
                 f"FROM {_WANTED} documents d ON d.document_rowid = wanted.value AND d.namespace_id = ? "
-                "JOIN chunks c USING (document_rowid) WHERE d.masked = 0 "
+                f"JOIN chunks c USING (document_rowid) WHERE {self._live} "
                 "ORDER BY wanted.key, c.start, c.chunk_id",
                 (_listed(wanted), row.namespace_id),
             ).fetchall()
@@ -293,32 +347,50 @@ class Snapshot:
                 text = texts[rowid][first:last]
                 yield StoredChunk(chunk_id, document_id, text, first, last, row.namespace)
 
-    def texts(self, rowids: Iterable[int]) -> dict[int, tuple[str, str]]:
-        """Text and metadata (JSON) of documents, by row id."""
-        query = f"SELECT document_rowid, text, metadata FROM {_WANTED} documents ON document_rowid = value"
-        rows = self._tx.execute(query, (_listed(rowids),))
-        return {rowid: (text.decode("utf-8"), metadata) for rowid, text, metadata in rows}
+    def texts(self, rowids: Iterable[int]) -> dict[int, tuple[str, str, Times]]:
+        """Text, metadata (JSON) and times of documents, by row id."""
+        rows = self._tx.execute(
+            f"SELECT d.document_rowid, d.text, d.metadata, {_TIMES} FROM {_WANTED} documents d "
+            "ON d.document_rowid = wanted.value LEFT JOIN times t USING (document_rowid)",
+            (_listed(rowids),),
+        )
+        return {
+            rowid: (text.decode("utf-8"), metadata, _times(times)) for rowid, text, metadata, *times in rows
+        }
 
     def live_sizes(self, row: NamespaceRow) -> NDArray[np.int64]:
         """Row id and bytes of text [n, 2] of every document that is not masked."""
         rows = self._tx.execute(
-            "SELECT document_rowid, length(text) FROM documents WHERE namespace_id = ? AND masked = 0 "
-            "ORDER BY document_rowid",
+            "SELECT d.document_rowid, length(d.text) FROM documents d "
+            f"WHERE d.namespace_id = ? AND {self._live} ORDER BY d.document_rowid",
             (row.namespace_id,),
         )
         return np.array(list(rows), dtype=np.int64).reshape(-1, 2)
 
     def masks(self, row: NamespaceRow) -> dict[str, set[str]]:
-        """Names of the masks on each document of a namespace, by its id, in the order they were added."""
+        """Names of the masks on each document of a namespace, by its id, in the order they were added.
+
+        That of its expiry is left out: it follows from the time.
+        """
         rows = self._tx.execute(
-            "SELECT d.id, m.label FROM documents d LEFT JOIN masks m USING (document_rowid) "
-            "WHERE d.namespace_id = ? ORDER BY d.document_rowid",
-            (row.namespace_id,),
+            "SELECT d.id, m.label FROM documents d LEFT JOIN times t USING (document_rowid) "
+            "LEFT JOIN masks m ON m.document_rowid = d.document_rowid "
+            "AND NOT (m.label = ?2 AND coalesce(t.hidden, 0)) "
+            "WHERE d.namespace_id = ?1 ORDER BY d.document_rowid",
+            (row.namespace_id, EXPIRED),
         )
         found: dict[str, set[str]] = {}
         for document_id, label in rows:
             found.setdefault(document_id, set()).update(() if label is None else (label,))
         return found
+
+    @property
+    def _live(self) -> str:
+        """The condition on a document `d` that is neither masked nor expired."""
+        if self.overdue is None:
+            return "d.masked = 0"
+        expired = f"SELECT document_rowid FROM times WHERE hidden = 0 AND expires <= {self.overdue}"
+        return f"d.masked = 0 AND d.document_rowid NOT IN ({expired})"
 
     def _names(self, table: str, rowids: Iterable[int]) -> dict[int, list[str]]:
         """Labels or masks in order of their names, by row id of the document."""
@@ -333,13 +405,17 @@ class Snapshot:
     # -- what leads to chunks
     # ------------------------------------------------------------------------------------
 
-    def matching(self, row: NamespaceRow, clause: Clause, exclude_labels: Iterable[str]) -> NDArray[np.int64]:
-        """Live chunks that a compiled filter lets through, and their homes [n, 2]."""
+    def matching(
+        self, row: NamespaceRow, clause: Clause, exclude_labels: Iterable[str], when: When = ALWAYS
+    ) -> NDArray[np.int64]:
+        """Chunks that a filter lets through, and their homes [n, 2]; live ones, or as `when` says."""
+        seen, parameters = when.condition(self._live, self.overdue)
+        times = "LEFT JOIN times t USING (document_rowid) " if when.restricts() else ""
         rows = self._tx.execute(
-            "SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) "
-            f"WHERE d.namespace_id = ? AND d.masked = 0 AND ({clause.sql}) AND d.document_rowid NOT IN "
+            f"SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) {times}"
+            f"WHERE d.namespace_id = ? AND {seen} AND ({clause.sql}) AND d.document_rowid NOT IN "
             "(SELECT document_rowid FROM labels WHERE label IN (SELECT value FROM json_each(?)))",
-            (row.namespace_id, *clause.parameters, _listed(exclude_labels)),
+            (row.namespace_id, *parameters, *clause.parameters, _listed(exclude_labels)),
         )
         return np.array(list(rows), dtype=np.int64).reshape(-1, 2)
 
@@ -371,6 +447,11 @@ class Snapshot:
 
     def _setting(self, key: str) -> Any:
         return self._tx.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+
+
+def _times(columns: Sequence[Any]) -> Times:
+    """Times as a left join gives them."""
+    return Times() if columns[-1] is None else Times(*columns)
 
 
 class _Ended:

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from mllm_plugin import clock
 from mllm_plugin.errors import InvalidDocumentError
 from mllm_plugin.unicode import text_flaw
 
@@ -26,7 +27,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^\s\[\]{}:,"]+')
 _INSTEAD: tuple[tuple[Any, str], ...] = (
     (float, "leave the key out, or use None"),
     (Enum, "use value.value"),
-    (date | time, "use value.isoformat(), which also sorts by time"),
+    (time, "use value.isoformat(), which also sorts by time"),
     (timedelta, "use value.total_seconds()"),
     (set | frozenset, "use sorted(value)"),
     (bytes | bytearray | memoryview, "use bytes(value).decode(), or base64 text"),
@@ -47,7 +48,7 @@ class Posting(NamedTuple):
 
 
 def metadata_json(metadata: Mapping[str, Any]) -> str:
-    """Metadata as JSON.
+    """Metadata as JSON; dates and datetimes as ISO 8601 text.
 
     Raises:
         InvalidDocumentError: It is not made of JSON values with string keys, holds a lone surrogate, or is
@@ -55,7 +56,11 @@ def metadata_json(metadata: Mapping[str, Any]) -> str:
     """
     if found := _flaw(metadata):
         raise InvalidDocumentError(f"metadata{found[0]} {found[1]}")
-    return json.dumps(metadata, ensure_ascii=False, allow_nan=False, default=dict)
+    return json.dumps(metadata, ensure_ascii=False, allow_nan=False, default=_as_json)
+
+
+def _as_json(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else dict(value)
 
 
 def parsed_metadata(text: str) -> dict[str, Any]:
@@ -117,7 +122,29 @@ def flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(item, list | tuple):
             waiting += ((name, one) for one in item)
         else:
-            yield name, item
+            yield name, item.isoformat() if isinstance(item, date) else item
+
+
+def lists_at(metadata: Mapping[str, Any], key: str) -> Iterator[list[Any]]:
+    """The lists that a key names, as `flatten` names scalars."""
+    waiting: list[tuple[str, Any]] = [("", metadata)]
+    while waiting:
+        name, item = waiting.pop()
+        if isinstance(item, Mapping):
+            waiting += ((f"{name}.{inner}" if name else inner, one) for inner, one in item.items())
+        elif isinstance(item, list | tuple):
+            if name == key:
+                yield list(item)
+            waiting += ((name, one) for one in item)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal; `1` and `1.0` are, `1` and true are not."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def scalar(value: str | float | None) -> tuple[str, str | float]:
@@ -156,6 +183,8 @@ def scalar_flaw(value: Any) -> str:
         return "" if math.isfinite(value) else f"is {value!r}, which JSON does not have: {_instead(value)}"
     if isinstance(value, int):
         return _size_flaw(value)
+    if isinstance(value, date):
+        return clock.flaw(value)
     return "" if value is None else f"is {shown(value)} of type {_kind(value)}: {_instead(value)}"
 
 

@@ -11,7 +11,7 @@ import apsw
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import DamagedStoreError, InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy, parse_weights
-from mllm_plugin.store.failures import decoding, translated
+from mllm_plugin.store.failures import damaged, decoding, translated
 from mllm_plugin.store.log import log_of, read_log
 from mllm_plugin.store.namespaces import namespaces_below
 from mllm_plugin.store.schema import schema_problems
@@ -40,7 +40,7 @@ def verify_store(
     """
     checked: Counter[str] = Counter()
     parts: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        ("file", lambda: _file(tx)),
+        ("file", lambda: _file(tx, path)),
         ("log", lambda: _log(path)),
         ("schema", lambda: schema_problems(tx)),
         ("file", lambda: _orphans(tx)),
@@ -62,9 +62,10 @@ def found_in(name: str, check: Callable[[], Iterable[str]], path: Path) -> Itera
         yield f"{where}{error}"
 
 
-def _file(tx: apsw.Connection) -> Iterator[str]:
+def _file(tx: apsw.Connection, path: Path) -> Iterator[str]:
     lines = [text for (text,) in tx.execute("PRAGMA integrity_check") if text != "ok"]
-    yield from lines[:_SHOWN]
+    if lines:
+        yield str(damaged(path, " ".join("; ".join(lines[:_SHOWN]).split())))
     if len(lines) > _SHOWN:
         yield f"and {len(lines) - _SHOWN} more of this kind"
     for table, row, *_ in tx.execute("PRAGMA foreign_key_check"):

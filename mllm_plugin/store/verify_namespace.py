@@ -15,6 +15,7 @@ from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.terms import word_rule
+from mllm_plugin.store.times import load_times
 from mllm_plugin.store.values import parsed_metadata, postings
 from mllm_plugin.tree.editor import LEAF_LEVEL, Fold
 from mllm_plugin.tree.node import Children
@@ -237,6 +238,8 @@ class NamespaceCheck:
         masks = self._tx.execute("SELECT count(*) FROM masks WHERE document_rowid = ?", (rowid,)).get
         if bool(masked) != bool(masks):
             yield f"document {document_id!r}: masked flag and masks differ"
+        if load_times(self._tx, rowid).hidden and not masks:
+            yield f"document {document_id!r}: it has expired and is not masked"
         spans = self._tx.execute(
             'SELECT c.chunk_id, c.start, c."end", c.node_id, w.data FROM chunks c '
             "LEFT JOIN windows w USING (chunk_id) WHERE c.document_rowid = ? ORDER BY c.start",

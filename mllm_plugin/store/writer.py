@@ -10,12 +10,15 @@ import apsw
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin import clock
 from mllm_plugin.chunking import Span
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.lexical import TermCounts
+from mllm_plugin.store.documents import drop_masks
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
 from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms, word_rule
+from mllm_plugin.store.times import EXPIRED, Times, save_times, stamped
 from mllm_plugin.store.values import Posting, metadata_json, parsed_metadata, postings
 from mllm_plugin.tree.editor import Fold, TreeEditor
 from mllm_plugin.tree.node import Children
@@ -32,6 +35,8 @@ class PreparedDocument:
         windows: Packed windows per chunk, or None without level 0.
         chunk_hashes: Of namespace and chunk text; None where the caller gave the vector.
         masks: Labels under which the document is masked from the start.
+        before: Times of the document that it replaces.
+        kept: Its times in the memory that it comes from.
     """
 
     document: Document
@@ -42,6 +47,8 @@ class PreparedDocument:
     windows: Sequence[bytes] | None
     chunk_hashes: Sequence[bytes | None]
     masks: tuple[str, ...] = ()
+    before: Times | None = None
+    kept: Times | None = None
 
     def with_masks(self, masks: tuple[str, ...]) -> PreparedDocument:
         """The same document, masked also under these labels."""
@@ -71,7 +78,7 @@ class NamespaceWriter:
     ) -> None:
         self._tx, self._row, self._config, self._dim = tx, row, config, dim
         self._id = row.namespace_id
-        self._version = next_version(tx)
+        self._version, self._now = next_version(tx), clock.micros_now()
         self._live_chunks, self._live_terms, self._provisional = (
             row.live_chunks,
             row.live_terms,
@@ -139,8 +146,15 @@ class NamespaceWriter:
         )
         return sum(map(len, homes.values()))
 
-    def set_metadata(self, rowid: int, document: Document) -> None:
-        """Replaces metadata and labels."""
+    def renew(self, rowid: int, document: Document, before: Times, kept: Times | None) -> None:
+        """Replaces metadata, labels and times; what is no longer expired is live again."""
+        times = stamped(document, self._version, self._now, before, kept)
+        save_times(self._tx, rowid, times)
+        if before.hidden and drop_masks(self._tx, [rowid], EXPIRED):
+            self.set_masked([rowid], False)
+        self._set_metadata(rowid, document)
+
+    def _set_metadata(self, rowid: int, document: Document) -> None:
         self._delete_postings(rowid)
         text = metadata_json(document.metadata)
         self._tx.execute("UPDATE documents SET metadata = ? WHERE document_rowid = ?", (text, rowid))
@@ -198,6 +212,7 @@ class NamespaceWriter:
         self._insert_postings(rowid, postings(document.metadata))
         self._insert_labels("labels", rowid, document.labels)
         self._insert_labels("masks", rowid, item.masks)
+        save_times(self._tx, rowid, stamped(document, self._version, self._now, item.before, item.kept))
         chunk_ids = []
         for span, text_hash in zip(item.spans, item.chunk_hashes, strict=True):
             self._tx.execute(

@@ -10,7 +10,7 @@ Shapes: b queries, n candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.hierarchy.setting import FEATURES, Setting
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
@@ -47,12 +48,24 @@ class LeafEvidence:
         documents: Document id of each candidate.
         relevant: Ids of the documents that answer the query.
         vectors: Pooled embeddings [n, d], float16, when they were asked for.
+        chunks: That were searched, see `Setting`; 0 where that is not known.
     """
 
     features: NDArray[np.float32]
     documents: tuple[str, ...]
     relevant: frozenset[str]
     vectors: NDArray[np.float16] | None = None
+    chunks: int = 0
+
+    def without_answers(self) -> LeafEvidence:
+        """What a memory would find that cannot answer the query."""
+        rows = [row for row, document in enumerate(self.documents) if document not in self.relevant]
+        documents = tuple(self.documents[row] for row in rows)
+        return replace(self, features=self.features[rows], documents=documents, vectors=None)
+
+    def setting(self, scores: NDArray[np.floating]) -> Setting:
+        """Of the search, given the scores of the candidates [n], which are at least one."""
+        return Setting.of(scores, self.chunks)
 
     def ranking(self, scores: NDArray[np.floating], depth: int = 10) -> list[str]:
         """The `depth` best documents by scores of the candidates [n]."""
@@ -184,57 +197,64 @@ def train_leaf(
         optimizer.step()
         schedule.step()
     weights = module.numbers()
-    return {"weights": weights, "relevance": calibrate_relevance(evidence, weights)}
+    return {"weights": weights, **calibrate_relevance(evidence, weights)}
 
 
 def calibrate_relevance(
     evidence: Mapping[str, Sequence[LeafEvidence]], weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Slope and offset [2] of the logistic fit of relevance on the scores of every query's best chunks.
+) -> dict[str, NDArray[np.float32]]:
+    """The logistic fit of relevance on scores of every query's best chunks, and on what their search tells.
 
-    All sets weigh the same, and so do relevant and other chunks of a set: how many documents of a memory
-    answer a question is not known before.
+    Every query that has an answer counts a second time without it, so that relevance knows searches which
+    have none. All sets weigh the same, and so do relevant and other chunks of a set: how many documents of a
+    memory answer a question is not known before.
+
+    Returns:
+        Tensors for `LeafRanker`: `relevance` [2], and where the searches are known `setting` [f].
 
     Raises:
         InvalidInputError: No set has both relevant and other chunks among the best.
     """
-    scores, labels, shares = [], [], []
+    inputs, labels, shares = [], [], []
     for rows in evidence.values():
-        found, relevant = _best_scores(rows, weights)
+        found, relevant = _best_inputs(rows, weights)
         if relevant.any() and not relevant.all():
-            scores.append(found)
+            inputs.append(found)
             labels.append(relevant)
             shares.append(np.where(relevant, 0.5 / relevant.mean(), 0.5 / (~relevant).mean()) / len(found))
-    if not scores:
+    if not inputs:
         raise InvalidInputError("relevance needs both relevant and other documents among the candidates")
-    return np.array(logistic_fit(*map(np.concatenate, (scores, labels, shares))), dtype=np.float32)
+    fitted = logistic_fit(*map(np.concatenate, (inputs, labels, shares))).astype(np.float32)
+    tensors = {"relevance": fitted[[0, -1]].clip([0, -np.inf])}  # never against the order of the scores
+    return {**tensors, "setting": fitted[1:-1]} if fitted[1:-1].any() else tensors
 
 
 def logistic_fit(
-    scores: NDArray[np.float64],
+    inputs: NDArray[np.float64],
     labels: NDArray[np.bool_],
     shares: NDArray[np.float64],
     *,
     ridge: float = 1e-4,
     steps: int = 50,
-) -> tuple[float, float]:
-    """Slope and offset of the logistic fit of labels on scores.
+) -> NDArray[np.float64]:
+    """Weights of the inputs, and the offset, of the logistic fit of labels [f + 1].
 
     Args:
-        scores: [n].
+        inputs: [n, f].
         labels: [n].
         shares: Weight of each in the fit [n].
-        ridge: Keeps the slope finite where a score parts the labels without a mistake.
+        ridge: Keeps the weights finite where an input parts the labels without a mistake.
         steps: Of Newton's method.
     """
-    middle, shares = scores.mean(), shares / shares.sum()
-    inputs = np.stack([scores - middle, np.ones_like(scores)], axis=1)
-    weights, penalty = np.zeros(2), np.diag([ridge, 1e-12])
+    middle, shares = inputs.mean(axis=0), shares / shares.sum()
+    inputs = np.column_stack([inputs - middle, np.ones(len(inputs))])
+    weights, penalty = np.zeros(inputs.shape[1]), np.diag([*np.full(len(middle), ridge), 1e-12])
     for _ in range(steps):
         chance = 1 / (1 + np.exp(-np.clip(inputs @ weights, -30, 30)))
         curvature = inputs.T @ (inputs * (shares * chance * (1 - chance))[:, None]) + penalty
         weights += np.linalg.solve(curvature, inputs.T @ (shares * (labels - chance)) - penalty @ weights)
-    return float(weights[0]), float(weights[1] - weights[0] * middle)
+    weights[-1] -= weights[:-1] @ middle
+    return weights
 
 
 def best_chunks(scores: Tensor, groups: Tensor) -> Tensor:
@@ -254,8 +274,13 @@ def _evidence(
 ) -> LeafEvidence:
     cosine, window = evidence_of(view, query, candidates)
     features = np.stack([cosine, window, candidates.lexical], axis=1).astype(np.float32)
-    kept = candidates.vectors.astype(np.float16) if vectors else None
-    return LeafEvidence(features, tuple(_documents(view, candidates.ids)), relevant, kept)
+    return LeafEvidence(
+        features,
+        tuple(_documents(view, candidates.ids)),
+        relevant,
+        candidates.vectors.astype(np.float16) if vectors else None,
+        chunks=view.answers,
+    )
 
 
 def _documents(view: View, ids: NDArray[np.int64]) -> Iterator[str]:
@@ -264,17 +289,18 @@ def _documents(view: View, ids: NDArray[np.int64]) -> Iterator[str]:
     return (places[chunk].document_id for chunk in ids.tolist())
 
 
-def _best_scores(
+def _best_inputs(
     rows: Sequence[LeafEvidence], weights: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores of the best chunks of all queries, and whether their documents are relevant."""
-    scores, relevant = [], []
-    for one in rows:
-        values = one.features.astype(np.float64) @ weights
-        best = np.argsort(-values)[:_CALIBRATED]
-        scores += values[best].tolist()
-        relevant += [one.documents[row] in one.relevant for row in best]
-    return np.array(scores, dtype=np.float64), np.array(relevant, dtype=bool)
+    """Score and setting of the best chunks of all queries [n, 1 + f], and whether they are relevant [n]."""
+    inputs, relevant = [np.zeros((0, 1 + FEATURES))], [np.zeros(0, dtype=bool)]
+    for one in (*rows, *(row.without_answers() for row in rows if row.relevant)):
+        scores = one.features.astype(np.float64) @ weights
+        best = np.argsort(-scores)[:_CALIBRATED]
+        known = one.setting(scores).features() if one.chunks and len(best) else np.zeros(FEATURES)
+        inputs.append(np.column_stack([scores[best], np.tile(known, (len(best), 1))]))
+        relevant.append(np.array([one.documents[row] in one.relevant for row in best], dtype=bool))
+    return np.concatenate(inputs), np.concatenate(relevant)
 
 
 def _teaches(one: LeafEvidence) -> bool:

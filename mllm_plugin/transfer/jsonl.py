@@ -14,17 +14,28 @@ from typing import IO, Any
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.transfer.records import Record, to_record
 
+_LONGEST = 1 << 30  # bytes, so that one line does not take all memory; vectors make a line many times as long
 
-def read_jsonl(path: Path) -> Iterator[Record]:
+
+def read_jsonl(path: Path, longest: int = _LONGEST) -> Iterator[Record]:
     """Reads a file line by line; blank lines are left out.
 
+    Args:
+        path: The file.
+        longest: Bytes of a line that are read; a longer one is not held in memory.
+
     Raises:
-        InvalidInputError: A line is no JSON or no record; the message names it.
+        InvalidInputError: A line is too long, no JSON or no record; the message names it.
     """
     number = 0
     try:
         with _opened(path, "rb") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(iter(lambda: stream.readline(longest + 1), b""), start=1):
+                if len(line) > longest:
+                    raise InvalidInputError(
+                        f"{path}, line {number}: longer than {longest:,} bytes. A line holds one document: "
+                        f"export it without vectors, or divide it"
+                    )
                 if line.strip():
                     where = f"{path}, line {number}"
                     yield to_record(_parsed(line, where), where)

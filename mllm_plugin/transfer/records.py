@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.records import Record, validated
+from mllm_plugin.records import TIMES, Record, validated
 
 _ID = ("id", "_id", "id_")
 _TEXT = ("text", "page_content", "content", "document")
 _VECTOR = ("embedding", "vector")
 _LISTS = ("namespace", "labels", "masks")
 _KNOWN = {*_ID, *_TEXT, *_VECTOR, *_LISTS, "metadata", "split", "chunks", "encoder"}
+_OF_AN_EXPORT = {"id", "text", "metadata", "split", *_LISTS}  # other products have times of their own meaning
+_PAST = {*TIMES, "version"}
 
 
 def to_record(item: Any, where: str, vector: Sequence[float] | None = None) -> Record:
@@ -35,6 +37,7 @@ def to_record(item: Any, where: str, vector: Sequence[float] | None = None) -> R
     record = {"id": _first(item, _ID), "text": _first(item, _TEXT), "metadata": _metadata(item)}
     record |= {name: _several(item.get(name)) for name in _LISTS}
     record |= {"split": item.get("split", True), "encoder": item.get("encoder")}
+    record |= {name: item[name] for name in _known(item) & _PAST & item.keys()}
     if isinstance(record["id"], int) and not isinstance(record["id"], bool):
         record["id"] = str(record["id"])
     vector = vector if vector is not None else _first(item, _VECTOR)
@@ -78,7 +81,11 @@ def _metadata(item: Mapping[str, Any]) -> Any:
     metadata = item.get("metadata") or {}
     if not isinstance(metadata, Mapping):
         return metadata
-    return {name: value for name, value in item.items() if name not in _KNOWN} | dict(metadata)
+    return {name: value for name, value in item.items() if name not in _known(item)} | dict(metadata)
+
+
+def _known(item: Mapping[str, Any]) -> set[str]:
+    return _KNOWN | _PAST if item.keys() >= _OF_AN_EXPORT else _KNOWN
 
 
 def _several(value: Any) -> Any:

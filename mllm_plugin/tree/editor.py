@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import TreeConfig
+from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.tree.clustering import group
 from mllm_plugin.tree.node import Children, Node
 
 LEAF_LEVEL = 2  # the level of nodes whose children are chunks
 _PLACEMENT_WIDTH = 4
+_CARE = "`mllm verify` lists what is wrong, `mllm repair` keeps every document that can be read"
 _MOST_PASSES = 16  # small groups may be left over; large ones never are
 
 Fold = Callable[[int, NDArray[np.float16], NDArray[np.bool_]], NDArray[np.float16]]
@@ -137,7 +139,7 @@ class TreeEditor:
         """Folds every node but the root anew, chunks' nodes one at a time; returns how many."""
         if self.root_id is None:
             return 0
-        above = [node for node in self._walk_above() if node.level > LEAF_LEVEL]
+        above = list(self._walk(LEAF_LEVEL + 1)) if self._node(self.root_id).level > LEAF_LEVEL else []
         folded = 0
         for node in above:
             if node.level == LEAF_LEVEL + 1:
@@ -203,23 +205,36 @@ class TreeEditor:
         if node_id in self._stored:
             self._store.delete(node_id)
 
-    def _walk(self) -> Iterator[Node]:
-        """All nodes, parents first."""
-        pending = [] if self.root_id is None else [self.root_id]
+    def _walk(self, lowest: int = LEAF_LEVEL) -> Iterator[Node]:
+        """All nodes from level `lowest` on, parents first.
+
+        Raises:
+            DamagedStoreError: A node is reached twice.
+        """
+        pending = [] if self.root_id is None else [self._node(self.root_id)]
+        seen = {node.node_id for node in pending}
         while pending:
-            node = self._node(pending.pop())
-            if node.level > LEAF_LEVEL:
-                pending.extend(node.children.ids.tolist())
+            node = pending.pop()
+            if node.level > lowest:
+                ids = node.children.ids.tolist()
+                if not seen.isdisjoint(ids):
+                    raise DamagedStoreError(f"a node below node {node.node_id} has two parents; {_CARE}")
+                seen.update(ids)
+                pending.extend(self._below(node, ids))
             yield node
 
-    def _walk_above(self) -> Iterator[Node]:
-        """All nodes above the lowest level, parents first."""
-        pending = [self.root_id]
-        while pending:
-            node = self._node(pending.pop())  # type: ignore[arg-type]
-            if node.level > LEAF_LEVEL + 1:
-                pending.extend(node.children.ids.tolist())
-            yield node
+    def _below(self, node: Node, ids: list[int]) -> list[Node]:
+        """Children of a node that has nodes for children.
+
+        Raises:
+            DamagedStoreError: One is not of the level below; so no walk goes in circles.
+        """
+        found = [self._node(one) for one in ids]
+        if any(one.level != node.level - 1 for one in found):
+            raise DamagedStoreError(
+                f"a node below node {node.node_id} is not of level {node.level - 1}; {_CARE}"
+            )
+        return found
 
     # -- placement
     # -----------------------------------------------------------------------------------------------
@@ -236,7 +251,7 @@ class TreeEditor:
             scores = np.concatenate([node.children.directions @ vector for node in frontier])
             width = _PLACEMENT_WIDTH if frontier[0].level > level + 1 else 1
             best = ids[np.argsort(-scores, kind="stable")[:width]]
-            frontier = [self._node(node_id) for node_id in best.tolist()]
+            frontier = self._below(frontier[0], best.tolist())
         return frontier[0].node_id
 
     def _grouped(self, children: Children, level: int) -> Iterator[Node]:
@@ -329,7 +344,7 @@ class TreeEditor:
                 self._delete(root.node_id)
                 self.root_id = self._new_node(root.level + 1, summary).node_id
             elif root.level > LEAF_LEVEL and self._fits_one_group(root):
-                below = [self._node(node_id) for node_id in root.children.ids.tolist()]
+                below = self._below(root, root.children.ids.tolist())
                 children = below[0].children.joined(*(node.children for node in below[1:]))
                 for node in (root, *below):
                     self._delete(node.node_id)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,12 +11,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import prepare_data
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # whose scripts import each other by name
+import prepare_data
 from beir import read_corpus, read_qrels, read_queries
 from distractors import PIECE
 from originals import convert_scifact, medquad_split
 from prepare_data import main
+
+del sys.path[0]  # for others a script there could stand in for a package
 
 NAMES = ("squad", "scifact", "medquad")
 

@@ -476,3 +476,25 @@ def test_watch_passes_over_what_the_memory_writes(tmp_path: Path, monkeypatch) -
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     with pytest.raises(MissingDependencyError, match=r"mllm-plugin\[watch\]"):
         next(changes(Wishes((tmp_path,)), tmp_path / "memory"))
+
+
+def test_what_could_not_be_done_after_all_was_written_is_said(
+    mllm, mllm_json, indexed: Path, folder: Path, tmp_path: Path
+) -> None:
+    with (
+        MemoryIndex.open(folder, encoder=None) as memory,
+        contextlib.closing(memory.export()) as records,
+    ):
+        next(records)  # a reader that holds old pages
+        (indexed / "herons.md").write_text("Herons fly.")
+        shown = mllm("index", indexed)
+        assert "1 updated" in shown.stdout
+        assert "a reader held old pages" in shown.stderr
+        (indexed / "herons.md").write_text("Herons sleep.")
+        assert "a reader held old pages" in mllm_json("index", indexed)["reason"]
+        lines = tmp_path / "lines.jsonl"
+        lines.write_text(json.dumps({"id": "herons.md", "text": "Herons dream."}))
+        shown = mllm("import", lines)
+        assert "1 updated" in shown.stdout
+        assert "a reader held old pages" in shown.stderr
+    assert mllm_json("index", indexed)["reason"] == ""

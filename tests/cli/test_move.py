@@ -175,7 +175,8 @@ def test_other_bad_imports(mllm, tmp_path: Path) -> None:
     assert "no file or folder" in mllm("import", tmp_path / "none", code=1).stderr
     assert "neither a Chroma database" in mllm("import", tmp_path, code=1).stderr
     packed = tmp_path / "cut.jsonl.gz"
-    packed.write_bytes(gzip.compress(b'{"id": "a", "text": "t"}\n' * 100)[:-20])
+    lines = "".join(f'{{"id": "{number}", "text": "t"}}\n' for number in range(100))
+    packed.write_bytes(gzip.compress(lines.encode())[:-20])
     assert "no complete gzip file" in mllm("import", packed, code=1).stderr
     plain = tmp_path / "plain.jsonl.gz"
     plain.write_text('{"id": "a", "text": "t"}\n')
@@ -190,8 +191,8 @@ def test_a_missing_client_says_what_to_install(mllm, tmp_path: Path, monkeypatch
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "chroma.sqlite3").touch()
     (tmp_path / "l" / "t.lance").mkdir(parents=True)
-    assert "pip install chromadb" in mllm("import", tmp_path / "c", code=1).stderr
-    assert "pip install lancedb" in mllm("import", tmp_path / "l", code=1).stderr
+    assert "mllm-plugin[chroma]" in mllm("import", tmp_path / "c", code=1).stderr
+    assert "mllm-plugin[lancedb]" in mllm("import", tmp_path / "l", code=1).stderr
 
 
 ROWS = 1200

@@ -159,3 +159,20 @@ def test_a_damaged_file_of_the_folder_is_named(copy):
     (copy / "modules.json").write_text("[{")
     with pytest.raises(InvalidInputError, match=r"modules\.json is cut short or no JSON"):
         quick_encoder(copy)
+
+
+def test_a_query_takes_one_thread(monkeypatch) -> None:
+    """With more, numpy's threads wait for each other many times longer than they work."""
+    from threadpoolctl import threadpool_info
+
+    seen = []
+    encoder = quick_encoder(DEFAULT_ENCODER)
+    states = NumpyBert._states
+
+    def watched(self, tokens):
+        seen.append({one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"})
+        return states(self, tokens)
+
+    monkeypatch.setattr(NumpyBert, "_states", watched)
+    encoder.encode_queries(["herons"])
+    assert seen == [{1}]

@@ -11,6 +11,7 @@ from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert
 from mllm_plugin.encoders.text import document_batches
 from mllm_plugin.errors import InvalidInputError
 from tests.helpers.tiny_encoder import write_tiny_encoder
+from tests.helpers.toy import ToyEncoder
 
 TEXTS = ["a", "the tide is high", "tide 0x80070057?", "seven words, and some of them long", "ab " * 20]
 
@@ -79,7 +80,7 @@ def test_an_encoder_must_name_every_text_once(encoder, monkeypatch):
 
 def test_without_a_choice_of_its_own_texts_of_a_length_go_together():
     texts = ["x" * (number * 37 % 200) for number in range(150)]
-    batches = document_batches(object(), texts)
+    batches = document_batches(ToyEncoder(), texts)
     assert [len(rows) for rows in batches] == [64, 64, 22]
     lengths = [len(texts[row]) for rows in batches for row in rows]
     assert lengths == sorted(lengths, reverse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from mllm_plugin import Document, MemoryIndex
+from mllm_plugin import Document, MemoryIndex, StoreError
 from mllm_plugin.store import creation, database
 from mllm_plugin.store.connections import checksum_vfs
 from tests.helpers.robustness_tools import KEPT, some_documents
@@ -118,7 +118,8 @@ STEPS: tuple[Callable[[MemoryIndex], object], ...] = (
 
 
 def _erased(report) -> None:
-    assert report.erased
+    if not report.erased:
+        raise StoreError(report.reason)
 
 
 def state(memory: MemoryIndex) -> dict[str, tuple]:

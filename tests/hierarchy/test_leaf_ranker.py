@@ -113,7 +113,7 @@ def test_tensors_give_the_ranker_back():
     ids=["missing", "unknown", "shape", "negative", "nan"],
 )
 def test_refuses_other_tensors(tensors):
-    with pytest.raises(InvalidInputError, match="leaf ranker's tensors"):
+    with pytest.raises(InvalidInputError, match="leaf ranker: tensor"):
         LeafRanker(tensors=tensors)
 
 
@@ -148,7 +148,7 @@ def test_training_beats_the_formula_and_repeats():
 def test_relevance_is_calibrated():
     rows = synthetic(400, 4)
     fitted = calibrate_relevance({"one": rows}, TRAINED["weights"])
-    ranker = LeafRanker(tensors={**TRAINED, "relevance": fitted})
+    ranker = LeafRanker(tensors={**TRAINED, **fitted})
     says, is_so = [], []
     for one in synthetic(400, 5):
         scores = ranker.score(*one.features.T)

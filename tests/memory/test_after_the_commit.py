@@ -7,7 +7,7 @@ import sqlite3
 import apsw
 import pytest
 
-from mllm_plugin import Document, IndexBuilder, MemoryIndex
+from mllm_plugin import DiskFullError, Document, IndexBuilder, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy, MeanLevelEncoder
 from mllm_plugin.store import database
 from mllm_plugin.store.cache import EmbeddingCache
@@ -157,7 +157,7 @@ def test_a_cache_that_cannot_be_closed_does_not_keep_the_rest_open(memory, monke
 
 def test_a_write_that_fails_before_the_commit_still_raises(memory, disk):
     disk.fault = no_log
-    with pytest.raises(database.DiskFullError, match="nothing of this write was kept"):
+    with pytest.raises(DiskFullError, match="nothing of this write was kept"):
         memory.add([NEW])
     disk.fault = None
     assert memory.get("fox")[0].text == KEPT[2].text

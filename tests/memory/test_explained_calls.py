@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from datetime import date, datetime, timezone
+from datetime import datetime, time
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -26,8 +26,8 @@ from tests.helpers.robustness_tools import unharmed
 UNFIT = {
     "nan": (float("nan"), "use None"),
     "inf": (float("-inf"), "use None"),
-    "date": (date(2024, 1, 1), "use value.isoformat()"),
-    "datetime": (datetime(2024, 1, 1, tzinfo=timezone.utc), "use value.isoformat()"),
+    "time": (time(1), "use value.isoformat()"),
+    "datetime": (datetime(2024, 1, 1), "use value.astimezone()"),
     "numpy-int": (np.int64(1), "use value.item()"),
     "numpy-float": (np.float32(1), "use value.item()"),
     "numpy-bool": (np.bool_(True), "use value.item()"),
@@ -117,7 +117,7 @@ def test_documents_of_llama_index_are_taken(memory):
 
 def test_a_framework_document_that_cannot_be_stored_is_named(shared):
     documents = pytest.importorskip("langchain_core.documents")
-    bad = documents.Document(page_content="text", metadata={"at": date(2024, 1, 1)}, id="culprit")
+    bad = documents.Document(page_content="text", metadata={"at": time(1)}, id="culprit")
     with (
         unharmed(shared),
         pytest.raises(InvalidDocumentError, match=r"'culprit' \(item 0\): metadata\['at'\]"),

@@ -190,12 +190,3 @@ def test_a_bad_document_in_the_stream_keeps_the_batches_before(tmp_path):
         with pytest.raises(InvalidDocumentError, match="'blank'"):
             IndexBuilder(memory, batch_size=10, progress=False).build(documents)
         assert_sound(memory, [document.id for document in DOCUMENTS[:20]])
-
-
-def test_the_same_id_in_two_batches_keeps_the_last(tmp_path):
-    documents = [*some_documents(15), Document("rewritten later", id="d3")]
-    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
-        report = IndexBuilder(memory, batch_size=10, progress=False).build(documents)
-        assert (report.added, report.updated) == (15, 1)
-        assert memory.get(["d3"])[0].text == "rewritten later"
-        assert memory.verify().problems == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import date
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from tests.helpers.robustness_tools import some_documents, unharmed
 GOOD = some_documents(40)
 BAD = {
     7: Document(" ", id="blank"),
-    12: Document("text", id="dated", metadata={"at": date(2024, 1, 1)}),
+    12: Document("text", id="dated", metadata={"at": timedelta(1)}),
     13: None,
     25: Document("text", id=""),
     26: Document("text \ud800", id="surrogate"),
@@ -66,6 +66,18 @@ def test_the_second_of_two_with_one_id_is_left_out(memory):
     report = memory.add([Document("first", id="a"), Document("second", id="a")], on_invalid="skip")
     assert report.skipped == (SkippedDocument(1, "a", "id 'a' comes twice in one call"),)
     assert memory.get("a")[0].text == "first"
+
+
+@pytest.mark.parametrize("apart", [1, 2, 9])
+def test_ids_of_one_build_differ_however_far_apart_they_come(memory, apart):
+    """The second would replace the first without a word."""
+    stream = [Document(f"text {n}", id=f"{n}") for n in range(apart)] + [Document("another", id="0")]
+    builder = IndexBuilder(memory, batch_size=2, progress=False)
+    with pytest.raises(InvalidDocumentError, match=rf"document '0' \(item {apart}\): id '0' comes twice"):
+        builder.build(iter(stream))
+    report = builder.build(iter(stream), on_invalid="skip")
+    assert [one.place for one in report.skipped] == [apart]
+    assert memory.get("0")[0].text == "text 0"
 
 
 def test_nothing_but_bad_documents_writes_nothing(shared):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mllm_plugin import AdapterMismatchError, InvalidInputError, InvalidTypeError, MemoryIndex, NotFoundError
 from mllm_plugin.errors import FilterError
 from mllm_plugin.llm import PromptLayout, load_llm
+from mllm_plugin.memory.scope import Scope
 from mllm_plugin.memory_llm import Answer, Dropped, MemoryLLM, MemoryLLMConfig
 from mllm_plugin.memory_llm.question import turns_of
 from tests.helpers.llm_tools import documents
@@ -211,9 +212,8 @@ def test_the_context_is_never_exceeded(reader, question, history, expand, window
 
 def planned(reader: MemoryLLM, messages: list[dict[str, str]], **options):
     """What would be read; None when the question does not fit."""
-    where = {"namespace": (), "prefix": False, "filter": None, "exclude_labels": ()}
     with suppress(InvalidInputError):
-        return reader._plans([turns_of(messages)], where, reader._settings(options))[0]
+        return reader._plans([turns_of(messages)], Scope(), reader._settings(options))[0]
     return None
 
 

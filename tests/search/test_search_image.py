@@ -22,7 +22,6 @@ from mllm_plugin.image import (
 )
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.lexical import QueryTerms, term_hash
-from mllm_plugin.store.namespaces import find_namespace
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)
@@ -61,13 +60,13 @@ def queries():
 
 
 def space_of(memory, namespace=()):
-    with memory._database.read() as tx:
-        return read_space(tx, find_namespace(tx, namespace), memory.dim)
+    with memory.snapshot() as snapshot:
+        return read_space(snapshot, snapshot.namespace(namespace))
 
 
 def delta_of(memory, space):
-    with memory._database.read() as tx:
-        return read_delta(tx, find_namespace(tx, ()), space, memory.dim)
+    with memory.snapshot() as snapshot:
+        return read_delta(snapshot, snapshot.namespace(()), space)
 
 
 def live_chunks(memory) -> set[int]:

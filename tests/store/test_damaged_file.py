@@ -116,7 +116,7 @@ def test_a_flipped_bit_in_a_vector_is_found_by_verify(copy):
         problems = memory.verify().problems
     named = [one for one in problems if one.startswith("namespace (): node ")]
     assert named
-    assert all("(of document 'd" in one and "cannot be read" in one for one in named)
+    assert all("(of document '" in one and "cannot be read" in one for one in named)
 
 
 def test_damage_while_the_memory_is_open(copy, expected):

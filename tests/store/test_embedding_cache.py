@@ -17,6 +17,7 @@ from mllm_plugin import IndexBuilder, MemoryIndex
 from mllm_plugin.store import cache as cache_module
 from mllm_plugin.store import cache_folder
 from mllm_plugin.store.cache import EmbeddingCache
+from tests.helpers.hostile_tools import journal, linked
 from tests.helpers.robustness_tools import assert_sound, contents, finish, some_documents, start_python
 from tests.helpers.toy import ToyEncoder
 
@@ -76,10 +77,10 @@ def test_an_interruption_costs_one_batch_at_most(tmp_path, how, end):
 def interrupted(tmp_path):
     """The folder of a memory whose process was killed between cache and write, with some of it in the log."""
     with MemoryIndex.open(tmp_path / "open", encoder=ToyEncoder()) as memory:
-        memory._ingest.prepare(FEW[:12], (), True)
+        memory._handle.ingest.prepare(FEW[:12], (), True)
         with closing(sqlite3.connect(memory.path / "cache" / "cache.db")) as connection:
             connection.execute("PRAGMA wal_checkpoint")
-        memory._ingest.prepare(FEW[12:], (), True)
+        memory._handle.ingest.prepare(FEW[12:], (), True)
         shutil.copytree(tmp_path / "open", tmp_path / "memory")
     return tmp_path / "memory"
 
@@ -117,7 +118,7 @@ def check(folder, right, encoded: int | None = None) -> None:
         memory.add(FEW)
         assert vectors(memory) == right
         assert encoded is None or len(encoder.encoded) == encoded
-        memory._ingest.prepare(some_documents(3, prefix="new"), (), True)
+        memory._handle.ingest.prepare(some_documents(3, prefix="new"), (), True)
         assert memory.stats().cache_bytes > 0
         assert memory.remove([FEW[0].id], wait=0.1).erased
         assert_sound(memory, [document.id for document in FEW[1:]])
@@ -263,11 +264,6 @@ def test_a_damaged_database_is_made_anew(interrupted, right, damage):
     check(interrupted, right)
 
 
-def linked(path, target) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    path.symlink_to(target)
-
-
 TRAPS = {
     "the folder is a link": lambda cache, outside: linked(cache, outside),
     "the folder is a link to nothing": lambda cache, outside: linked(cache, outside / "new"),
@@ -287,16 +283,6 @@ TRAPS = {
     ),
     "the file is gone": lambda cache, _: (cache / "cache.db").unlink(),
 }
-
-
-def journal(name: bytes) -> bytes:
-    """A rollback journal that ends in the name of another, which SQLite deletes when it is done."""
-    magic = bytes.fromhex("d9d505f920a163d7")
-    numbers = (0, 0, 7, 512, 4096)  # records, salt, pages of the database, bytes of a sector and of a page
-    header = magic + b"".join(number.to_bytes(4, "big") for number in numbers)
-    total = sum(byte if byte < 128 else byte - 256 for byte in name) % (1 << 32)
-    end = (1 << 22).to_bytes(4, "big") + name + len(name).to_bytes(4, "big") + total.to_bytes(4, "big")
-    return header.ljust(512, b"\0") + end + magic
 
 
 @pytest.mark.parametrize("name", TRAPS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime, time, timedelta, timezone
 from itertools import pairwise
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mllm_plugin import Document, FilterError, MemoryIndex
+from tests.helpers.toy import ToyEncoder
 
 _LONG = "long " * 60
 _KEYS = ["year", "lang", "tags", "deep.key", "flag", "none"]
@@ -191,7 +192,9 @@ def test_thousands_of_long_numbers_are_one_lookup(numbers):
         {"year": {"$in": "en"}},
         {"year": {"$in": [[1]]}},
         {"year": {"$exists": 1}},
-        {"tags": ["a"]},
+        {"tags": {"$eq": [["a"]]}},
+        {"tags": {"$gt": ["a"]}},
+        {"year": {"$gt": datetime(2024, 1, 1)}},
         {"year": float("nan")},
         {"year": 10**400},
         {"year": {"$in": [1, {2}]}},
@@ -205,9 +208,99 @@ def test_malformed_filters_are_refused(library, condition):
 
 
 def test_an_unfit_value_is_named_with_its_key(library):
-    for operand in (date(2024, 1, 1), {"$gt": date(2024, 1, 1)}, {"$in": [1, date(2024, 1, 1)]}):
-        with pytest.raises(FilterError, match=r"'year' cannot .* datetime\.date: use value\.isoformat\(\)"):
+    for operand in (time(1), {"$gt": time(1)}, {"$in": [1, time(1)]}):
+        with pytest.raises(FilterError, match=r"'year' cannot .* datetime\.time: use value\.isoformat\(\)"):
             library.search("text", filter={"lang": "en", "year": operand})
+
+
+LISTS = [
+    ["a", "b"],
+    ["b", "a"],
+    ["a"],
+    [],
+    "a",
+    [1, True],
+    [1.0, True],
+    [True, 1],
+    [None],
+    [["a", "b"]],
+    [_LONG],
+]
+
+
+def _same(one, other) -> bool:
+    """As JSON tells values apart: neither true and 1, nor a list and another order of it."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and type(one) in _like(other) and one == other
+
+
+def _like(value) -> tuple[type, ...]:
+    return (int, float) if type(value) in (int, float) else (type(value),)
+
+
+@pytest.mark.parametrize(
+    "wanted", [one for one in LISTS if isinstance(one, list) and one != [["a", "b"]]], ids=str
+)
+def test_a_list_equals_the_list_of_just_these_values(tmp_path, wanted):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        memory.add(
+            Document("text", id=f"{n}", metadata={"a": {"deep": value}}) for n, value in enumerate(LISTS)
+        )
+        expected = [
+            str(n) for n, value in enumerate(LISTS) if isinstance(value, list) and _same(value, wanted)
+        ]
+        if wanted == ["a", "b"]:
+            expected.append(str(LISTS.index([["a", "b"]])))  # any element of a list may be what matches
+        for condition in (wanted, {"$eq": wanted}):
+            assert [one.id for one in memory.documents(filter={"a.deep": condition})] == expected
+        others = [one.id for one in memory.documents(filter={"a.deep": {"$ne": wanted}})]
+        assert others == [str(n) for n in range(len(LISTS)) if str(n) not in expected]
+        hits = memory.search("text", k=20, filter={"a.deep": {"$eq": wanted}})
+        assert sorted(hit.document_id for hit in hits) == sorted(expected)
+
+
+_OSLO = timezone(timedelta(hours=1))
+MOMENTS = {
+    "utc": datetime(2024, 5, 1, tzinfo=timezone.utc),
+    "oslo": datetime(2024, 5, 1, 1, tzinfo=_OSLO),
+    "text": "2024-05-01T00:00:00Z",
+    "day": date(2024, 5, 1),
+    "late": datetime(2024, 5, 1, 0, 0, 1, tzinfo=_OSLO) + timedelta(hours=3),
+    "none": "2024-05-01T00:00:00",
+    "word": "2024-05-xx",
+    "number": 1714521600,
+}
+_FIRST = {"utc", "oslo", "text", "day"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (MOMENTS["utc"], _FIRST),
+        ({"$eq": MOMENTS["oslo"]}, _FIRST),
+        ({"$gt": MOMENTS["utc"]}, {"late"}),
+        ({"$gte": date(2024, 5, 1)}, _FIRST | {"late"}),
+        ({"$lt": MOMENTS["late"]}, _FIRST),
+        ({"$lte": MOMENTS["oslo"]}, _FIRST),
+        ({"$in": [date(2024, 5, 1), 1714521600]}, _FIRST | {"number"}),
+        ({"$nin": [MOMENTS["utc"]]}, MOMENTS.keys() - _FIRST),
+        ({"$ne": date(2024, 5, 1)}, MOMENTS.keys() - _FIRST),
+        ({"$in": [None, date(2024, 5, 1)]}, _FIRST),
+        ({"$not": {"$gt": date(2024, 5, 1)}}, MOMENTS.keys() - {"late"}),
+        ("2024-05-01T00:00:00Z", {"text"}),
+    ],
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
+)
+def test_moments_compare_as_such_however_they_are_written(tmp_path, condition, expected):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        memory.add(Document("text", id=name, metadata={"at": value}) for name, value in MOMENTS.items())
+        assert {one.id for one in memory.documents(filter={"at": condition})} == set(expected)
+        assert {hit.document_id for hit in memory.search("text", k=20, filter={"at": condition})} == set(
+            expected
+        )
+        assert memory.get("late")[0].metadata == {"at": MOMENTS["late"].isoformat()}
+        assert memory.verify().problems == ()
 
 
 class Sly(str):

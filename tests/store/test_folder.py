@@ -275,12 +275,19 @@ class Endless:
         return np.full((len(queries), len(embeddings)), np.nan, np.float32)
 
 
+class Failing:
+    """A ranker of one's own that is for something else."""
+
+    def score(self, queries, embeddings):
+        raise ValueError("no such shape")
+
+
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
         ({"level_encoders": {2: Wide()}}, r"\(Wide\) folds embeddings \[2, 1, 16\] to \[1, 99\]"),
         ({"rankers": {2: Endless()}}, r"\(Endless\) scores .*not all of them finite"),
-        ({"rankers": {2: object()}}, r"\(object\) fails on embeddings of 16 numbers"),
+        ({"rankers": {2: Failing()}}, r"\(Failing\) fails on embeddings of 16 numbers"),
     ],
     ids=["width", "NaN", "raises"],
 )

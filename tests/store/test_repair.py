@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from mllm_plugin import (
     repair,
 )
 from mllm_plugin.store.database import FILE_NAME
+from mllm_plugin.store.pages import Pages
+from mllm_plugin.store.salvage import open_salvage
 from tests.helpers.fault_tools import SOAK
-from tests.helpers.robustness_tools import KEPT, some_documents
+from tests.helpers.robustness_tools import KEPT, some_documents, start_python
 from tests.helpers.toy import ToyEncoder
 
 PAGE = 16384
@@ -162,3 +165,50 @@ def test_what_a_repair_refuses(copy, tmp_path):
         repair(copy, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+OPENED = """
+import sys
+from mllm_plugin import MemoryIndex
+from tests.helpers.toy import ToyEncoder
+with MemoryIndex.open(sys.argv[1], encoder=None, timeout=0.1) as memory:
+    print(memory.stats().documents, flush=True)
+    input()
+"""
+
+
+def test_no_other_process_has_the_memory_open_nor_opens_it_meanwhile(copy, tmp_path, monkeypatch):
+    other = start_python(OPENED, copy)
+    assert other.stdout is not None
+    other.stdout.readline()
+    with pytest.raises(StoreBusyError, match="another process has"):
+        repair(copy, tmp_path / "saved", encoder=ToyEncoder(DIM), progress=False)
+    assert not (tmp_path / "saved").exists()
+    other.communicate("\n", timeout=60)
+    refused = []
+
+    def opened_by_another(path):
+        _, errors = start_python(OPENED, copy).communicate("\n", timeout=60)
+        refused.append(errors.strip().splitlines()[-1].partition(":")[0])
+        return open_salvage(path)
+
+    monkeypatch.setattr("mllm_plugin.repairing.open_salvage", opened_by_another)
+    repair(copy, tmp_path / "saved", encoder=ToyEncoder(DIM), progress=False)
+    assert refused == ["mllm_plugin.errors.StoreBusyError"]
+    assert contents(copy) == contents(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("table", ["masks", "labels", "namespaces", "sqlite_schema"])
+def test_a_row_of_other_columns_costs_itself_alone(copy, tmp_path, table, monkeypatch):
+    """A page whose checksum holds may hold anything."""
+    whole = Pages.row
+
+    def shortened(self, cell, **options):
+        row = whole(self, cell, **options)
+        return row[:1] if row is not None and cell.page in roots else row
+
+    with closing(open_salvage(copy / FILE_NAME)) as salvage:
+        roots = {1} if table == "sqlite_schema" else {salvage._roots[table]}
+    monkeypatch.setattr(Pages, "row", shortened)
+    report = repair(copy, tmp_path / "saved", encoder=ToyEncoder(DIM), progress=False)
+    assert report.lost == ()

@@ -83,6 +83,40 @@ def test_connections_run_no_triggers_and_no_views(tmp_path):
     connection.close()
 
 
+def shared_children(levels: int = 60, dim: int = 16) -> list[str | tuple]:
+    """A tree whose every level is two nodes with the same two children: 2^60 paths lead down."""
+    pair = np.array([[100_000], [100_001]], dtype="<i8")
+    changes: list[str | tuple] = []
+    for level in range(3, levels):
+        for place in (0, 1):
+            node = 100_000 + 2 * level + place
+            ids = (pair + 2 * (level - 1)).tobytes()
+            parent = node - place + 2 if level + 1 < levels else None
+            changes += [
+                ("INSERT INTO nodes SELECT ?, namespace_id, ?, ?, 1 FROM namespaces", (node, level, parent)),
+                (
+                    "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",
+                    (
+                        node,
+                        ids,
+                        bytes(4 * dim),
+                        np.full(2, 60, "<u4").tobytes(),
+                        np.full(2, 60, "<u4").tobytes(),
+                        np.ones(2, "<i8").tobytes(),
+                    ),
+                ),
+            ]
+    two = "(SELECT node_id FROM nodes WHERE level = 2 ORDER BY node_id LIMIT 1 OFFSET {})"
+    return [
+        *(
+            f"UPDATE OR IGNORE nodes SET node_id = {100_004 + place} WHERE node_id = {two.format(place)}"
+            for place in (0, 1)
+        ),
+        *changes,
+        f"UPDATE namespaces SET root_id = {100_000 + 2 * (levels - 1)}",
+    ]
+
+
 BLOB = np.full(40, np.nan, dtype="<f4").tobytes()
 ROWS = {
     "a-cycle-of-nodes": (
@@ -91,6 +125,21 @@ ROWS = {
         "node",
     ),
     "a-parent-above-itself": ("UPDATE nodes SET parent_id = node_id", "its parent or level"),
+    "a-level-of-a-hundred-million": (
+        "UPDATE nodes SET level = 100000000 WHERE parent_id IS NULL",
+        "its parent or level",
+    ),
+    "levels-that-are-no-numbers": ("UPDATE nodes SET level = x'ff'", "cannot be read"),
+    "children-of-another-level": (
+        "UPDATE nodes SET level = level + 1 WHERE parent_id IS NULL",
+        "its parent or level",
+    ),
+    "a-child-that-is-listed-twice": (
+        "UPDATE blocks SET ids = substr(ids, 1, 8) || substr(ids, 1, 8) || substr(ids, 17) "
+        "WHERE node_id = (SELECT root_id FROM namespaces)",
+        "node",
+    ),
+    "children-with-two-parents": (shared_children(), "reached twice"),
     "a-node-without-a-block": (
         "DELETE FROM blocks WHERE node_id = (SELECT min(node_id) FROM blocks)",
         "missing",
@@ -104,7 +153,7 @@ ROWS = {
     ),
     "metadata-nested-deeply": (
         ("UPDATE documents SET metadata = ? WHERE id = 'fox'", ('{"a":' * 5000 + "1" + "}" * 5000,)),
-        "'fox' cannot be read",
+        "metadata postings differ",
     ),
     "windows-that-are-no-numbers": (("UPDATE windows SET data = ?", (BLOB,)), "windows of chunk"),
     "windows-cut-short": ("UPDATE windows SET data = substr(data, 2)", "windows of chunk"),
@@ -119,7 +168,7 @@ ROWS = {
 @pytest.mark.parametrize(("change", "expected"), ROWS.values(), ids=ROWS)
 def test_rows_that_do_not_fit_are_named_by_verify(folder, change, expected):
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
-        tamper(folder, change)
+        tamper(folder, *(change if isinstance(change, list) else [change]))
         report = memory.verify()
     assert not report.ok
     assert any(expected in problem for problem in report.problems), report.problems
@@ -133,6 +182,11 @@ READS = {
     "regroup": lambda memory: memory.regroup(),
     "search": lambda memory: memory.search("fox", mode="beam"),
     "scan": lambda memory: memory.search("d7 fox", mode="exact"),
+    "recall": lambda memory: memory.recall("fox", mode="exact"),
+    "filter": lambda memory: memory.search("fox", mode="beam", filter={"even": True}),
+    "add": lambda memory: memory.add([KEPT[0], *some_documents(3, prefix="new")]),
+    "refold": lambda memory: memory.install("identity"),
+    "stats": lambda memory: memory.stats(),
     "mask": lambda memory: memory.mask(["fox"]),
     "remove": lambda memory: memory.remove(["fox"]),
 }
@@ -142,6 +196,23 @@ READS = {
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_rows_that_do_not_fit_are_typed_errors_elsewhere(folder, name, read):
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
-        tamper(folder, ROWS[name][0])
+        change = ROWS[name][0]
+        tamper(folder, *(change if isinstance(change, list) else [change]))
         with suppress(MLLMError):
             read(memory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(f"DELETE FROM meta WHERE key = '{key}'" for key in ("encoder", "dim", "config", "hierarchy")),
+        *(
+            f"UPDATE meta SET value = x'ff' WHERE key = '{key}'"
+            for key in ("encoder", "dim", "config", "hierarchy")
+        ),
+    ],
+)
+def test_settings_that_are_missing_or_of_another_type(folder, change):
+    tamper(folder, change)
+    with pytest.raises(DamagedStoreError, match="a setting of"):
+        MemoryIndex.open(folder, encoder=ToyEncoder())

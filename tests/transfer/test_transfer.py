@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import gzip
 import json
 import random
 import shutil
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from mllm_plugin import (
-    DamagedStoreError,
     Document,
     InvalidInputError,
     MemoryIndex,
     MLLMError,
 )
 from mllm_plugin.store.database import FILE_NAME
+from mllm_plugin.transfer.jsonl import read_jsonl
 from tests.helpers.robustness_tools import (
     KEPT,
     MODES,
@@ -188,6 +192,36 @@ ALL_BAD = BAD_RECORDS | {
 }
 
 
+def test_more_windows_than_a_text_has_tokens_are_refused(stocked):
+    """Each takes memory and a comparison in every search."""
+    row = np.float32(1).tobytes() + bytes(16)
+    fits, many = (base64.b64encode(row * count).decode() for count in (4 * 11, 2_500_000))
+    with (
+        unharmed(stocked),
+        pytest.raises(InvalidInputError, match=r"11 characters cannot have 2,500,000 windows"),
+    ):
+        stocked.import_records([{**GOOD, "chunks": [GOOD["chunks"][0] | {"windows": many}]}])
+    assert stocked.import_records([{**GOOD, "chunks": [GOOD["chunks"][0] | {"windows": fits}]}]).added == 1
+
+
+@pytest.mark.parametrize("name", ["long.jsonl", "long.jsonl.gz"])
+def test_a_line_that_is_too_long_is_not_read_whole(tmp_path, name):
+    path = tmp_path / name
+    with (gzip.open if name.endswith("gz") else open)(path, "wb") as file:
+        file.write(b'{"id": "a", "text": "t"}\n')
+        for _ in range(64):
+            file.write(b" " * (1 << 20))
+    records = read_jsonl(path, longest=1 << 16)
+    assert next(records).id == "a"
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInputError, match=r"line 2: longer than 65,536 bytes"):
+            next(records)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("record", ALL_BAD.values(), ids=ALL_BAD)
 def test_a_bad_record_poisons_nothing(stocked, record):
     with unharmed(stocked):
@@ -248,8 +282,8 @@ def test_a_backup_is_one_file_and_checks_its_pages(source, tmp_path):
     data = bytearray((folder / "backup.db").read_bytes())
     data[len(data) // 2] ^= 4
     (folder / "backup.db").write_bytes(data)
-    with pytest.raises(DamagedStoreError), restored(folder / "backup.db", tmp_path / "restored") as memory:
-        memory.verify()
+    with restored(folder / "backup.db", tmp_path / "restored") as memory:
+        assert any("is damaged" in problem for problem in memory.verify().problems)
 
 
 def test_a_backup_while_another_writes(source, tmp_path):

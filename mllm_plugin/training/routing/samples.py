@@ -171,7 +171,7 @@ def _drawn_documents(
             return
         measured = rng.random(len(sizes)) < held_out
         for place in rng.choice(len(sizes), count, p=sizes[:, 1] / sizes[:, 1].sum()).tolist():
-            ((text, _),) = snapshot.texts([int(sizes[place, 0])]).values()
+            ((text, *_),) = snapshot.texts([int(sizes[place, 0])]).values()
             yield text, bool(measured[place])
 
 

@@ -1,6 +1,6 @@
 r"""Which kernel scores embeddings fastest: one query, and 256, against 64 scattered ranges of int8 rows.
 
-    OMP_NUM_THREADS=1 python benchmarks/kernels.py
+    OMP_NUM_THREADS=1 python benchmarks/scoring.py
 
 20,000 of 400,000 rows of 384 dimensions, in 64 contiguous ranges, one thread. Every kernel returns the same
 exact inner products of the codes, or its line says that it does not.

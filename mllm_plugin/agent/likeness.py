@@ -1,0 +1,96 @@
+"""Which items say nearly the same: equal but for case and blanks, or near in meaning.
+
+Texts are compared without their headers, which would make two messages of one day alike.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.agent.items import Duplicate
+from mllm_plugin.agent.naming import MESSAGE, own
+from mllm_plugin.lexical import terms_of
+from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.types import Namespace
+from mllm_plugin.vectors import as_vectors
+
+_COMPARED = 4  # nearest items of a text
+_SHARED = 0.3  # of the words; texts that share fewer are not asked for their meaning
+_KEPT = 1024  # vectors of texts that were compared
+
+
+class Likeness:
+    """Finds near-duplicates; keeps the vectors of the last texts."""
+
+    def __init__(self, memory: MemoryIndex, similar: float) -> None:
+        self._memory, self._similar = memory, similar
+        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def duplicates(self, texts: Sequence[str], namespace: Namespace) -> list[tuple[Duplicate, ...]]:
+        """Items of a namespace that say nearly the same as each text, the nearest first."""
+        if not texts or not self._memory.count(namespace=namespace):
+            return [() for _ in texts]
+        vectors = self.vectors(texts)
+        options = {"k": _COMPARED, "namespace": namespace, "unique_documents": True}
+        found = self._memory.search_batch(texts, embeddings=list(vectors), **options)
+        return [
+            self._alike(text, [(hit.document_id, hit.text, hit.metadata) for hit in hits])
+            for text, hits in zip(texts, found, strict=True)
+        ]
+
+    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors [n, d] of texts."""
+        with self._lock:
+            known = {text: self._vectors[text] for text in texts if text in self._vectors}
+        missing = list(dict.fromkeys(text for text in texts if text not in known))
+        if missing:
+            encoder = self._memory.encoder
+            made = as_vectors(encoder.encode_documents(missing)[0], encoder.dim)
+            known |= zip(missing, made, strict=True)
+            with self._lock:
+                self._vectors |= {text: known[text] for text in missing}
+                while len(self._vectors) > _KEPT:
+                    self._vectors.popitem(last=False)
+        return np.stack([known[text] for text in texts])
+
+    def forget(self) -> None:
+        """Drops every vector: some may be of what was erased."""
+        with self._lock:
+            self._vectors.clear()
+
+    def _alike(self, text: str, found: Sequence[tuple[str, str, dict]]) -> tuple[Duplicate, ...]:
+        bare = {name: full[own(said).get("head", 0) :] for name, full, said in found if not _is_message(said)}
+        near = {name: other for name, other in bare.items() if _shared(text, other) >= _SHARED}
+        if not near:
+            return ()
+        vectors = self.vectors([text, *near.values()])
+        cosines = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0).tolist()
+        alike = [
+            Duplicate(name, other, 1.0 if same(text, other) else float(cosine))
+            for (name, other), cosine in zip(near.items(), cosines, strict=True)
+        ]
+        kept = [one for one in alike if one.similarity >= self._similar]
+        return tuple(sorted(kept, key=lambda one: -one.similarity))
+
+
+def same(first: str, second: str) -> bool:
+    """Whether two texts are equal but for case and blanks."""
+    return first.casefold().split() == second.casefold().split()
+
+
+def _is_message(metadata: dict) -> bool:
+    return own(metadata).get("kind") == MESSAGE
+
+
+def _shared(first: str, second: str) -> float:
+    """The share of words that two texts have in common."""
+    if same(first, second):
+        return 1.0
+    left, right = set(terms_of(first)), set(terms_of(second))
+    return len(left & right) / max(1, min(len(left), len(right)))

@@ -1,0 +1,38 @@
+"""What a conversation asks a memory for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mllm_plugin.errors import InvalidTypeError
+
+_LAST = 2  # messages: the last one may be "yes, that one"
+_LONGEST = 1000  # characters of each
+
+
+def query_of(messages: str | Sequence[Any]) -> str:
+    """The text of the last messages; empty where there is none.
+
+    Raises:
+        InvalidTypeError: A message has no content.
+    """
+    given = [messages] if isinstance(messages, str) else list(messages)
+    texts = [text for message in given if (text := _text(message).strip())]
+    return "\n".join(text[-_LONGEST:] for text in texts[-_LAST:])
+
+
+def _text(message: Any) -> str:
+    if isinstance(message, str):
+        return message
+    named = message.get("content") if isinstance(message, Mapping) else getattr(message, "content", None)
+    if isinstance(named, str):
+        return named
+    if isinstance(named, Sequence):
+        return " ".join(part.get("text", "") for part in named if isinstance(part, Mapping))
+    if named is None and isinstance(message, Mapping) and "content" in message:
+        return ""
+    raise InvalidTypeError(
+        f"a message is a text, a dictionary with 'content' or an object with .content, got "
+        f"{type(message).__name__}"
+    )
