@@ -14,6 +14,7 @@ from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.fitting import check_level_encoder, check_ranker
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
+from mllm_plugin.hierarchy.learned import MappedRanker
 from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, weights_of
 from mllm_plugin.seam import adopted
 
@@ -124,6 +125,21 @@ class Hierarchy:
     def ranker(self, level: int) -> Ranker:
         """The ranker of embeddings of `level` (1 = chunks)."""
         return _at_or_below(self._ranks, level, self._identity_ranker)
+
+    def asked(self, level: int, queries: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """What inner products order the embeddings of a level by, as its ranker does.
+
+        Args:
+            level: Theirs; for chunks the scores must be the same too, not their order alone.
+            queries: Vectors [b, m, d].
+
+        Returns:
+            Vectors of the same shape; None where the ranker is of another kind, the caller's own for one.
+        """
+        ranker = self.ranker(level)
+        if type(ranker) is MappedRanker and level > 1:
+            return ranker.asked(queries)
+        return queries if type(ranker) is CosineRanker else None
 
     def check(self, dim: int) -> None:
         """Tries every module on embeddings of a memory's width.

@@ -3,7 +3,7 @@
 Deleted, damaged or missing, they are made again from the file; they are never the truth.
 """
 
-from mllm_plugin.image.descent import Found, Plan, exact_order, lexical, nearest, walk
+from mllm_plugin.image.descent import Found, Plan, compare, exact_order, lexical, nearest, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.source import Delta, read_delta, read_space
 from mllm_plugin.image.space import Space
@@ -14,6 +14,7 @@ __all__ = [
     "ImageFolder",
     "Plan",
     "Space",
+    "compare",
     "exact_order",
     "lexical",
     "nearest",

@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,18 @@ class Blocks:
 
         self.complete = False
 
-    def check_all(self) -> None:
+    def check_all(self, go_on: Callable[[], bool] = lambda: True) -> None:
         """Compares every block, so that none need be looked up afterwards; for a thread of its own.
+
+        Args:
+            go_on: Asked before each; it is broken off at the first no.
 
         Raises:
             DamagedImageError: One differs.
         """
         for block in range(len(self._sums)):
+            if not go_on():
+                return
             self.check(np.array([block * _BLOCK]), np.array([block * _BLOCK + 1]))
         self.complete = True
 

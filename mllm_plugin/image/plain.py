@@ -29,7 +29,7 @@ def descend(
     paths: Scores,
     beams: Rows,
     need: int,
-) -> tuple[Rows, Rows, Rows, Rows]:
+) -> tuple[Rows, Rows, Rows, Rows, Rows]:
     """Ranges of chunks below the best lowest nodes of each query.
 
     Args:
@@ -42,19 +42,20 @@ def descend(
 
     Returns:
         Starts and ends of the ranges of all queries, best first; how many each query has [b]; embeddings
-        compared with each [b].
+        compared with each [b]; nodes gone into [b].
     """
-    starts, ends, sizes, scored = [], [], [], []
+    starts, ends, sizes, scored, visited = [], [], [], [], []
     for query, own in zip(queries, worth, strict=True):
         lower, upper = np.array([0], np.int64), np.array([bounds[1]], np.int64)
         above = np.zeros(1, np.float32)
-        compared = 0
+        compared, into = 0, 0
         for level, width in enumerate(beams.tolist()):
             rows = expand(lower, upper)
             place = min(level, len(query) - 1)
             found = score_rows(codes, scales, rows, query[place], own[place])
             found = found + paths[level] * np.repeat(above, upper - lower)
             compared += len(rows)
+            into += len(lower)
             kept = _best(found, rows, live, width, need)
             above = found[kept]
             lower, upper = first[rows[kept]], first[rows[kept] + 1]
@@ -62,7 +63,9 @@ def descend(
         ends.append(upper)
         sizes.append(len(lower))
         scored.append(compared)
-    return np.concatenate(starts), np.concatenate(ends), np.array(sizes), np.array(scored)
+        visited.append(into + len(lower))
+    ranges = np.concatenate(starts), np.concatenate(ends), np.array(sizes, np.int64)
+    return *ranges, np.array(scored, np.int64), np.array(visited, np.int64)
 
 
 def score(
@@ -117,7 +120,7 @@ def nearest(
         compared with each [b].
     """
     tree, asked = (codes, scales, live), (queries, worth)
-    starts, ends, sizes, scored = descend(*tree, first, bounds, *asked, paths, beams, need)
+    starts, ends, sizes, scored, _ = descend(*tree, first, bounds, *asked, paths, beams, need)
     rows, found, lengths, compared = score(*tree, starts, ends, sizes, *asked)
     best, last = np.full((len(queries), most), -1, np.int64), np.cumsum(lengths)
     for place, length in enumerate(lengths.tolist()):

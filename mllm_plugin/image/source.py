@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.image.space import Level, Space, arrange
 from mllm_plugin.lexical import TermCounts
+from mllm_plugin.store.blocks import NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.tree.editor import LEAF_LEVEL
@@ -21,22 +24,38 @@ class Delta:
     """What a snapshot holds that the arrays do not.
 
     Attributes:
+        version: Of the namespace in that snapshot.
         live: In place of the arrays' [R]: nothing of a node that changed or went.
         added: The chunks of the nodes that changed or are new; scored one and all.
+        blocks: The embedding chunks of these nodes.
+        chosen: As `Space.chosen`, of the arrays.
     """
 
+    version: int
     live: NDArray[np.uint32]
     added: Space | None
+    blocks: Mapping[NodeRef, Children]
+    chosen: WeakKeyDictionary[Any, NDArray[np.uint32]] = field(default_factory=WeakKeyDictionary)
+
+    @property
+    def size(self) -> int:
+        """Chunks that are not in the arrays."""
+        return 0 if self.added is None else len(self.added.chunk_ids)
 
 
-def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
-    """The arrays of a namespace; None where it is empty, or a node has several vectors."""
+def read_levels(
+    snapshot: Snapshot, row: NamespaceRow, go_on: Callable[[], bool] = lambda: True
+) -> tuple[list[Level], TermCounts] | None:
+    """What `arrange` makes the arrays of a namespace of, read while `go_on` says so.
+
+    None where it is empty, a node has several vectors, or it was broken off.
+    """
     if row.root_id is None:
         return None
     nodes, levels, terms = [row.root_id], [], TermCounts.empty()
     for depth in range(snapshot.node(row.root_id).level - 1, LEAF_LEVEL - 2, -1):
-        blocks = [snapshot.children(node) for node in nodes]
-        if any(block.vectors.shape[1] != 1 for block in blocks):
+        blocks = [snapshot.children(node) for node in nodes if go_on()]
+        if len(blocks) < len(nodes) or any(block.vectors.shape[1] != 1 for block in blocks):
             return None
         if levels:
             levels[-1] = replace(levels[-1], sizes=np.array([len(block) for block in blocks], np.int64))
@@ -44,30 +63,63 @@ def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
         nodes = levels[-1].ids.tolist()
         if depth == LEAF_LEVEL - 1:
             terms = _terms(blocks)
-    return arrange(levels, terms, row.version)
+    return levels, terms
 
 
-def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space) -> Delta:
+def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
+    """The arrays of a namespace; None where it is empty, or a node has several vectors."""
+    found = read_levels(snapshot, row)
+    return None if found is None else arrange(*found, row.version)
+
+
+def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space, before: Delta | None = None) -> Delta:
     """What was written between the arrays' version and the snapshot's.
 
-    Costs what the edits touched, and a look at the lowest nodes' versions.
+    From the root down, only nodes that a write changed are read: their parents name the write.
+
+    Args:
+        snapshot: A later moment than the arrays'.
+        row: The namespace there.
+        space: The arrays.
+        before: Of an earlier moment, to spare reading again what has not changed since.
     """
-    lower, upper = space.lowest
-    versions = snapshot.lowest_nodes(row.namespace_id)
-    changed = {node for node, version in versions.items() if version > space.version}
-    stale = ~np.isin(space.ids[lower:upper], list(versions.keys() - changed))
-    live = space.live
-    if stale.any() or lower == upper:
-        live = live.copy()
-        for node in (lower + np.flatnonzero(stale)).tolist():
-            live[space.first[node] : space.first[node + 1]] = 0
-        live[:] = space.counts(live[space.nodes :] > 0)
-    if lower == upper:  # the root's own chunks: all of them are read again
-        live = np.zeros_like(live) if changed or row.version != space.version else space.live
-    blocks = [snapshot.children(node) for node in sorted(changed)]
+    if row.version == space.version:
+        return Delta(row.version, space.live, None, {})
+    whole, changed = _compared(snapshot, row, space)
+    first, last = space.lowest
+    chosen = np.repeat(whole[first:last], np.diff(space.first[first : last + 1]))
+    live = space.counts((space.live[space.nodes :] > 0) & chosen) if last else np.zeros_like(space.live)
+    known = {} if before is None else before.blocks
+    blocks = {ref: known.get(ref) or snapshot.children(ref.node_id) for ref in sorted(changed)}
     if not blocks:
-        return Delta(live, None)
-    return Delta(live, arrange([_level(blocks)], _terms(blocks), row.version))
+        return Delta(row.version, live, None, {})
+    parts = list(blocks.values())
+    return Delta(row.version, live, arrange([_level(parts)], _terms(parts), row.version), blocks)
+
+
+def _compared(snapshot: Snapshot, row: NamespaceRow, space: Space) -> tuple[NDArray[np.bool_], list[NodeRef]]:
+    """Which nodes [N] are with all below them as they were, and the lowest ones that are not."""
+    whole, order = np.zeros(space.nodes, bool), np.argsort(space.ids[: space.nodes])
+    if row.root_id is None or row.root_version is None:
+        return whole, []
+    known = space.ids[order]
+    changed = [NodeRef(row.root_id, row.root_version)]
+    for _ in range(snapshot.node(row.root_id).level, LEAF_LEVEL, -1):
+        blocks = [snapshot.children(ref.node_id) for ref in changed]
+        ids, versions = (
+            np.concatenate([getattr(one, name) for one in blocks]) for name in ("ids", "versions")
+        )
+        same = np.zeros(len(ids), bool)
+        if len(known):
+            places = order[np.searchsorted(known, ids).clip(max=len(known) - 1)]
+            same = (space.ids[places] == ids) & (space.versions[places] == versions)
+            whole[places[same]] = True
+        changed = list(map(NodeRef, ids[~same].tolist(), versions[~same].tolist()))
+    for level in range(len(space.bounds) - 3):  # from the top down: what is below a whole one is whole too
+        first, last = space.bounds[level : level + 2]
+        below = slice(space.first[first], space.first[last])
+        whole[below] |= np.repeat(whole[first:last], np.diff(space.first[first : last + 1]))
+    return whole, changed
 
 
 def _level(blocks: Sequence[Children]) -> Level:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +62,23 @@ class Space:
     def term_ends(self) -> NDArray[np.int64]:
         """Where the term entries of each chunk end [c]."""
         return np.cumsum(self.terms.sizes, dtype=np.int64)
+
+    @cached_property
+    def chosen(self) -> WeakKeyDictionary[Any, NDArray[np.uint32]]:
+        """Counts [R] under filters, by what the filter lets through, as long as that is kept."""
+        return WeakKeyDictionary()
+
+    @cached_property
+    def by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids of the chunks, ascending, and their places among the chunks [c]."""
+        order = np.argsort(self.chunk_ids)
+        return self.chunk_ids[order], order
+
+    def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where those of some chunks are that are here [n]."""
+        known, order = self.by_id
+        found = np.searchsorted(known, ids).clip(max=len(known) - 1)
+        return order[found[known[found] == ids]]
 
     @property
     def chunk_ids(self) -> NDArray[np.int64]:

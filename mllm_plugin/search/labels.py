@@ -27,8 +27,8 @@ from mllm_plugin.lexical import TermCounts, forms_of, term_hash, terms_of
 from mllm_plugin.lru import LRU
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.function_words import FUNCTION_WORDS
-from mllm_plugin.search.view import NodeRef, View
-from mllm_plugin.store.blocks import Block
+from mllm_plugin.search.view import View
+from mllm_plugin.store.blocks import Block, NodeRef
 from mllm_plugin.tree.editor import LEAF_LEVEL
 
 _MOST_NODES = 256  # lowest nodes that are counted; of more an even sample

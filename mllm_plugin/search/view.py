@@ -6,7 +6,6 @@ Shapes: n embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +16,9 @@ from mllm_plugin.lexical import QueryTerms
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recency import Recency
-from mllm_plugin.store.blocks import Block, BlockCache
+from mllm_plugin.store.blocks import Block, BlockCache, NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
-
-
-class NodeRef(NamedTuple):
-    """A node as of one write."""
-
-    node_id: int
-    version: int
 
 
 @dataclass(frozen=True)

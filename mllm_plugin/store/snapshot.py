@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mllm_plugin.hierarchy import Hierarchy
     from mllm_plugin.store.hierarchies import HierarchyInUse
 
+IMAGE = "image"  # key of the setting
 _MOST_ROUTED = 512
 _TOP = 64  # no memory is so large that its tree has more levels
 _READ_BATCH = 64
@@ -123,6 +124,11 @@ class Snapshot:
     def copied_from(self) -> str | None:
         """The folder of the memory that this one is an unfinished copy of."""
         return self._setting("copied_from")
+
+    @property
+    def image(self) -> str | None:
+        """Names the generation of the search image that was made of this memory, see `Edit.note_image`."""
+        return self._setting(IMAGE)
 
     @cached_property
     def overdue(self) -> int | None:

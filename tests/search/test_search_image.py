@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
+from mllm_plugin import MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image import (
     ImageFolder,
@@ -22,17 +22,11 @@ from mllm_plugin.image import (
 )
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.lexical import QueryTerms, term_hash
+from tests.helpers.image_tools import documents
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)
 _WORDS = [f"word{place}" for place in range(60)]
-
-
-def documents(count: int, seed: int = 0, prefix: str = "d") -> list[Document]:
-    rng = random.Random(seed)
-    return [
-        Document(id=f"{prefix}{place}", text=" ".join(rng.choices(_WORDS, k=9))) for place in range(count)
-    ]
 
 
 def open_library(folder) -> MemoryIndex:
@@ -216,38 +210,38 @@ def test_a_tiny_memory_grows(library, tmp_path):
 
 def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
     spaces = {7: space_of(library), 9: space_of(library, ("other",))}
-    folder = ImageFolder(tmp_path / "image", "one")
-    assert folder.space(7) is None
-    assert folder.publish(spaces.items(), folder.epoch())
-    assert folder.publish(spaces.items(), folder.epoch())
+    folder = ImageFolder(tmp_path / "image")
+    assert folder.space(7, "one") is None
+    assert folder.publish(spaces.items(), folder.epoch(), "another")
+    assert folder.publish(spaces.items(), folder.epoch(), "one")
     assert len(list((tmp_path / "image").glob("*.image"))) == 1
-    assert ImageFolder(tmp_path / "image", "another").space(7) is None
+    assert ImageFolder(tmp_path / "image").space(7, "another") is None
     for namespace_id, space in spaces.items():
-        mapped = folder.space(namespace_id)
+        mapped = folder.space(namespace_id, "one")
         for one, other in zip(walk(mapped, queries, Plan(6)), walk(space, queries, Plan(6)), strict=True):
             assert (one.chunks == other.chunks).all()
             assert (one.scores == other.scores).all()
             assert (mapped.vectors(one.chunks) == space.vectors(other.chunks)).all()
         assert not mapped.checked
     assert folder.check_all()
-    assert folder.space(7).checked
+    assert folder.space(7, "one").checked
 
 
 def test_nothing_forgotten_comes_back(library, tmp_path):
-    folder, other = (ImageFolder(tmp_path / "image", "one") for _ in range(2))
+    folder, other = (ImageFolder(tmp_path / "image") for _ in range(2))
     epoch, spaces = folder.epoch(), [(1, space_of(library))]
     assert folder.forget()
-    assert not folder.publish(spaces, epoch)  # read before anything was there to forget
+    assert not folder.publish(spaces, epoch, "one")  # read before anything was there to forget
     epoch = folder.epoch()
-    folder.publish(spaces, epoch)
-    assert other.space(1) is not None
+    folder.publish(spaces, epoch, "one")
+    assert other.space(1, "one") is not None
     assert folder.forget()
-    assert other.space(1) is None
+    assert other.space(1, "one") is None
     assert not list((tmp_path / "image").glob("*.image*"))
-    assert not folder.publish(spaces, epoch)  # read before it was forgotten
-    assert folder.space(1) is None
+    assert not folder.publish(spaces, epoch, "one")  # read before it was forgotten
+    assert folder.space(1, "one") is None
     assert not list((tmp_path / "image").glob("*.image*"))
-    assert folder.publish(spaces, folder.epoch())
+    assert folder.publish(spaces, folder.epoch(), "one")
 
 
 def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tmp_path):
@@ -255,8 +249,8 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
     truth = _answers(space, queries)
     rng, dropped = random.Random(0), 0
     for _ in range(120):
-        image = ImageFolder(folder, "one")
-        image.publish([(1, space)], image.epoch())
+        image = ImageFolder(folder)
+        image.publish([(1, space)], image.epoch(), "one")
         path = next(folder.glob("*.image"))
         data = bytearray(path.read_bytes())
         if rng.random() < 0.2:
@@ -264,7 +258,7 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
         else:
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
-        found = ImageFolder(folder, "one").walked(1, lambda mapped: _answers(mapped, queries))
+        found = ImageFolder(folder).walked(1, "one", lambda mapped: _answers(mapped, queries))
         dropped += found is None
         assert found is None or found == truth
         assert (found is None) == (not path.exists())
