@@ -26,7 +26,7 @@ from mllm_plugin.image.space import Space
 from mllm_plugin.lexical import TermCounts
 
 FORMAT = 1
-_MARK = b"MLLMIMG\x01"
+_MARK = b"MLLMIMG\x02"
 _TAIL = struct.Struct("<QI8s")  # length of the footer, its CRC-32, the mark
 _BLOCK = 1 << 16
 _ALIGNED = 64
@@ -43,8 +43,14 @@ _ARRAYS: dict[str, str] = {
     "halves": "<f2",
     "hashes": "<u4",
     "counts": "|u1",
+    "rare_terms": "<u4",
+    "rare_chunks": "<u4",
+    "window_sizes": "<u4",
+    "window_scales": "<f4",
+    "window_codes": "|i1",
 }
-_BY_CHUNK = ("halves", "hashes", "counts")  # checked when touched; so are the codes of chunks
+# checked when touched; so are the codes of chunks
+_BY_CHUNK = ("halves", "hashes", "counts", "rare_chunks", "window_scales", "window_codes")
 
 
 class DamagedImageError(DamagedStoreError):
@@ -129,6 +135,28 @@ class MappedSpace(Space):
         if len(chunks) and not self.checked:
             starts = self._places["halves"] + chunks * (2 * self.codes.shape[1])
             self._blocks.check(starts, starts + 2 * self.codes.shape[1])
+
+    def check_rare(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Checks ranges of `rare_chunks`.
+
+        Raises:
+            DamagedImageError: They are not what was written.
+        """
+        self._check("rare_chunks", 4, starts, ends)
+
+    def check_windows(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Checks ranges of windows.
+
+        Raises:
+            DamagedImageError: They are not what was written.
+        """
+        self._check("window_scales", 4, starts, ends)
+        self._check("window_codes", self.codes.shape[1], starts, ends)
+
+    def _check(self, name: str, width: int, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        if len(starts) and not self.checked:
+            place = self._places[name]
+            self._blocks.check(place + width * starts, place + width * ends)
 
     @property
     def checked(self) -> bool:
@@ -249,7 +277,7 @@ class _Writer:
 
     def write(self, data: NDArray | bytes) -> None:
         """Appends bytes."""
-        view = memoryview(data if isinstance(data, bytes) else data.tobytes())
+        view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8))
         self._stream.write(view)
         while len(view):
             part = view[: _BLOCK - self.offset % _BLOCK]

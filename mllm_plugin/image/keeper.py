@@ -23,7 +23,7 @@ from mllm_plugin.errors import MLLMError
 from mllm_plugin.image.descent import Plan, compare, lexical, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.kernels import loading
-from mllm_plugin.image.source import Delta, read_delta, read_levels
+from mllm_plugin.image.source import Delta, Levels, read_delta, read_levels
 from mllm_plugin.image.space import Level, Space, arrange
 from mllm_plugin.lexical import QueryTerms, TermCounts
 from mllm_plugin.store.namespaces import NamespaceRow
@@ -39,7 +39,6 @@ _PAYS = 16  # walks over the file, after which a namespace is worth its arrays
 _MOST_DELTAS = 64
 _TRIES = 20
 
-Levels = tuple[list[Level], TermCounts]
 Result = TypeVar("Result")
 
 
@@ -206,7 +205,7 @@ class Images:
                 found = [] if stop.is_set() else self._read(go_on, alone)
             if found and go_on():
                 name = uuid.uuid4().hex
-                spaces = ((row.namespace_id, arrange(*one, row.version)) for row, one in found if go_on())
+                spaces = ((row.namespace_id, one.space()) for row, one in found if go_on())
                 if self._folder.publish(spaces, epoch, name):
                     self._name(name, stop)
                     self._folder.space(found[0][0].namespace_id, name)

@@ -10,13 +10,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.image.space import Level, Space, arrange
+from mllm_plugin.image.space import Level, Space, arrange, with_rare_terms, with_windows
 from mllm_plugin.lexical import TermCounts
 from mllm_plugin.store.blocks import NodeRef
+from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.snapshot import MOST_ROUTED, Snapshot
 from mllm_plugin.tree.editor import LEAF_LEVEL
 from mllm_plugin.tree.node import Children
+
+_WINDOWS_UP_TO = 100_000  # chunks: 3 KB each are held in memory to be written
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,39 @@ class Delta:
         return 0 if self.added is None else len(self.added.chunk_ids)
 
 
+@dataclass(frozen=True)
+class Levels:
+    """What the arrays of a namespace are made of, read from the file.
+
+    Attributes:
+        levels: The top first, the chunks last.
+        terms: Of the chunks.
+        windows: Of the chunks; none where they stay in the file.
+        version: Of the namespace.
+    """
+
+    levels: Sequence[Level]
+    terms: TermCounts
+    windows: Sequence[Windows]
+    version: int
+
+    def space(self) -> Space:
+        """The arrays, with all that a search may look up."""
+        space = with_rare_terms(arrange(self.levels, self.terms, self.version), MOST_ROUTED)
+        return with_windows(space, self.windows) if self.windows else space
+
+
 def read_levels(
     snapshot: Snapshot, row: NamespaceRow, go_on: Callable[[], bool] = lambda: True
-) -> tuple[list[Level], TermCounts] | None:
-    """What `arrange` makes the arrays of a namespace of, read while `go_on` says so.
+) -> Levels | None:
+    """Reads a namespace while `go_on` says so.
 
-    None where it is empty, a node has several vectors, or it was broken off.
+    Returns:
+        None where it is empty, a node has several vectors, or it was broken off.
     """
     if row.root_id is None:
         return None
-    nodes, levels, terms = [row.root_id], [], TermCounts.empty()
+    nodes, levels, terms, windows = [row.root_id], [], TermCounts.empty(), []
     for depth in range(snapshot.node(row.root_id).level - 1, LEAF_LEVEL - 2, -1):
         blocks = [snapshot.children(node) for node in nodes if go_on()]
         if len(blocks) < len(nodes) or any(block.vectors.shape[1] != 1 for block in blocks):
@@ -63,13 +89,15 @@ def read_levels(
         nodes = levels[-1].ids.tolist()
         if depth == LEAF_LEVEL - 1:
             terms = _terms(blocks)
-    return levels, terms
+            if row.live_chunks <= _WINDOWS_UP_TO:
+                windows = [snapshot.windows(block.ids) for block in blocks if go_on()]
+    return Levels(levels, terms, windows, row.version) if go_on() else None
 
 
 def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
     """The arrays of a namespace; None where it is empty, or a node has several vectors."""
     found = read_levels(snapshot, row)
-    return None if found is None else arrange(*found, row.version)
+    return None if found is None else found.space()
 
 
 def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space, before: Delta | None = None) -> Delta:

@@ -22,6 +22,8 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam
+from mllm_plugin.store.codec import Windows
+from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
 
 
 def candidates_of(
@@ -48,9 +50,10 @@ def candidates_of(
     results: dict[int, Candidates] = {}
     for length in {len(query.vectors) for query in queries}:
         places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
-        weighed = [view.weigh(queries[place]) for place in places]
+        weighed = [view.words(queries[place]) for place in places]
         vectors = np.stack([asked[place] for place in places])  # type: ignore[misc]
-        reached = [parts[0].walked(vectors, plan, [routed for _, routed in weighed])]
+        routed = [space.routed(rare_terms(known), MOST_ROUTED) for _, known in weighed]
+        reached = [parts[0].walked(vectors, plan, routed)]
         reached += [part.all(vectors) for part in parts[1:]]
         for row, place in enumerate(places):
             found = [own[row] for own in reached]
@@ -83,12 +86,11 @@ class _Part:
         return cls(space, counts)
 
     def walked(
-        self, vectors: NDArray[np.float32], plan: Plan, routed: Sequence[Sequence[tuple[int, int]]]
+        self, vectors: NDArray[np.float32], plan: Plan, routed: Sequence[NDArray[np.int64]]
     ) -> list[Found]:
         """Chunks below the best nodes for queries [b, L, m, d], and those that rare words lead to."""
         found = walk(self.space, vectors, plan, self.counts)
-        ids = [np.array([chunk for chunk, _ in one], np.int64) for one in routed]
-        more = [np.setdiff1d(self.space.places(own), one.chunks) for own, one in zip(ids, found, strict=True)]
+        more = [_others(*pair, len(self.space.chunk_ids)) for pair in zip(routed, found, strict=True)]
         if not any(map(len, more)):
             return found
         compared = compare(self.space, vectors, more, self.counts)
@@ -97,6 +99,13 @@ class _Part:
     def all(self, vectors: NDArray[np.float32]) -> list[Found]:
         """Every chunk, for queries [b, L, m, d]."""
         return walk(self.space, vectors[:, -1], Plan(None), self.counts)
+
+
+def _others(chunks: NDArray[np.int64], found: Found, count: int) -> NDArray[np.int64]:
+    """Those of the chunks that were not found; places are below `count`."""
+    met = np.zeros(count, bool)
+    met[found.chunks] = True
+    return chunks[~met[chunks]]
 
 
 def _joined(one: Found, other: Found) -> Found:
@@ -131,21 +140,32 @@ def _best(
     cosine = np.concatenate([_cosines(*pair) for pair in pairs])
     ids = np.concatenate([part.space.chunk_ids[own.chunks] for part, own in pairs])
     partial = view.hierarchy.leaf_ranker.partial(cosine, words)
-    best = best_candidates(view, partial, ids, most)
-    vectors = np.empty((len(best), view.snapshot.dim), np.float32)
-    first = 0
-    for part, own in pairs:
-        mine = np.flatnonzero((best >= first) & (best < first + len(own.chunks)))
-        vectors[mine] = part.space.vectors(own.chunks[best[mine] - first])
+    best = np.sort(best_candidates(view, partial, ids, most))  # part after part
+    first, chosen = 0, []
+    for own in found:
+        mine = best[(best >= first) & (best < first + len(own.chunks))]
+        chosen.append(own.chunks[mine - first])
         first += len(own.chunks)
     return Candidates(
         ids=ids[best],
-        vectors=vectors,
+        vectors=np.concatenate([part.space.vectors(own) for part, own in zip(parts, chosen, strict=True)]),
         lexical=words[best],
         complete=len(best) == len(ids) == view.answers,
         scored=sum(own.scored for own in found),
         visited=sum(own.visited for own in found),
+        windows=_windows(view, parts, chosen),
     )
+
+
+def _windows(view: View, parts: Sequence[_Part], chosen: Sequence[NDArray[np.int64]]) -> Windows | None:
+    """Windows of the chunks chosen of each part; what an array lacks is read from the file."""
+    if len(parts[0].space.window_sizes) == 0:
+        return None
+    found = []
+    for part, own in zip(parts, chosen, strict=True):
+        windows = part.space.windows(own)
+        found.append(view.snapshot.windows(part.space.chunk_ids[own]) if windows is None else windows)
+    return Windows.concat(found)
 
 
 def _cosines(part: _Part, found: Found) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ _READ_FOR_RECENCY = 8  # times as many as are kept
 
 @dataclass(frozen=True)
 class Candidates:
-    """Chunks of one namespace worth ranking for one query, best first by partial score.
+    """Chunks of one namespace worth ranking for one query, in any order.
 
     Attributes:
         ids: Chunk ids [n].
@@ -34,6 +34,7 @@ class Candidates:
         complete: Every live chunk that the search may return is among them.
         scored: Embeddings compared with the query to find them.
         visited: Nodes whose embedding chunks were looked into.
+        windows: Of the chunks [n], where they are known already.
     """
 
     ids: NDArray[np.int64]
@@ -42,6 +43,7 @@ class Candidates:
     complete: bool
     scored: int
     visited: int = 0
+    windows: Windows | None = None
 
 
 class Ranked(NamedTuple):
@@ -75,7 +77,8 @@ def evidence_of(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosine and window evidence [n] of candidates."""
     cosine = cosines(query, candidates.vectors)
-    return cosine, best_windows(query, view.snapshot.windows(candidates.ids), cosine)
+    windows = candidates.windows or view.snapshot.windows(candidates.ids)
+    return cosine, best_windows(query, windows, cosine)
 
 
 # -- on the way

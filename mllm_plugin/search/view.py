@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.lexical import QueryTerms
+from mllm_plugin.lexical import QueryTerms, term_hashes
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.blocks import Block, BlockCache, NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.snapshot import Frequency, Snapshot
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,15 @@ class View:
         """What recency adds to the scores of chunks [n]."""
         return np.zeros(len(ids)) if self.recency is None else self.recency.added(self.snapshot, ids)
 
-    def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
-        """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
+    def words(self, query: Query) -> tuple[QueryTerms, dict[int, Frequency]]:
+        """The query's terms weighed here, and how many chunks have each of them and of their forms."""
         rule = self.snapshot.word_rule
-        plain = QueryTerms.of(query.text, {}, 0, 0, rule)
-        known = self.snapshot.frequencies(self.row, plain.hashes.tolist())
+        known = self.snapshot.frequencies(self.row, term_hashes(query.text, rule))
         live = {term: found.live for term, found in known.items()}
         terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms, rule)
+        return terms, known
+
+    def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
+        """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
+        terms, known = self.words(query)
         return terms, self.snapshot.routed_chunks(self.row, known)

@@ -17,6 +17,7 @@ from mllm_plugin.tree.node import Children
 
 _SCALE_BYTES = 4
 _BASE = 128
+_WINDOWS = ("codes", "scales", "sizes")
 _LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
 
 
@@ -87,6 +88,13 @@ class Windows:
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
     sizes: NDArray[np.int64]
+
+    @classmethod
+    def concat(cls, parts: Sequence[Windows]) -> Windows:
+        """Windows of several lots of chunks, one lot after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(one, name) for one in parts]) for name in _WINDOWS))
 
     @property
     def starts(self) -> NDArray[np.int64]:
