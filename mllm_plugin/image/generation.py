@@ -277,7 +277,7 @@ class _Writer:
 
     def write(self, data: NDArray | bytes) -> None:
         """Appends bytes."""
-        view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8))
+        view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data)
         self._stream.write(view)
         while len(view):
             part = view[: _BLOCK - self.offset % _BLOCK]

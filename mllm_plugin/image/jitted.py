@@ -219,3 +219,29 @@ def weigh(hashes, counts, ends, lengths, chunks, asked, terms, weights, saturati
             for term in range(many):
                 total[place] += best[term]
     return total
+
+
+@njit(nogil=True, cache=True)
+def widen(bits, table, chunks):  # noqa: ANN001, ANN201
+    """As `plain.widen`."""
+    found = np.empty((len(chunks), bits.shape[1]), np.float32)
+    for place in range(len(chunks)):
+        for one in range(bits.shape[1]):
+            found[place, one] = table[bits[chunks[place], one]]
+    return found
+
+
+@njit(nogil=True, cache=True)
+def best_windows(codes, scales, starts, ends, asked, worth):  # noqa: ANN001, ANN201
+    """As `plain.best_windows`."""
+    best = np.empty((len(asked), len(starts)))
+    for place in range(len(starts)):
+        for probe in range(len(asked)):
+            most = -np.inf
+            for row in range(starts[place], ends[place]):
+                total = np.int64(0)
+                for one in range(codes.shape[1]):
+                    total += np.int64(np.int32(codes[row, one]) * asked[probe, one])
+                most = max(most, np.float64(total) * np.float64(scales[row]) * worth[probe])
+            best[probe, place] = most
+    return best

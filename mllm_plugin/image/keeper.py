@@ -20,12 +20,14 @@ import numpy as np
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.errors import MLLMError
-from mllm_plugin.image.descent import Plan, compare, lexical, walk
+from mllm_plugin.image.descent import Plan, compare, lexical, vectors_of, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.kernels import loading
 from mllm_plugin.image.source import Delta, Levels, read_delta, read_levels
-from mllm_plugin.image.space import Level, Space, arrange
+from mllm_plugin.image.space import Level, Space, arrange, with_windows
+from mllm_plugin.image.windows import SpaceWindows
 from mllm_plugin.lexical import QueryTerms, TermCounts
+from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 
@@ -294,6 +296,9 @@ def _use_kernels() -> None:
     chunks = Level(ids, live, live, vectors, np.zeros(0, np.int64))
     space = arrange([nodes, chunks], TermCounts.of(["a"] * 4), 1)
     query = np.ones((1, 1, 8), np.float32)
+    window = Windows(np.ones((4, 8), np.int8), np.ones(4, np.float32), live)
+    SpaceWindows(with_windows(space, [window]), ids).best(query[0])
     walk(space, query, Plan(1))
     compare(space, query, [ids])
+    vectors_of(space, ids)
     lexical(space, QueryTerms.of("a", {}, 4, 4), ids, LexicalConfig())

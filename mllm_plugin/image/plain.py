@@ -187,6 +187,32 @@ def weigh(
     return total
 
 
+def widen(bits: NDArray[np.uint16], table: Scores, chunks: Rows) -> Scores:
+    """Embeddings of chunks [n, d], their float16 given as integers, by what each of these is worth."""
+    return table[bits[chunks]]
+
+
+def best_windows(
+    codes: NDArray[np.int8],
+    scales: Scores,
+    starts: Rows,
+    ends: Rows,
+    asked: NDArray[np.int32],
+    worth: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The best inner product of each range of windows with each probe [m, n]; no range is empty.
+
+    Args:
+        codes, scales: Of all windows.
+        starts, ends: Ranges [n].
+        asked, worth: Probes as whole numbers [m, d], and what one of each is worth [m].
+    """
+    rows = expand(starts, ends)
+    sums = codes[rows].astype(np.float64) @ asked.T.astype(np.float64)  # whole numbers below 2 ** 53
+    cosines = sums * scales[rows, None] * worth
+    return np.maximum.reduceat(cosines, np.cumsum(ends - starts) - (ends - starts), axis=0).T
+
+
 def expand(starts: Rows, ends: Rows) -> Rows:
     """All rows of ranges, one range after another."""
     sizes = ends - starts

@@ -108,10 +108,8 @@ class Space:
             found.update(self.rare_chunks[first:last].tolist())
         return np.array(sorted(found), np.int64)
 
-    def windows(self, chunks: NDArray[np.int64]) -> Windows | None:
-        """Windows of chunks by their place; None where they are not here."""
-        if len(self.window_sizes) < len(self.chunk_ids):
-            return None
+    def windows(self, chunks: NDArray[np.int64]) -> Windows:
+        """Windows of chunks by their place, where they are not left in the file."""
         sizes = self.window_sizes[chunks].astype(np.int64)
         ends = self.window_ends[chunks]
         self.check_windows(ends - sizes, ends)
@@ -141,11 +139,6 @@ class Space:
 
     def check_vectors(self, chunks: NDArray[np.int64]) -> None:
         """Makes sure of the embeddings of chunks, as `check` does of their codes."""
-
-    def vectors(self, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embeddings [n, d] of chunks by their place among the chunks."""
-        self.check_vectors(chunks)
-        return self.halves[chunks].astype(np.float32)
 
     def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         """Makes sure that what ranges of chunks hold is what was written; memory of its own always is."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
-from mllm_plugin.image import Delta, Found, Plan, Space, compare, lexical, walk
+from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, vectors_of, walk
 from mllm_plugin.lexical import QueryTerms
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates
@@ -146,9 +146,12 @@ def _best(
         mine = best[(best >= first) & (best < first + len(own.chunks))]
         chosen.append(own.chunks[mine - first])
         first += len(own.chunks)
+    vectors = [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
     return Candidates(
         ids=ids[best],
-        vectors=np.concatenate([part.space.vectors(own) for part, own in zip(parts, chosen, strict=True)]),
+        vectors=np.concatenate(
+            [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
+        ),
         lexical=words[best],
         complete=len(best) == len(ids) == view.answers,
         scored=sum(own.scored for own in found),
@@ -157,15 +160,17 @@ def _best(
     )
 
 
-def _windows(view: View, parts: Sequence[_Part], chosen: Sequence[NDArray[np.int64]]) -> Windows | None:
-    """Windows of the chunks chosen of each part; what an array lacks is read from the file."""
-    if len(parts[0].space.window_sizes) == 0:
+def _windows(
+    view: View, parts: Sequence[_Part], chosen: Sequence[NDArray[np.int64]]
+) -> Windows | SpaceWindows | None:
+    """Windows of the chunks chosen of each part; those of the newer ones are read from the file."""
+    space = parts[0].space
+    if len(space.window_sizes) == 0:
         return None
-    found = []
-    for part, own in zip(parts, chosen, strict=True):
-        windows = part.space.windows(own)
-        found.append(view.snapshot.windows(part.space.chunk_ids[own]) if windows is None else windows)
-    return Windows.concat(found)
+    if not any(map(len, chosen[1:])):
+        return SpaceWindows(space, chosen[0])
+    newer = [part.space.chunk_ids[own] for part, own in zip(parts[1:], chosen[1:], strict=True)]
+    return Windows.concat([space.windows(chosen[0]), *map(view.snapshot.windows, newer)])
 
 
 def _cosines(part: _Part, found: Found) -> NDArray[np.float32]:

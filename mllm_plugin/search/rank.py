@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.hierarchy.setting import AMONG, Setting
+from mllm_plugin.image import SpaceWindows
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
 from mllm_plugin.store.codec import Windows
@@ -43,7 +44,7 @@ class Candidates:
     complete: bool
     scored: int
     visited: int = 0
-    windows: Windows | None = None
+    windows: Windows | SpaceWindows | None = None
 
 
 class Ranked(NamedTuple):
@@ -144,7 +145,9 @@ def with_meaning(cosines: NDArray[Any], vectors: NDArray[np.float32]) -> NDArray
     return cosines
 
 
-def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) -> NDArray[np.float64]:
+def best_windows(
+    query: Query, windows: Windows | SpaceWindows, fallback: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Window evidence [n]: for each window of the query the best cosine with one of the chunk's; their mean.
 
     For a query without windows it is the best cosine of any window with any of the query's vectors.
@@ -154,7 +157,7 @@ def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) 
     if not len(has):
         return fallback
     probes = query.vectors if query.windows is None else query.windows
-    each = np.maximum.reduceat(windows.cosines(probes), windows.starts[has], axis=0).T
+    each = windows.best(probes)
     best = fallback.copy()
     # python's sum goes probe by probe; numpy's would depend on how many chunks there are
     best[has] = np.max(each, axis=0) if query.windows is None else sum(each) / len(each)

@@ -101,6 +101,11 @@ class Windows:
         """First window of each chunk [n]."""
         return np.cumsum(self.sizes) - self.sizes
 
+    def best(self, probes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The best inner product of a window of each chunk that has any with probes [m, d]: [m, chunks]."""
+        has = np.flatnonzero(self.sizes)
+        return np.maximum.reduceat(self.cosines(probes), self.starts[has], axis=0).T
+
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
         """Embeddings [sum of sizes, d]."""
@@ -121,11 +126,16 @@ class Windows:
         return ((high * _BASE + middle) * _BASE + low) * self.scales[:, None] * scales
 
 
-def _digits(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Vectors [m, d] as digits [3, m, d] in -127 … 127, and what the lowest of each is worth [m]."""
+def whole_numbers(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What one is worth in each of some vectors [m], and the vectors in these [m, d], of 21 bits."""
     peaks = np.abs(vectors).max(axis=1, initial=0.0).astype(np.float64)
     scales = np.where(peaks > 0, peaks, 1.0) / (126 * _BASE**2)
-    rest = np.rint(vectors / scales[:, None])
+    return scales, np.rint(vectors / scales[:, None])
+
+
+def _digits(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Vectors [m, d] as digits [3, m, d] in -127 … 127, and what the lowest of each is worth [m]."""
+    scales, rest = whole_numbers(vectors)
     high = np.rint(rest / _BASE**2)
     rest -= high * _BASE**2
     middle = np.rint(rest / _BASE)

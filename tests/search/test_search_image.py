@@ -7,21 +7,25 @@ import random
 import numpy as np
 import pytest
 
-from mllm_plugin import MemoryConfig, MemoryIndex, TreeConfig
+from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image import (
     ImageFolder,
     Plan,
+    SpaceWindows,
     exact_order,
     lexical,
     nearest,
     plain,
     read_delta,
     read_space,
+    vectors_of,
     walk,
 )
 from mllm_plugin.image.kernels import kernels
+from mllm_plugin.image.source import read_levels
 from mllm_plugin.lexical import QueryTerms, term_hash
+from mllm_plugin.store.snapshot import rare_terms
 from tests.helpers.image_tools import documents
 from tests.helpers.toy import ToyEncoder
 
@@ -221,7 +225,7 @@ def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
         for one, other in zip(walk(mapped, queries, Plan(6)), walk(space, queries, Plan(6)), strict=True):
             assert (one.chunks == other.chunks).all()
             assert (one.scores == other.scores).all()
-            assert (mapped.vectors(one.chunks) == space.vectors(other.chunks)).all()
+            assert (vectors_of(mapped, one.chunks) == vectors_of(space, other.chunks)).all()
         assert not mapped.checked
     assert folder.check_all()
     assert folder.space(7, "one").checked
@@ -267,4 +271,42 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
 
 def _answers(space, queries):
     found = walk(space, queries, Plan(6))
-    return [(one.chunks.tolist(), one.scores.tolist(), space.vectors(one.best(5)).tolist()) for one in found]
+    return [
+        (one.chunks.tolist(), one.scores.tolist(), vectors_of(space, one.best(5)).tolist()) for one in found
+    ]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_windows_and_embeddings_are_those_of_the_file(tmp_path, monkeypatch, compiled):
+    if compiled:
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr("mllm_plugin.image.descent.kernels", lambda: plain)
+        monkeypatch.setattr("mllm_plugin.image.windows.kernels", lambda: plain)
+    with MemoryIndex.open(tmp_path, encoder=ToyEncoder(), hierarchy="identity") as memory:
+        memory.add(documents(40))
+        memory.add([Document("one vector", id="bare")], embeddings=[np.ones(16)], split=False)
+        with memory.snapshot() as snapshot:
+            row = snapshot.namespace(())
+            space = read_levels(snapshot, row).space()
+            chunks = np.random.default_rng(0).permutation(len(space.chunk_ids))[:35]
+            stored = snapshot.windows(space.chunk_ids[chunks])
+            probes = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)
+            mine = SpaceWindows(space, chunks)
+            assert mine.sizes.tolist() == stored.sizes.tolist()
+            assert mine.best(probes).tolist() == stored.best(probes).tolist()
+            assert space.windows(chunks).codes.tolist() == stored.codes.tolist()
+            assert vectors_of(space, chunks).dtype == np.float32
+            assert (vectors_of(space, chunks) == space.halves[chunks].astype(np.float32)).all()
+
+
+def test_rare_words_lead_to_the_chunks_that_have_them(library):
+    with library.snapshot() as snapshot:
+        row = snapshot.namespace(())
+        space = read_levels(snapshot, row).space()
+        known = snapshot.frequencies(row, [term_hash(word) for word in ("word3", "word7", "nowhere")])
+        rare, expected = rare_terms(known), [chunk for chunk, _ in snapshot.routed_chunks(row, known)]
+    assert len(rare) == 2
+    assert sorted(space.chunk_ids[space.routed(rare, 512)].tolist()) == expected
+    first = space.routed(rare, rare[0][0])
+    assert len(first) == rare[0][0]
