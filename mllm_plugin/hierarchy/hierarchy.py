@@ -126,20 +126,19 @@ class Hierarchy:
         """The ranker of embeddings of `level` (1 = chunks)."""
         return _at_or_below(self._ranks, level, self._identity_ranker)
 
-    def asked(self, level: int, queries: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """What inner products order the embeddings of a level by, as its ranker does.
+    @property
+    def by_products(self) -> bool:
+        """Whether products with what `asked` gives order the embeddings of every level as its ranker does.
 
-        Args:
-            level: Theirs; for chunks the scores must be the same too, not their order alone.
-            queries: Vectors [b, m, d].
-
-        Returns:
-            Vectors of the same shape; None where the ranker is of another kind, the caller's own for one.
+        Not with rankers of another kind, such as the caller's own. Of chunks the scores are the products.
         """
+        kinds = {type(ranker) for ranker in self._ranks.values()}
+        return kinds <= {CosineRanker, MappedRanker} and type(self.ranker(1)) is CosineRanker
+
+    def asked(self, level: int, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What embeddings of a level are compared with in place of queries [b, m, d]; see `by_products`."""
         ranker = self.ranker(level)
-        if type(ranker) is MappedRanker and level > 1:
-            return ranker.asked(queries)
-        return queries if type(ranker) is CosineRanker else None
+        return ranker.asked(queries) if isinstance(ranker, MappedRanker) else queries
 
     def check(self, dim: int) -> None:
         """Tries every module on embeddings of a memory's width.

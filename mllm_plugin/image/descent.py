@@ -17,15 +17,10 @@ from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space, quantise
 from mllm_plugin.lexical import QueryTerms
 
-_UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower: each leads to many of them
-_UPPER_LEAST = 4
+UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower: each leads to many of them
+UPPER_LEAST = 4
 _HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # quicker than a cast
 FINALISTS = 14  # so many more than wanted are compared exactly: the codes' order is nearly right
-
-
-def beam_above(width: int) -> int:
-    """Nodes kept on every level above the lowest when `width` are kept there."""
-    return max(_UPPER_LEAST, width // _UPPER_SHARE)
 
 
 @dataclass(frozen=True)
@@ -201,7 +196,7 @@ def _walk_args(
 ) -> tuple[Any, ...]:
     """What the kernels take to descend."""
     levels, width = len(space.bounds) - 1, plan.width or 1
-    beams = np.full(levels - 1, beam_above(width), np.int64)
+    beams = np.full(levels - 1, max(UPPER_LEAST, width // UPPER_SHARE), np.int64)
     beams[-1] = width
     paths = np.zeros(levels, np.float32)
     paths[: len(plan.paths)] = plan.paths

@@ -49,7 +49,6 @@ class Images:
 
     Args:
         folder: The memory's.
-        least: Live chunks from which on a namespace has one; None for none.
         snapshots: Opens a snapshot of the memory.
         note: Names the generation that is current in the memory; None where nothing may be written.
     """
@@ -57,12 +56,11 @@ class Images:
     def __init__(
         self,
         folder: Path,
-        least: int | None,
         snapshots: Callable[[], AbstractContextManager[Snapshot]],
         note: Callable[[str], None] | None,
     ) -> None:
         self._folder = ImageFolder(folder / FOLDER_NAME, read_only=note is None)
-        self._least, self._snapshots, self._note = least, snapshots, note
+        self._snapshots, self._note = snapshots, note
         self._deltas: OrderedDict[int, tuple[Space, Delta]] = OrderedDict()
         self._wanted: dict[int, tuple[int, int]] = {}  # by namespace: how often, and as of which write
         self._closed, self._earliest, self._took = False, 0.0, 0.0
@@ -70,6 +68,7 @@ class Images:
 
     def _fresh(self) -> None:
         self._lock = threading.Lock()
+        self._making = threading.Lock()
         self._reading = threading.Lock()  # held by who has a connection; across a fork by nobody
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -81,8 +80,6 @@ class Images:
 
         They are then made, if that pays, for later searches.
         """
-        if self._least is None or self._closed or row.live_chunks < self._least:
-            return None
         name, found = snapshot.image, None
         if name is not None and loading.done:
             found = self._folder.walked(row.namespace_id, name, partial(self._used, snapshot, row, use))
@@ -102,13 +99,15 @@ class Images:
         with self._lock:
             self._rest()
             self._stop.set()
-            thread = self._thread
             self._deltas.clear()
         gone = self._folder.forget()
-        if thread is not None:
-            thread.join(max(wait, _SLICE))
-            gone = not thread.is_alive() and self._folder.forget()
-        return gone
+        if self._making.acquire(blocking=False):
+            self._making.release()
+            return gone
+        if not self._making.acquire(timeout=max(wait, _SLICE)):
+            return False
+        self._making.release()
+        return self._folder.forget()
 
     def settle(self, timeout: float) -> None:
         """Waits until what is being made is made."""
@@ -185,7 +184,7 @@ class Images:
         started = time.monotonic()
         try:
             if loading.once(_use_kernels) and not stop.is_set():
-                with suppress(MLLMError, OSError):
+                with suppress(MLLMError, OSError), self._making:
                     self._make(stop)
         finally:
             with self._lock:
@@ -230,7 +229,7 @@ class Images:
                 wanted = {
                     place: version for place, (often, version) in self._wanted.items() if often >= _PAYS
                 }
-            rows = [row for row in snapshot.namespaces() if row.live_chunks >= (self._least or 0)]
+            rows = snapshot.namespaces()
             missing = [row for row in rows if row.namespace_id in wanted and not self._has(row, name, wanted)]
             if not missing or not alone:
                 return []

@@ -53,10 +53,8 @@ class Handle:
         self.cache = None if database.read_only else EmbeddingCache(self.path, encoder.fingerprint, self.dim)
         used = self.cache if config.embedding_cache else None  # one that is not used is still erased
         self.ingest = Ingest(database, encoder, used, config, hierarchies)
-        least = config.search.image_from
-        self.images = Images(
-            self.path, least, database.snapshot, None if database.read_only else self._name_image
-        )
+        note = None if database.read_only else self._name_image
+        self.images = Images(self.path, database.snapshot, note)
         database.readers_of_its_own.append(self.images)
         self.searcher = Searcher(config, hierarchies, self.images)
         self._vector_caches: dict[str, EmbeddingCache] = {}

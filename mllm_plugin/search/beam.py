@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.image.descent import beam_above
+from mllm_plugin.image.descent import UPPER_LEAST, UPPER_SHARE
 from mllm_plugin.tree.editor import LEAF_LEVEL
 
 BEST_LEAST = 10  # the margin is measured from this result, or from the last one wanted
@@ -20,7 +20,7 @@ Scores = NDArray[np.floating]
 
 def beam_at(level: int, width: int) -> int:
     """Nodes kept on a level when `width` are kept on the lowest."""
-    return width if level <= LEAF_LEVEL else beam_above(width)
+    return width if level <= LEAF_LEVEL else max(UPPER_LEAST, width // UPPER_SHARE)
 
 
 def likely(scores: Scores, level: int, slack: float | None) -> int:

@@ -167,12 +167,19 @@ class Searcher:
         mode, most = self._mode(view, request), wider * max(self._search.rescore, 2 * request.k)
         if mode == "beam":
             beam = Beam(wider * request.beam_width, request.k)
-            use = partial(candidates_of, view, queries, beam, most)
-            return self._walks.walked(view.snapshot, view.row, use) or walk(view, queries, beam, most=most)
+            return self._imaged(view, queries, beam, most) or walk(view, queries, beam, most=most)
         image = self._images.get(view.snapshot, view.row)
         if mode == "flat":
             return scan(view, image, queries, most=most)
         return exact_candidates(view, image, queries, most=most)
+
+    def _imaged(self, view: View, queries: Sequence[Query], beam: Beam, most: int) -> list[Candidates] | None:
+        """What a walk over the search image finds; None where there is none, or none is worth it."""
+        least = self._search.image_from
+        if least is None or view.row.live_chunks < least or not view.hierarchy.by_products:
+            return None
+        use = partial(candidates_of, view, queries, beam, most)
+        return self._walks.walked(view.snapshot, view.row, use)
 
     def _mode(self, view: View, request: Request) -> Mode:
         if request.mode != "auto":

@@ -28,8 +28,8 @@ from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
 
 def candidates_of(
     view: View, queries: Sequence[Query], beam: Beam, most: int, space: Space, delta: Delta
-) -> list[Candidates] | None:
-    """The `most` best chunks of each query; None where the rankers need more than the arrays have.
+) -> list[Candidates]:
+    """The `most` best chunks of each query; the rankers must go by products, see `Hierarchy.by_products`.
 
     Args:
         view: Where.
@@ -41,8 +41,6 @@ def candidates_of(
     """
     levels = len(space.bounds) - 1
     asked = [_asked(view, levels, query) for query in queries]
-    if any(one is None for one in asked):
-        return None
     parts = [_Part.of(view, space, delta.live, delta)]
     if delta.added is not None:
         parts.append(_Part.of(view, delta.added, delta.added.live, delta.added))
@@ -51,7 +49,7 @@ def candidates_of(
     for length in {len(query.vectors) for query in queries}:
         places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
         weighed = [view.words(queries[place]) for place in places]
-        vectors = np.stack([asked[place] for place in places])  # type: ignore[misc]
+        vectors = np.stack([asked[place] for place in places])
         routed = [space.routed(rare_terms(known), MOST_ROUTED) for _, known in weighed]
         reached = [parts[0].walked(vectors, plan, routed)]
         reached += [part.all(vectors) for part in parts[1:]]
@@ -117,13 +115,11 @@ def _joined(one: Found, other: Found) -> Found:
     )
 
 
-def _asked(view: View, levels: int, query: Query) -> NDArray[np.float32] | None:
+def _asked(view: View, levels: int, query: Query) -> NDArray[np.float32]:
     """What a query's vectors are on every level [L, m, d], or [1, m, d] where they are the same on all."""
     vectors = query.vectors[None]
     found = [view.hierarchy.asked(level, vectors) for level in range(levels, 0, -1)]
-    if any(one is None for one in found):
-        return None
-    return vectors if all(one is vectors for one in found) else np.concatenate(found)  # type: ignore[arg-type]
+    return vectors if all(one is vectors for one in found) else np.concatenate(found)
 
 
 def _paths(view: View, levels: int) -> list[float]:
@@ -149,9 +145,7 @@ def _best(
     vectors = [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
     return Candidates(
         ids=ids[best],
-        vectors=np.concatenate(
-            [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
-        ),
+        vectors=np.concatenate(vectors),
         lexical=words[best],
         complete=len(best) == len(ids) == view.answers,
         scored=sum(own.scored for own in found),

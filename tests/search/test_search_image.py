@@ -271,9 +271,8 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
 
 def _answers(space, queries):
     found = walk(space, queries, Plan(6))
-    return [
-        (one.chunks.tolist(), one.scores.tolist(), vectors_of(space, one.best(5)).tolist()) for one in found
-    ]
+    best = [vectors_of(space, one.best(5)).tolist() for one in found]
+    return best, [(one.chunks.tolist(), one.scores.tolist()) for one in found]
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -121,9 +121,10 @@ def test_rankers_of_ones_own_are_asked(tmp_path, walks):
     hierarchy = Hierarchy(rankers={2: _Own()})
     with open_memory(tmp_path, hierarchy=hierarchy) as memory:
         memory.add(documents(60))
-        make_image(memory)
         assert found(memory, "word3", beam_width=200) == found(memory, "word3", mode="exact")
-    assert walks["image"] == 0
+        memory._handle.images.settle(60)
+        assert not generations(memory)
+    assert walks == {"image": 0, "file": 0}
 
 
 @pytest.mark.parametrize("seed", range(4))
