@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from vectors import Vectors, exact_best, mixtures, real_vectors
 
 from mllm_plugin.config import TreeConfig
+from mllm_plugin.encoders.vectors import unit
 from mllm_plugin.image import Plan, nearest
 from mllm_plugin.image.space import Level, Space, arrange
-from mllm_plugin.store.codec import unit
 from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.clustering import group
 

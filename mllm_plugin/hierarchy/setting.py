@@ -8,6 +8,7 @@ the scores.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ class Setting:
 
     def features(self) -> NDArray[np.float64]:
         """About normal numbers, in the order of the attributes [f]."""
+        return self._features
+
+    @cached_property
+    def _features(self) -> NDArray[np.float64]:
         numbers = np.array([self.lead, np.log(max(1, self.chunks))])
         middle, spread = np.transpose([_LEAD, _CHUNKS])
         return np.clip((numbers - middle) / spread, -3.0, 3.0)

@@ -96,6 +96,7 @@ class MemoryIndex:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+        self._database, self._searcher = handle.database, handle.searcher
         self.path, self.dim, self.read_only = handle.path, handle.dim, handle.database.read_only
         self.encoder, self.config = handle.encoder, handle.config
 
@@ -554,7 +555,7 @@ class MemoryIndex:
             nodes: Most nodes of each level from 2 up; 0 for none.
             words: Of each node, so many words that tell what it is about, as `overview` gives them.
             embedding: Vector to use for a text query instead of encoding it.
-            beam_width: Lowest nodes visited; a quarter as many on the levels above, but at least `nodes`.
+            beam_width: Lowest nodes visited; half as many on the levels above, but at least `nodes`.
             exact: Score every live chunk and visit every node; the same as mode "exact".
             mode: As for `search`.
             namespace: Where to look.
@@ -734,8 +735,8 @@ class MemoryIndex:
         Use it as `with memory.snapshot() as snapshot:`; it ends with the block. While it is open, removals
         are not reported erased, as with `documents`.
         """
-        self._handle.database.check_open()
-        return self._handle.database.snapshot()
+        self._database.check_open()
+        return self._database.snapshot()
 
     # -- upkeep
 

@@ -232,16 +232,14 @@ class QueryTerms:
             length: Terms in all of them.
             rule: By which the memory tells words.
         """
-        asked = Counter(terms_of(text, rule))
         hashes, terms, weights = [], [], []
         bound = 0.0
-        for place, (term, repeats) in enumerate(sorted(asked.items(), key=lambda pair: term_hash(pair[0]))):
-            forms = [term_hash(form) for form in forms_of(term)]
-            forms = [form for form in forms if frequencies.get(form) or not chunks]
-            occurs = [frequencies.get(one, 0) for one in (term_hash(term), *forms)]
+        for place, (term, all_forms, repeats) in enumerate(_asked(text, rule)):
+            forms = [form for form in all_forms if frequencies.get(form) or not chunks]
+            occurs = [frequencies.get(one, 0) for one in (term, *forms)]
             weight = _squared_idf(occurs[0], chunks) * repeats
             shared = _squared_idf(min(chunks, sum(occurs)), chunks) * repeats
-            hashes += [term_hash(term), *forms]
+            hashes += [term, *forms]
             terms += [place] * len(occurs)
             weights += [weight, *[shared] * len(forms)]
             bound += weight
@@ -316,6 +314,20 @@ def _best_parts(
     rows, part = rows[order], np.concatenate(parts)[order]
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     return (rows[starts], np.maximum.reduceat(part, starts)) if len(rows) else (rows, part)
+
+
+def term_hashes(text: str, rule: int = WORD_RULE) -> list[int]:
+    """Of the terms of a query and of their forms, whose frequencies `QueryTerms.of` takes."""
+    return [one for term, forms, _ in _asked(text, rule) for one in (term, *forms)]
+
+
+@lru_cache(maxsize=256)
+def _asked(text: str, rule: int) -> list[tuple[int, list[int], int]]:
+    """Hash of each term of a query, ascending, those of its forms, and how often the query has it."""
+    found = Counter(terms_of(text, rule)).items()
+    return sorted(
+        (term_hash(term), [term_hash(form) for form in forms_of(term)], repeats) for term, repeats in found
+    )
 
 
 def _squared_idf(occurs: int, chunks: int) -> float:
