@@ -38,11 +38,11 @@ def main() -> None:
     walk(space, queries[:1, None], Plan(_WIDTH))  # loaded as well, before anything is timed
     print(f"On {machine()}, one thread; {options.count} vectors, beam {_WIDTH}.\n")
     with tempfile.TemporaryDirectory() as folder:
-        images = ImageFolder(Path(folder), "benchmark")
-        _, (writing, _) = timed(lambda: images.publish([(1, space)], images.epoch()))
+        images = ImageFolder(Path(folder))
+        _, (writing, _) = timed(lambda: images.publish([(1, space)], images.epoch(), "benchmark"))
         size = sum(path.stat().st_size for path in Path(folder).glob("*.image"))
-        other = ImageFolder(Path(folder), "benchmark")
-        mapped, (opening, _) = timed(lambda: other.space(1))
+        other = ImageFolder(Path(folder))
+        mapped, (opening, _) = timed(lambda: other.space(1, "benchmark"))
         first = per_query(mapped, queries)
         again = per_query(mapped, queries)
         _, (checking, _) = timed(other.check_all)

@@ -79,11 +79,15 @@ class SearchConfig(_Config):
     """How a search spends its effort."""
 
     beam_width: int = Field(default=96, ge=1)
-    """Lowest nodes kept (the paper's t); a quarter as many on the levels above."""
+    """Lowest nodes kept (the paper's t); half as many on the levels above."""
     rescore: int = Field(default=200, ge=1)
     """Candidates, best by cosine and lexical evidence, whose windows are read."""
     flat_below: int = Field(default=50_000, ge=0)
     """Up to this many live chunks, `auto` scans all pooled cosines; above, it walks."""
+    image_from: int | None = Field(default=2_000, ge=0)
+    """From so many live chunks on, a walk goes over a search image, arrays beside the file that are made from
+    it in the background; None for never.
+    """
     cache_bytes: int = Field(default=1 << 30, ge=0)
     """Memory for decoded embedding chunks, and as much again for scans, shared by namespaces."""
 

@@ -14,6 +14,7 @@ from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.fitting import check_level_encoder, check_ranker
 from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
+from mllm_plugin.hierarchy.learned import MappedRanker
 from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, weights_of
 from mllm_plugin.seam import adopted
 
@@ -124,6 +125,20 @@ class Hierarchy:
     def ranker(self, level: int) -> Ranker:
         """The ranker of embeddings of `level` (1 = chunks)."""
         return _at_or_below(self._ranks, level, self._identity_ranker)
+
+    @property
+    def by_products(self) -> bool:
+        """Whether products with what `asked` gives order the embeddings of every level as its ranker does.
+
+        Not with rankers of another kind, such as the caller's own. Of chunks the scores are the products.
+        """
+        kinds = {type(ranker) for ranker in self._ranks.values()}
+        return kinds <= {CosineRanker, MappedRanker} and type(self.ranker(1)) is CosineRanker
+
+    def asked(self, level: int, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What embeddings of a level are compared with in place of queries [b, m, d]; see `by_products`."""
+        ranker = self.ranker(level)
+        return ranker.asked(queries) if isinstance(ranker, MappedRanker) else queries
 
     def check(self, dim: int) -> None:
         """Tries every module on embeddings of a memory's width.

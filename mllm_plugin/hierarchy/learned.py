@@ -129,3 +129,7 @@ class MappedRanker(Ranker):
     ) -> Float32[np.ndarray, "b n"]:
         """Scores embeddings [n, r, d] for queries [b, m, d]: [b, n], higher is better."""
         return self._cosine.score(queries @ self._map, embeddings) + self._offset
+
+    def asked(self, queries: Float32[np.ndarray, "b m d"]) -> Float32[np.ndarray, "b m d"]:
+        """Vectors whose best inner product with an embedding is its score, but for a constant."""
+        return queries @ self._map

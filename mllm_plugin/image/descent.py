@@ -6,7 +6,7 @@ Shapes: b queries, L levels, m vectors per query, d dimensions, n chunks found.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space, quantise
 from mllm_plugin.text.lexical import QueryTerms
 
-UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower
+UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower: each leads to many of them
 UPPER_LEAST = 4
+_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # quicker than a cast
 FINALISTS = 14  # so many more than wanted are compared exactly: the codes' order is nearly right
-_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,13 @@ class Found:
         chunks: Their places among the chunks of the space [n].
         scores: Cosines of their codes with the query's [n]; they order, and are not exact.
         scored: Embeddings compared with the query.
+        visited: Nodes gone into.
     """
 
     chunks: NDArray[np.int64]
     scores: NDArray[np.float32]
     scored: int
+    visited: int = 0
 
     def best(self, most: int, evidence: NDArray[np.floating] | None = None) -> NDArray[np.int64]:
         """The `most` best chunks by score, or by evidence [n] in its place; lower places first on ties."""
@@ -75,16 +77,47 @@ def walk(
     Returns:
         What each query found.
     """
-    codes, worth = quantise(queries if queries.ndim == 4 else queries[:, None])
+    asked = quantise(queries if queries.ndim == 4 else queries[:, None])
     live = space.live if counts is None else counts
-    starts, ends, sizes, scored = _ranges(space, codes, worth, plan, live)
-    space.check(starts, ends)
-    args = (space.codes, space.scales, live, starts, ends, sizes, codes, worth)
-    rows, scores, lengths, compared = kernels().score(*args)
+    starts, ends, sizes, scored, visited = _ranges(space, *asked, plan, live)
+    found = _scored(space, (starts, ends, sizes), asked, live)
+    return [
+        replace(one, scored=one.scored + nodes, visited=into)
+        for one, nodes, into in zip(found, scored.tolist(), visited.tolist(), strict=True)
+    ]
+
+
+def compare(
+    space: Space,
+    queries: NDArray[np.float32],
+    chunks: Sequence[NDArray[np.int64]],
+    counts: NDArray[np.uint32] | None = None,
+) -> list[Found]:
+    """Compares each query with chosen chunks of its own; those that may not be returned are left out.
+
+    Args:
+        space, queries, counts: As `walk` takes them.
+        chunks: Places among the chunks [b][n].
+    """
+    starts = space.nodes + np.concatenate([np.zeros(0, np.int64), *chunks])
+    ranges = starts, starts + 1, np.array([len(chunk) for chunk in chunks], np.int64)
+    asked = quantise(queries if queries.ndim == 4 else queries[:, None])
+    return _scored(space, ranges, asked, space.live if counts is None else counts)
+
+
+def _scored(
+    space: Space,
+    ranges: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    asked: tuple[NDArray[np.int8], NDArray[np.float32]],
+    live: NDArray[np.uint32],
+) -> list[Found]:
+    """Scores the chunks of ranges: starts, ends, and how many each query has."""
+    space.check(*ranges[:2])
+    rows, scores, lengths, compared = kernels().score(space.codes, space.scales, live, *ranges, *asked)
     lasts = np.cumsum(lengths).tolist()
     return [
         Found(rows[first:last] - space.nodes, scores[first:last], total)
-        for first, last, total in zip([0, *lasts], lasts, (scored + compared).tolist(), strict=False)
+        for first, last, total in zip([0, *lasts], lasts, compared.tolist(), strict=False)
     ]
 
 
@@ -112,6 +145,12 @@ def nearest(
         reached = [row[row >= 0] - space.nodes for row in rows]
     asked = queries if queries.ndim == 3 else queries[:, -1]
     return [exact_order(space, *pair, k)[0] for pair in zip(asked, reached, strict=True)], scored
+
+
+def vectors_of(space: Space, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Embeddings [n, d] of chunks by their place among the chunks, as stored."""
+    space.check_vectors(chunks)
+    return kernels().widen(space.halves.view(np.uint16), _HALVES, chunks)
 
 
 def exact_order(
@@ -143,12 +182,12 @@ def lexical(
 
 def _ranges(
     space: Space, codes: NDArray[np.int8], worth: NDArray[np.float32], plan: Plan, live: NDArray[np.uint32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Ranges of chunk rows to score: starts, ends, ranges per query and nodes compared per query."""
+) -> tuple[NDArray[np.int64], ...]:
+    """Ranges of chunk rows to score: starts, ends, and per query ranges, nodes compared and gone into."""
     many, levels = len(codes), len(space.bounds) - 1
     if plan.width is None or levels == 1:
         starts, ends = np.full(many, space.nodes), np.full(many, len(space.ids))
-        return starts, ends, np.ones(many, np.int64), np.zeros(many, np.int64)
+        return starts, ends, np.ones(many, np.int64), *np.zeros((2, many), np.int64)
     return kernels().descend(*_walk_args(space, codes, worth, plan, live))
 
 

@@ -24,24 +24,30 @@ class ImageFolder:
 
     Args:
         folder: Below the memory's; made when something is published.
-        identity: Of the memory and its weights; generations of another one are not used.
+        read_only: Nothing there is changed; what is damaged is left aside.
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.folder, self._identity = Path(folder), identity
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.folder, self._read_only = Path(folder), read_only
         self._lock = threading.Lock()
         self._current: Generation | None = None
         self._spaces: dict[int, Space | None] = {}
+        self._manifest: tuple[tuple[int, int], str | None] | None = None
+        self._aside: str | None = None
 
-    def space(self, namespace_id: int) -> Space | None:
+    def space(self, namespace_id: int, identity: str) -> Space | None:
         """The arrays of a namespace in the current generation, of whatever version; None if there are none.
 
         A damaged generation is dropped.
+
+        Args:
+            namespace_id: Which.
+            identity: That the generation was published under; another one is not used.
         """
         with self._lock:
             try:
                 generation = self._latest()
-                if generation is None:
+                if generation is None or generation.identity != identity:
                     return None
                 if namespace_id not in self._spaces:
                     self._spaces[namespace_id] = generation.space(namespace_id)
@@ -50,12 +56,19 @@ class ImageFolder:
                 self._drop()
                 return None
 
-    def walked(self, namespace_id: int, use: Callable[[Space], Result]) -> Result | None:
+    def namespaces(self) -> frozenset[int]:
+        """Whose arrays the generation last looked into has."""
+        current = self._current
+        return frozenset() if current is None else frozenset(current.directory)
+
+    def walked(
+        self, namespace_id: int, identity: str, use: Callable[[Space], Result | None]
+    ) -> Result | None:
         """What `use` makes of a namespace's arrays; None if there are none, or they prove damaged on the way.
 
         Damage is found when a block is first touched. The generation is then dropped, to be made again.
         """
-        space = self.space(namespace_id)
+        space = self.space(namespace_id, identity)
         if space is None:
             return None
         try:
@@ -65,8 +78,11 @@ class ImageFolder:
                 self._drop()
             return None
 
-    def check_all(self) -> bool:
+    def check_all(self, go_on: Callable[[], bool] = lambda: True) -> bool:
         """Compares all of the current generation with its checksums; searches are quicker afterwards.
+
+        Args:
+            go_on: Asked on the way; it is broken off at the first no.
 
         Returns:
             Whether it is whole; it is dropped if not.
@@ -76,27 +92,29 @@ class ImageFolder:
         if current is None:
             return False
         try:
-            current.blocks.check_all()
+            current.blocks.check_all(go_on)
         except DamagedImageError:
             with self._lock:
                 self._drop()
             return False
-        return True
+        return current.blocks.complete
 
     def epoch(self) -> str:
         """Changes with every `forget`; to be read before the snapshot that is to be published."""
-        self.folder.mkdir(parents=True, exist_ok=True)  # so that whoever forgets sees that one is on its way
+        if not self._read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)  # so that whoever forgets sees one on its way
         try:
             return (self.folder / _EPOCH).read_text()
         except FileNotFoundError:
             return ""
 
-    def publish(self, spaces: Iterable[tuple[int, Space]], epoch: str) -> bool:
+    def publish(self, spaces: Iterable[tuple[int, Space]], epoch: str, identity: str) -> bool:
         """Writes a generation, makes it the current one and removes all others.
 
         Args:
             spaces: By namespace id, read from one snapshot.
             epoch: As it was before that snapshot was taken.
+            identity: A name that no other generation has.
 
         Returns:
             Whether it is current; False when something was forgotten meanwhile.
@@ -104,7 +122,7 @@ class ImageFolder:
         name = f"{uuid.uuid4().hex}.image"
         written = self.folder / f"{name}.new"
         try:
-            write_generation(written, self._identity, spaces)
+            write_generation(written, identity, spaces)
             os.replace(written, self.folder / name)
         finally:
             written.unlink(missing_ok=True)
@@ -130,36 +148,47 @@ class ImageFolder:
                 self._drop()
         return not any(self.folder.glob("*.image"))
 
+    def after_fork(self) -> None:
+        """In a child: nobody holds the lock any more."""
+        self._lock = threading.Lock()
+
     def _put(self, name: str, text: str) -> None:
         written = self.folder / f"{uuid.uuid4().hex}.image.new"
         with written.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+            stream.write(text)  # what a power failure leaves of it is made again
         os.replace(written, self.folder / name)
 
     def _latest(self) -> Generation | None:
         name = self._named()
         if self._current is None or self._current.path.name != name:
             self._current, self._spaces = None, {}
-            if name is not None:
-                found = Generation.open(self.folder / name)
-                self._current = found if found.identity == self._identity else None
+            if name is not None and name != self._aside:
+                self._current = Generation.open(self.folder / name)
         return self._current
 
     def _named(self) -> str | None:
+        """The current generation; the manifest is read again only when it is another file."""
+        path = self.folder / _MANIFEST
         try:
-            name = json.loads((self.folder / _MANIFEST).read_text())["generation"]
+            state = path.stat()
+            if self._manifest is None or self._manifest[0] != (state.st_ino, state.st_mtime_ns):
+                name = json.loads(path.read_text())["generation"]
+                name = name if isinstance(name, str) and Path(name).name == name else None
+                self._manifest = (state.st_ino, state.st_mtime_ns), name
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedImageError(f"the manifest of {self.folder} is damaged") from error
-        return name if isinstance(name, str) and Path(name).name == name else None
+        return self._manifest[1]
 
     def _drop(self) -> None:
-        self._current, self._spaces = None, {}
-        (self.folder / _MANIFEST).unlink(missing_ok=True)
-        self._sweep(keep=None)
+        if self._read_only:
+            self._aside = None if self._manifest is None else self._manifest[1]
+        self._current, self._spaces, self._manifest = None, {}, None
+        if not self._read_only:
+            with suppress(OSError):
+                (self.folder / _MANIFEST).unlink(missing_ok=True)
+            self._sweep(keep=None)
 
     def _sweep(self, keep: str | None) -> None:
         for path in self.folder.glob("*.image*"):

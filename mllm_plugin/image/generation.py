@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mllm_plugin.image.space import Space
 from mllm_plugin.text.lexical import TermCounts
 
 FORMAT = 1
-_MARK = b"MLLMIMG\x01"
+_MARK = b"MLLMIMG\x02"
 _TAIL = struct.Struct("<QI8s")  # length of the footer, its CRC-32, the mark
 _BLOCK = 1 << 16
 _ALIGNED = 64
@@ -43,8 +43,14 @@ _ARRAYS: dict[str, str] = {
     "halves": "<f2",
     "hashes": "<u4",
     "counts": "|u1",
+    "rare_terms": "<u4",
+    "rare_chunks": "<u4",
+    "window_sizes": "<u4",
+    "window_scales": "<f4",
+    "window_codes": "|i1",
 }
-_BY_CHUNK = ("halves", "hashes", "counts")  # checked when touched; so are the codes of chunks
+# checked when touched; so are the codes of chunks
+_BY_CHUNK = ("halves", "hashes", "counts", "rare_chunks", "window_scales", "window_codes")
 
 
 class DamagedImageError(DamagedStoreError):
@@ -60,13 +66,18 @@ class Blocks:
 
         self.complete = False
 
-    def check_all(self) -> None:
+    def check_all(self, go_on: Callable[[], bool] = lambda: True) -> None:
         """Compares every block, so that none need be looked up afterwards; for a thread of its own.
+
+        Args:
+            go_on: Asked before each; it is broken off at the first no.
 
         Raises:
             DamagedImageError: One differs.
         """
         for block in range(len(self._sums)):
+            if not go_on():
+                return
             self.check(np.array([block * _BLOCK]), np.array([block * _BLOCK + 1]))
         self.complete = True
 
@@ -124,6 +135,28 @@ class MappedSpace(Space):
         if len(chunks) and not self.checked:
             starts = self._places["halves"] + chunks * (2 * self.codes.shape[1])
             self._blocks.check(starts, starts + 2 * self.codes.shape[1])
+
+    def check_rare(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Checks ranges of `rare_chunks`.
+
+        Raises:
+            DamagedImageError: They are not what was written.
+        """
+        self._check("rare_chunks", 4, starts, ends)
+
+    def check_windows(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Checks ranges of windows.
+
+        Raises:
+            DamagedImageError: They are not what was written.
+        """
+        self._check("window_scales", 4, starts, ends)
+        self._check("window_codes", self.codes.shape[1], starts, ends)
+
+    def _check(self, name: str, width: int, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        if len(starts) and not self.checked:
+            place = self._places[name]
+            self._blocks.check(place + width * starts, place + width * ends)
 
     @property
     def checked(self) -> bool:
@@ -244,7 +277,7 @@ class _Writer:
 
     def write(self, data: NDArray | bytes) -> None:
         """Appends bytes."""
-        view = memoryview(data if isinstance(data, bytes) else data.tobytes())
+        view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data)
         self._stream.write(view)
         while len(view):
             part = view[: _BLOCK - self.offset % _BLOCK]

@@ -75,9 +75,9 @@ def _fewest(kept, live, width, need):  # noqa: ANN001, ANN202
 
 @njit(nogil=True, cache=True)
 def _descend(codes, scales, live, first, bounds, query, worth, paths, beams, need):  # noqa: ANN001, ANN202
-    """Ranges of chunks below the best lowest nodes of one query, and how many nodes were scored."""
+    """Ranges of chunks below the best lowest nodes of one query, nodes scored and nodes gone into."""
     lower, upper = np.zeros(1, np.int64), np.full(1, bounds[1], np.int64)
-    above, scored = np.zeros(1, np.float32), 0
+    above, scored, visited = np.zeros(1, np.float32), 0, 0
     for level in range(len(beams)):
         own = min(level, len(query) - 1)
         count = (upper - lower).sum()
@@ -91,22 +91,23 @@ def _descend(codes, scales, live, first, bounds, query, worth, paths, beams, nee
                 found[at + place] += path
             at += some
         scored += count
+        visited += len(lower)
         kept, above = _keep(found, rows, live, beams[level], need)
         some = min(len(kept), _fewest(kept, live, beams[level], need))
         kept, above = kept[:some], above[:some]
         lower, upper = first[kept], first[kept + 1]
-    return lower, upper, scored
+    return lower, upper, scored, visited + len(lower)
 
 
 @njit(nogil=True, cache=True)
 def descend(codes, scales, live, first, bounds, queries, worth, paths, beams, need):  # noqa: ANN001, ANN201
     """As `plain.descend`."""
     many = len(queries)
-    sizes, scored = np.zeros(many, np.int64), np.zeros(many, np.int64)
+    sizes, scored, visited = np.zeros(many, np.int64), np.zeros(many, np.int64), np.zeros(many, np.int64)
     starts, ends = np.empty(many * 64, np.int64), np.empty(many * 64, np.int64)
     used = 0
     for query in range(many):
-        lower, upper, scored[query] = _descend(
+        lower, upper, scored[query], visited[query] = _descend(
             codes, scales, live, first, bounds, queries[query], worth[query], paths, beams, need
         )
         while used + len(lower) > len(starts):
@@ -115,7 +116,7 @@ def descend(codes, scales, live, first, bounds, queries, worth, paths, beams, ne
         ends[used : used + len(lower)] = upper
         used += len(lower)
         sizes[query] = len(lower)
-    return starts[:used], ends[:used], sizes, scored
+    return starts[:used], ends[:used], sizes, scored, visited
 
 
 @njit(nogil=True, cache=True)
@@ -125,7 +126,7 @@ def nearest(codes, scales, live, first, bounds, queries, worth, paths, beams, ne
     rows, scored = np.full((many, most), -1, np.int64), np.zeros(many, np.int64)
     best, found = np.empty(most, np.float32), np.empty(1024, np.float32)
     for query in range(many):
-        lower, upper, scored[query] = _descend(
+        lower, upper, scored[query], _ = _descend(
             codes, scales, live, first, bounds, queries[query], worth[query], paths, beams, need
         )
         count = 0
@@ -218,3 +219,29 @@ def weigh(hashes, counts, ends, lengths, chunks, asked, terms, weights, saturati
             for term in range(many):
                 total[place] += best[term]
     return total
+
+
+@njit(nogil=True, cache=True)
+def widen(bits, table, chunks):  # noqa: ANN001, ANN201
+    """As `plain.widen`."""
+    found = np.empty((len(chunks), bits.shape[1]), np.float32)
+    for place in range(len(chunks)):
+        for one in range(bits.shape[1]):
+            found[place, one] = table[bits[chunks[place], one]]
+    return found
+
+
+@njit(nogil=True, cache=True)
+def best_windows(codes, scales, starts, ends, asked, worth):  # noqa: ANN001, ANN201
+    """As `plain.best_windows`."""
+    best = np.empty((len(asked), len(starts)))
+    for place in range(len(starts)):
+        for probe in range(len(asked)):
+            most = -np.inf
+            for row in range(starts[place], ends[place]):
+                total = np.int64(0)
+                for one in range(codes.shape[1]):
+                    total += np.int64(np.int32(codes[row, one]) * asked[probe, one])
+                most = max(most, np.float64(total) * np.float64(scales[row]) * worth[probe])
+            best[probe, place] = most
+    return best

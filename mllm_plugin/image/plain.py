@@ -29,7 +29,7 @@ def descend(
     paths: Scores,
     beams: Rows,
     need: int,
-) -> tuple[Rows, Rows, Rows, Rows]:
+) -> tuple[Rows, Rows, Rows, Rows, Rows]:
     """Ranges of chunks below the best lowest nodes of each query.
 
     Args:
@@ -42,19 +42,20 @@ def descend(
 
     Returns:
         Starts and ends of the ranges of all queries, best first; how many each query has [b]; embeddings
-        compared with each [b].
+        compared with each [b]; nodes gone into [b].
     """
-    starts, ends, sizes, scored = [], [], [], []
+    starts, ends, sizes, scored, visited = [], [], [], [], []
     for query, own in zip(queries, worth, strict=True):
         lower, upper = np.array([0], np.int64), np.array([bounds[1]], np.int64)
         above = np.zeros(1, np.float32)
-        compared = 0
+        compared, into = 0, 0
         for level, width in enumerate(beams.tolist()):
             rows = expand(lower, upper)
             place = min(level, len(query) - 1)
             found = score_rows(codes, scales, rows, query[place], own[place])
             found = found + paths[level] * np.repeat(above, upper - lower)
             compared += len(rows)
+            into += len(lower)
             kept = _best(found, rows, live, width, need)
             above = found[kept]
             lower, upper = first[rows[kept]], first[rows[kept] + 1]
@@ -62,7 +63,9 @@ def descend(
         ends.append(upper)
         sizes.append(len(lower))
         scored.append(compared)
-    return np.concatenate(starts), np.concatenate(ends), np.array(sizes), np.array(scored)
+        visited.append(into + len(lower))
+    ranges = np.concatenate(starts), np.concatenate(ends), np.array(sizes, np.int64)
+    return *ranges, np.array(scored, np.int64), np.array(visited, np.int64)
 
 
 def score(
@@ -117,7 +120,7 @@ def nearest(
         compared with each [b].
     """
     tree, asked = (codes, scales, live), (queries, worth)
-    starts, ends, sizes, scored = descend(*tree, first, bounds, *asked, paths, beams, need)
+    starts, ends, sizes, scored, _ = descend(*tree, first, bounds, *asked, paths, beams, need)
     rows, found, lengths, compared = score(*tree, starts, ends, sizes, *asked)
     best, last = np.full((len(queries), most), -1, np.int64), np.cumsum(lengths)
     for place, length in enumerate(lengths.tolist()):
@@ -182,6 +185,32 @@ def weigh(
             best[owner[hit]] = np.maximum(best[owner[hit]], part)
         total += best
     return total
+
+
+def widen(bits: NDArray[np.uint16], table: Scores, chunks: Rows) -> Scores:
+    """Embeddings of chunks [n, d], their float16 given as integers, by what each of these is worth."""
+    return table[bits[chunks]]
+
+
+def best_windows(
+    codes: NDArray[np.int8],
+    scales: Scores,
+    starts: Rows,
+    ends: Rows,
+    asked: NDArray[np.int32],
+    worth: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The best inner product of each range of windows with each probe [m, n]; no range is empty.
+
+    Args:
+        codes, scales: Of all windows.
+        starts, ends: Ranges [n].
+        asked, worth: Probes as whole numbers [m, d], and what one of each is worth [m].
+    """
+    rows = expand(starts, ends)
+    sums = codes[rows].astype(np.float64) @ asked.T.astype(np.float64)  # whole numbers below 2 ** 53
+    cosines = sums * scales[rows, None] * worth
+    return np.maximum.reduceat(cosines, np.cumsum(ends - starts) - (ends - starts), axis=0).T
 
 
 def expand(starts: Rows, ends: Rows) -> Rows:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.image.space import Level, Space, arrange
+from mllm_plugin.image.space import Level, Space, arrange, with_rare_terms, with_windows
+from mllm_plugin.store.codec import Windows
+from mllm_plugin.store.embedding_chunks import NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.snapshot import MOST_ROUTED, Snapshot
 from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.tree.node import EmbeddingChunk
+
+_WINDOWS_UP_TO = 100_000  # chunks: 3 KB each are held in memory to be written
 
 
 @dataclass(frozen=True)
@@ -21,22 +27,63 @@ class Delta:
     """What a snapshot holds that the arrays do not.
 
     Attributes:
+        version: Of the namespace in that snapshot.
         live: In place of the arrays' [R]: nothing of a node that changed or went.
         added: The chunks of the nodes that changed or are new; scored one and all.
+        embedding chunks: The embedding chunks of these nodes.
+        chosen: As `Space.chosen`, of the arrays.
     """
 
+    version: int
     live: NDArray[np.uint32]
     added: Space | None
+    embedding_chunks: Mapping[NodeRef, EmbeddingChunk]
+    chosen: WeakKeyDictionary[Any, NDArray[np.uint32]] = field(default_factory=WeakKeyDictionary)
+
+    @property
+    def size(self) -> int:
+        """Chunks that are not in the arrays."""
+        return 0 if self.added is None else len(self.added.chunk_ids)
 
 
-def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
-    """The arrays of a namespace; None where it is empty, or a node has several vectors."""
+@dataclass(frozen=True)
+class Levels:
+    """What the arrays of a namespace are made of, read from the file.
+
+    Attributes:
+        levels: The top first, the chunks last.
+        terms: Of the chunks.
+        windows: Of the chunks; none where they stay in the file.
+        version: Of the namespace.
+    """
+
+    levels: Sequence[Level]
+    terms: TermCounts
+    windows: Sequence[Windows]
+    version: int
+
+    def space(self) -> Space:
+        """The arrays, with all that a search may look up."""
+        space = with_rare_terms(arrange(self.levels, self.terms, self.version), MOST_ROUTED)
+        return with_windows(space, self.windows) if self.windows else space
+
+
+def read_levels(
+    snapshot: Snapshot, row: NamespaceRow, go_on: Callable[[], bool] = lambda: True
+) -> Levels | None:
+    """Reads a namespace while `go_on` says so.
+
+    Returns:
+        None where it is empty, a node has several vectors, or it was broken off.
+    """
     if row.root_id is None:
         return None
-    nodes, levels, terms = [row.root_id], [], TermCounts.empty()
+    nodes, levels, terms, windows = [row.root_id], [], TermCounts.empty(), []
     for depth in range(snapshot.node(row.root_id).level - 1, LOWEST_LEVEL - 2, -1):
-        embedding_chunks = [snapshot.children(node) for node in nodes]
-        if any(children.vectors.shape[1] != 1 for children in embedding_chunks):
+        embedding_chunks = [snapshot.children(node) for node in nodes if go_on()]
+        if len(embedding_chunks) < len(nodes) or any(
+            children.vectors.shape[1] != 1 for children in embedding_chunks
+        ):
             return None
         if levels:
             levels[-1] = replace(
@@ -46,30 +93,66 @@ def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
         nodes = levels[-1].ids.tolist()
         if depth == LOWEST_LEVEL - 1:
             terms = _terms(embedding_chunks)
-    return arrange(levels, terms, row.version)
+            if row.live_chunks <= _WINDOWS_UP_TO:
+                windows = [snapshot.windows(children.ids) for children in embedding_chunks if go_on()]
+    return Levels(levels, terms, windows, row.version) if go_on() else None
 
 
-def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space) -> Delta:
+def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
+    """The arrays of a namespace; None where it is empty, or a node has several vectors."""
+    found = read_levels(snapshot, row)
+    return None if found is None else found.space()
+
+
+def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space, before: Delta | None = None) -> Delta:
     """What was written between the arrays' version and the snapshot's.
 
-    Costs what the edits touched, and a look at the lowest nodes' versions.
+    From the root down, only nodes that a write changed are read: their parents name the write.
+
+    Args:
+        snapshot: A later moment than the arrays'.
+        row: The namespace there.
+        space: The arrays.
+        before: Of an earlier moment, to spare reading again what has not changed since.
     """
-    lower, upper = space.lowest
-    versions = snapshot.lowest_nodes(row.namespace_id)
-    changed = {node for node, version in versions.items() if version > space.version}
-    stale = ~np.isin(space.ids[lower:upper], list(versions.keys() - changed))
-    live = space.live
-    if stale.any() or lower == upper:
-        live = live.copy()
-        for node in (lower + np.flatnonzero(stale)).tolist():
-            live[space.first[node] : space.first[node + 1]] = 0
-        live[:] = space.counts(live[space.nodes :] > 0)
-    if lower == upper:  # the root's own chunks: all of them are read again
-        live = np.zeros_like(live) if changed or row.version != space.version else space.live
-    embedding_chunks = [snapshot.children(node) for node in sorted(changed)]
+    if row.version == space.version:
+        return Delta(row.version, space.live, None, {})
+    whole, changed = _compared(snapshot, row, space)
+    first, last = space.lowest
+    chosen = np.repeat(whole[first:last], np.diff(space.first[first : last + 1]))
+    live = space.counts((space.live[space.nodes :] > 0) & chosen) if last else np.zeros_like(space.live)
+    known = {} if before is None else before.embedding_chunks
+    embedding_chunks = {ref: known.get(ref) or snapshot.children(ref.node_id) for ref in sorted(changed)}
     if not embedding_chunks:
-        return Delta(live, None)
-    return Delta(live, arrange([_level(embedding_chunks)], _terms(embedding_chunks), row.version))
+        return Delta(row.version, live, None, {})
+    parts = list(embedding_chunks.values())
+    return Delta(row.version, live, arrange([_level(parts)], _terms(parts), row.version), embedding_chunks)
+
+
+def _compared(snapshot: Snapshot, row: NamespaceRow, space: Space) -> tuple[NDArray[np.bool_], list[NodeRef]]:
+    """Which nodes [N] are with all below them as they were, and the lowest ones that are not."""
+    whole, order = np.zeros(space.nodes, bool), np.argsort(space.ids[: space.nodes])
+    if row.root_id is None or row.root_version is None:
+        return whole, []
+    known = space.ids[order]
+    changed = [NodeRef(row.root_id, row.root_version)]
+    for _ in range(snapshot.node(row.root_id).level, LOWEST_LEVEL, -1):
+        embedding_chunks = [snapshot.children(ref.node_id) for ref in changed]
+        ids, versions = (
+            np.concatenate([getattr(chunk, name) for chunk in embedding_chunks])
+            for name in ("ids", "versions")
+        )
+        same = np.zeros(len(ids), bool)
+        if len(known):
+            places = order[np.searchsorted(known, ids).clip(max=len(known) - 1)]
+            same = (space.ids[places] == ids) & (space.versions[places] == versions)
+            whole[places[same]] = True
+        changed = list(map(NodeRef, ids[~same].tolist(), versions[~same].tolist()))
+    for level in range(len(space.bounds) - 3):  # from the top down: what is below a whole one is whole too
+        first, last = space.bounds[level : level + 2]
+        below = slice(space.first[first], space.first[last])
+        whole[below] |= np.repeat(whole[first:last], np.diff(space.first[first : last + 1]))
+    return whole, changed
 
 
 def _level(embedding_chunks: Sequence[EmbeddingChunk]) -> Level:

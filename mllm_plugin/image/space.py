@@ -7,12 +7,15 @@ e term entries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.store.codec import Windows
 from mllm_plugin.text.lexical import TermCounts
 
 LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
@@ -33,6 +36,11 @@ class Space:
         codes: Embeddings as int8 [R, d].
         halves: Embeddings of the chunks as stored [c, d].
         terms: Term counts of the chunks.
+        rare_terms: Terms that few chunks have, once for each of these, ascending [p].
+        rare_chunks: These chunks, by their place [p].
+        window_sizes: How many windows each chunk has [c]; empty where they are left in the file.
+        window_scales: What a code of each is worth [w].
+        window_codes: Windows as stored, one chunk after another [w, d].
     """
 
     version: int
@@ -45,6 +53,11 @@ class Space:
     codes: NDArray[np.int8]
     halves: NDArray[np.float16]
     terms: TermCounts
+    rare_terms: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    rare_chunks: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    window_sizes: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    window_scales: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    window_codes: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
 
     @property
     def nodes(self) -> int:
@@ -61,6 +74,59 @@ class Space:
         """Where the term entries of each chunk end [c]."""
         return np.cumsum(self.terms.sizes, dtype=np.int64)
 
+    @cached_property
+    def chosen(self) -> WeakKeyDictionary[Any, NDArray[np.uint32]]:
+        """Counts [R] under filters, by what the filter lets through, as long as that is kept."""
+        return WeakKeyDictionary()
+
+    @cached_property
+    def by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids of the chunks, ascending, and their places among the chunks [c]."""
+        order = np.argsort(self.chunk_ids)
+        return self.chunk_ids[order], order
+
+    def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where those of some chunks are that are here [n]."""
+        known, order = self.by_id
+        found = np.searchsorted(known, ids).clip(max=len(known) - 1)
+        return order[found[known[found] == ids]]
+
+    def routed(self, rare: Sequence[tuple[int, int]], most: int) -> NDArray[np.int64]:
+        """Places of the chunks that have the rarest terms, about `most` of them.
+
+        Args:
+            rare: How many chunks have it, and the term; the rarest first.
+            most: No other term is followed where that might lead to more.
+        """
+        found: set[int] = set()
+        names = np.array([term for _, term in rare], np.uint32)
+        ranges = [np.searchsorted(self.rare_terms, names, side=side) for side in ("left", "right")]
+        self.check_rare(*ranges)
+        for (total, _), first, last in zip(rare, *(one.tolist() for one in ranges), strict=True):
+            if len(found) + total > most:
+                break
+            found.update(self.rare_chunks[first:last].tolist())
+        return np.array(sorted(found), np.int64)
+
+    def windows(self, chunks: NDArray[np.int64]) -> Windows:
+        """Windows of chunks by their place, where they are not left in the file."""
+        sizes = self.window_sizes[chunks].astype(np.int64)
+        ends = self.window_ends[chunks]
+        self.check_windows(ends - sizes, ends)
+        rows = np.repeat(ends - np.cumsum(sizes), sizes) + np.arange(int(sizes.sum()))
+        return Windows(self.window_codes[rows], self.window_scales[rows], sizes)
+
+    @cached_property
+    def window_ends(self) -> NDArray[np.int64]:
+        """Where the windows of each chunk end [c]."""
+        return np.cumsum(self.window_sizes, dtype=np.int64)
+
+    def check_rare(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """As `check`, of ranges of `rare_chunks`."""
+
+    def check_windows(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """As `check`, of ranges of windows."""
+
     @property
     def chunk_ids(self) -> NDArray[np.int64]:
         """Ids of the chunks [c]."""
@@ -73,11 +139,6 @@ class Space:
 
     def check_vectors(self, chunks: NDArray[np.int64]) -> None:
         """Makes sure of the embeddings of chunks, as `check` does of their codes."""
-
-    def vectors(self, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embeddings [n, d] of chunks by their place among the chunks."""
-        self.check_vectors(chunks)
-        return self.halves[chunks].astype(np.float32)
 
     def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         """Makes sure that what ranges of chunks hold is what was written; memory of its own always is."""
@@ -135,3 +196,21 @@ def arrange(levels: Sequence[Level], terms: TermCounts, version: int) -> Space:
         halves=np.ascontiguousarray(levels[-1].vectors, dtype=np.float16),
         terms=terms,
     )
+
+
+def with_rare_terms(space: Space, most: int) -> Space:
+    """The same arrays with the terms that at most so many chunks have, and these chunks."""
+    order = np.argsort(space.terms.hashes, kind="stable")
+    hashes = space.terms.hashes[order]
+    starts = np.flatnonzero(np.diff(hashes, prepend=hashes[:1] ^ 1))
+    sizes = np.diff(starts, append=len(hashes))
+    rare = np.repeat(sizes <= most, sizes)
+    chunks = space.terms.rows()[order[rare]].astype(np.uint32)
+    return replace(space, rare_terms=hashes[rare], rare_chunks=chunks)
+
+
+def with_windows(space: Space, windows: Sequence[Windows]) -> Space:
+    """The same arrays with the windows of the chunks, in their order."""
+    joined = Windows.concat(windows)
+    sizes = joined.sizes.astype(np.uint32)
+    return replace(space, window_sizes=sizes, window_scales=joined.scales, window_codes=joined.codes)

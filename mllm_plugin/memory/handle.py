@@ -15,6 +15,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.documents.ingest import Ingest
 from mllm_plugin.errors import MLLMError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.image.keeper import Images
 from mllm_plugin.protocols import Reranker, TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
@@ -25,6 +26,7 @@ from mllm_plugin.store.snapshot import Snapshot
 
 _EXPIRED_AT_ONCE = 256  # a reader does no more for others; it leaves out what is left
 
+_NO_PATIENCE = 0.05  # seconds that what can be tried again waits for a writer
 _PATIENCE = 1.0  # seconds that what can be made again waits for a writer
 
 
@@ -51,7 +53,10 @@ class Handle:
         self.cache = None if database.read_only else EmbeddingCache(self.path, encoder.fingerprint, self.dim)
         used = self.cache if config.embedding_cache else None  # one that is not used is still erased
         self.ingest = Ingest(database, encoder, used, config, hierarchies)
-        self.searcher = Searcher(config, hierarchies)
+        note = None if database.read_only else self._name_image
+        self.images = Images(self.path, database.snapshot, note)
+        database.readers_of_its_own.append(self.images)
+        self.searcher = Searcher(config, hierarchies, self.images)
         self._vector_caches: dict[str, EmbeddingCache] = {}
 
     @property
@@ -77,11 +82,13 @@ class Handle:
             yield snapshot
 
     def erase(self, wait: float) -> tuple[bool, str]:
-        """Rewrites the cache and empties the log, so that no file holds what was removed; else says why.
+        """Drops image and cache and empties the log, so that no file holds what was removed; else says why.
 
         It follows a commit, so nothing raises: what was written is kept, whatever becomes of the old.
         """
         try:
+            if not self.images.forget(wait):
+                return False, "the search image could not be removed; call compact() later"
             if self.cache is not None and not self.cache.erase(wait):
                 return False, "another process is using the embedding cache; call compact() later"
             if self.database.truncate_log(wait):
@@ -97,11 +104,16 @@ class Handle:
 
     def close(self) -> None:
         """Closes all files, also where one of them fails."""
+        self.images.close()
         with ExitStack() as files:
             for cache in (self.cache, *self._vector_caches.values()):
                 if cache is not None:
                     files.callback(_close, cache)
             files.callback(self.database.close)
+
+    def _name_image(self, name: str) -> None:
+        with self.edit(wait=_NO_PATIENCE) as edit:
+            edit.note_image(name)
 
     # -- vectors that can be made again
 

@@ -556,7 +556,7 @@ class MemoryIndex:
             nodes: Most nodes of each level from 2 up; 0 for none.
             words: Of each node, so many words that tell what it is about, as `overview` gives them.
             embedding: Vector to use for a text query instead of encoding it.
-            beam_width: Lowest nodes visited; a quarter as many on the levels above, but at least `nodes`.
+            beam_width: Lowest nodes visited; half as many on the levels above, but at least `nodes`.
             exact: Score every live chunk and visit every node; the same as mode "exact".
             mode: As for `search`.
             namespace: Where to look.

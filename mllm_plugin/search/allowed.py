@@ -21,7 +21,7 @@ _MOST_CACHED = 64
 _Key = tuple[int, int, Clause, tuple[str, ...], int | None, When]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allowed:
     """Live chunks that match a filter.
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.image.descent import UPPER_LEAST, UPPER_SHARE
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 BEST_LEAST = 10  # the slack is measured from this result, or from the last one wanted
 _FIRST_SHARE = 8  # one node in so many of the beam is looked into before the others are judged by it
 _FIRST_LEAST = 4
-_UPPER_SHARE = 4  # above the lowest nodes the beam is so many times narrower: each leads to many of them
-_UPPER_LEAST = 4
 
 Scores = NDArray[np.floating]
 
 
 def beam_at(level: int, width: int) -> int:
     """Nodes kept on a level when `width` are kept on the lowest."""
-    return width if level <= LOWEST_LEVEL else max(_UPPER_LEAST, width // _UPPER_SHARE)
+    return width if level <= LOWEST_LEVEL else max(UPPER_LEAST, width // UPPER_SHARE)
 
 
 def likely(scores: Scores, level: int, slack: float | None) -> int:

@@ -6,15 +6,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.hierarchy import LeafRanker
 from mllm_plugin.hierarchy.setting import Setting
+from mllm_plugin.image.keeper import Images
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits
+from mllm_plugin.search.imaged import candidates_of
 from mllm_plugin.search.labels import Labeller
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, rank, rank_in_setting
@@ -82,8 +85,9 @@ class Searcher:
         labeller: Of the memory's nodes.
     """
 
-    def __init__(self, config: MemoryConfig, hierarchies: HierarchyInUse) -> None:
+    def __init__(self, config: MemoryConfig, hierarchies: HierarchyInUse, images: Images) -> None:
         self._config, self._search, self._hierarchies = config, config.search, hierarchies
+        self._walks = images
         self._embedding_chunks = EmbeddingChunkCache(config.search.cache_bytes)
         self._images = ImageCache(config.search.cache_bytes)
         self._unions = UnionCache(self._images)
@@ -229,11 +233,20 @@ class Searcher:
     ) -> list[Candidates]:
         mode, most = self._mode(view, request), wider * max(self._search.rescore, 2 * request.k)
         if mode == "beam":
-            return walk(view, queries, Beam(wider * request.beam_width, request.k), most=most)
+            beam = Beam(wider * request.beam_width, request.k)
+            return self._imaged(view, queries, beam, most) or walk(view, queries, beam, most=most)
         image = self._images.get(view.snapshot, view.row)
         if mode == "flat":
             return scan(view, image, queries, most=most)
         return exact_candidates(view, image, queries, most=most)
+
+    def _imaged(self, view: View, queries: Sequence[Query], beam: Beam, most: int) -> list[Candidates] | None:
+        """What a walk over the search image finds; None where there is none, or none is worth it."""
+        least = self._search.image_from
+        if least is None or view.row.live_chunks < least or not view.hierarchy.by_products:
+            return None
+        use = partial(candidates_of, view, queries, beam, most)
+        return self._walks.walked(view.snapshot, view.row, use)
 
     def _mode(self, view: View, request: Request) -> SearchMode:
         if request.mode != "auto":

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Ranked
-from mllm_plugin.search.view import NodeRef, View
+from mllm_plugin.search.view import View
+from mllm_plugin.store.embedding_chunks import NodeRef
 from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.types import Hit, Namespace, PathStep

@@ -1,13 +1,17 @@
 """Labels: what a node is about, in the words of its live children.
 
-No vocabulary is stored (see `mllm_plugin.text.lexical`), so a label is made when it is read: terms are
-counted in the embedding chunks of the lowest nodes below, and the hashes of the best are looked up in the
-texts of a few chunks that have them. So it follows every edit at once, and holds no word that the view may
-not show. A
-term's weight is the sum over the lowest nodes below of (f - 0.75) * (log(f / n / p) + 0.1 * log(1 / p))
+No vocabulary is stored (see `mllm_plugin.text.lexical`), so a label is made when it is read: terms are counted in
+the embedding chunks of the lowest nodes below, and the hashes of the best are looked up in the texts of a few chunks
+that have them. So it follows every edit at once, and holds no word that the view may not show.
+
+A term's weight is the sum over the lowest nodes below of
+
+    (f - 0.75) * (log(f / n / p) + 0.1 * log(1 / p))
+
 where f of the node's n chunks have the term, and so does a share p of all chunks of the view. A term of one
-chunk tells little of a node. The sum over all nodes but for the last part is the information that a term
-has about the node it lies in, so the root has a label too; that part counts where there is but one node.
+chunk tells little of a node. The sum over all nodes but for the last part is the information that a term has
+about the node it lies in, so the root has a label too; that part counts where there is but one node.
+
 Shapes: t terms of one lowest node or of several, n chunks, d dimensions.
 """
 
@@ -21,8 +25,8 @@ from numpy.typing import NDArray
 
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.function_words import FUNCTION_WORDS
-from mllm_plugin.search.view import NodeRef, View
-from mllm_plugin.store.embedding_chunks import CachedChunk
+from mllm_plugin.search.view import View
+from mllm_plugin.store.embedding_chunks import CachedChunk, NodeRef
 from mllm_plugin.store.lru import LRU
 from mllm_plugin.text.lexical import TermCounts, forms_of, term_hash, terms_of
 from mllm_plugin.tree.editor import LOWEST_LEVEL

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.hierarchy.setting import AMONG, Setting
+from mllm_plugin.image import SpaceWindows
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
 from mllm_plugin.store.codec import Windows
@@ -25,7 +26,7 @@ _READ_FOR_RECENCY = 8  # times as many as are kept
 
 @dataclass(frozen=True)
 class Candidates:
-    """Chunks of one namespace worth ranking for one query, best first by partial score.
+    """Chunks of one namespace worth ranking for one query, in any order.
 
     Attributes:
         ids: Chunk ids [n].
@@ -34,6 +35,7 @@ class Candidates:
         complete: Every live chunk that the search may return is among them.
         scored: Embeddings compared with the query to find them.
         visited: Nodes whose embedding chunks were looked into.
+        windows: Of the chunks [n], where they are known already.
     """
 
     ids: NDArray[np.int64]
@@ -42,6 +44,7 @@ class Candidates:
     complete: bool
     scored: int
     visited: int = 0
+    windows: Windows | SpaceWindows | None = None
 
 
 class Ranked(NamedTuple):
@@ -75,7 +78,8 @@ def evidence_of(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosine and window evidence [n] of candidates."""
     cosine = cosines(query, candidates.vectors)
-    return cosine, best_windows(query, view.snapshot.windows(candidates.ids), cosine)
+    windows = candidates.windows or view.snapshot.windows(candidates.ids)
+    return cosine, best_windows(query, windows, cosine)
 
 
 # -- on the way
@@ -141,7 +145,9 @@ def with_meaning(cosines: NDArray[Any], vectors: NDArray[np.float32]) -> NDArray
     return cosines
 
 
-def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) -> NDArray[np.float64]:
+def best_windows(
+    query: Query, windows: Windows | SpaceWindows, fallback: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Window evidence [n]: for each window of the query the best cosine with one of the chunk's; their mean.
 
     For a query without windows it is the best cosine of any window with any of the query's vectors.
@@ -151,8 +157,7 @@ def best_windows(query: Query, windows: Windows, fallback: NDArray[np.float64]) 
     if not len(has):
         return fallback
     probes = query.vectors if query.windows is None else query.windows
-    starts = windows.starts[has]
-    each = [np.maximum.reduceat(_dot(windows.vectors, probe), starts) for probe in probes]
+    each = windows.best(probes)
     best = fallback.copy()
     # python's sum goes probe by probe; numpy's would depend on how many chunks there are
     best[has] = np.max(each, axis=0) if query.windows is None else sum(each) / len(each)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.search.view import NodeRef, View
+from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Frontier
+from mllm_plugin.store.embedding_chunks import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 

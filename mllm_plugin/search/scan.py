@@ -52,7 +52,7 @@ class Scan:
         scores = [cosines_of(view, queries, part.vectors[:, None]) for part in image.parts]
         found = []
         for place, query in enumerate(queries):
-            terms = view.weigh(query)[0]
+            terms = view.words(query)[0]
             cosine = joined([part[place][rows] for part, rows in zip(scores, keep, strict=True)])
             lexical = joined([part.lexical(terms, view.lexical)[rows] for part, rows in parts])
             found.append(Evidence(ids, cosine, lexical))

@@ -6,7 +6,6 @@ Shapes: n embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +15,10 @@ from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recency import Recency
-from mllm_plugin.store.embedding_chunks import CachedChunk, EmbeddingChunkCache
+from mllm_plugin.store.embedding_chunks import CachedChunk, EmbeddingChunkCache, NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.store.snapshot import Snapshot
-from mllm_plugin.text.lexical import QueryTerms
-
-
-class NodeRef(NamedTuple):
-    """A node as of one write."""
-
-    node_id: int
-    version: int
+from mllm_plugin.store.snapshot import Frequency, Snapshot
+from mllm_plugin.text.lexical import QueryTerms, term_hashes
 
 
 @dataclass(frozen=True)
@@ -77,11 +69,15 @@ class View:
         """What recency adds to the scores of chunks [n]."""
         return np.zeros(len(ids)) if self.recency is None else self.recency.added(self.snapshot, ids)
 
-    def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
-        """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
+    def words(self, query: Query) -> tuple[QueryTerms, dict[int, Frequency]]:
+        """The query's terms weighed here, and how many chunks have each of them and of their forms."""
         rule = self.snapshot.word_rule
-        plain = QueryTerms.of(query.text, {}, 0, 0, rule)
-        known = self.snapshot.frequencies(self.row, plain.hashes.tolist())
+        known = self.snapshot.frequencies(self.row, term_hashes(query.text, rule))
         live = {term: found.live for term, found in known.items()}
         terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms, rule)
+        return terms, known
+
+    def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
+        """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
+        terms, known = self.words(query)
         return terms, self.snapshot.routed_chunks(self.row, known)

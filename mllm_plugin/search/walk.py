@@ -16,8 +16,8 @@ from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined, scores_of
-from mllm_plugin.search.view import NodeRef, View
-from mllm_plugin.store.embedding_chunks import CachedChunk
+from mllm_plugin.search.view import View
+from mllm_plugin.store.embedding_chunks import CachedChunk, NodeRef
 from mllm_plugin.text.lexical import TermCounts, score_terms
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 

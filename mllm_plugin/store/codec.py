@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.node import EmbeddingChunk
 
 _SCALE_BYTES = 4
+_BASE = 128
+_WINDOWS = ("codes", "scales", "sizes")
+_LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
 
 
 def text_digest(text: bytes, split: bool) -> bytes:
@@ -70,16 +75,71 @@ def are_windows(data: bytes, dim: int) -> bool:
         return len(data) % (_SCALE_BYTES + dim) == 0 and bool(np.isfinite(unpack_windows(data, dim)).all())
 
 
-class Windows(NamedTuple):
-    """Windows of n chunks, one chunk after another: vectors [sum of sizes, d] and how many each has [n]."""
+@dataclass(frozen=True)
+class Windows:
+    """Windows of n chunks as stored, one chunk after another.
 
-    vectors: NDArray[np.float32]
+    Attributes:
+        codes: Of all windows [sum of sizes, d].
+        scales: What a code of each is worth [sum of sizes].
+        sizes: How many each chunk has [n].
+    """
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
     sizes: NDArray[np.int64]
+
+    @classmethod
+    def concat(cls, parts: Sequence[Windows]) -> Windows:
+        """Windows of several lots of chunks, one lot after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _WINDOWS))
 
     @property
     def starts(self) -> NDArray[np.int64]:
         """First window of each chunk [n]."""
         return np.cumsum(self.sizes) - self.sizes
+
+    def best(self, probes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The best inner product of a window of each chunk that has any with probes [m, d]: [m, chunks]."""
+        has = np.flatnonzero(self.sizes)
+        return np.maximum.reduceat(self.cosines(probes), self.starts[has], axis=0).T
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """Embeddings [sum of sizes, d]."""
+        return self.codes.astype(np.float32) * self.scales[:, None]
+
+    def cosines(self, probes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Inner products [sum of sizes, m] with probes [m, d], the same bits whatever else is among both.
+
+        A probe is taken as three digits of base 128 per dimension: products of codes are whole numbers that
+        a matrix product adds exactly in any order, where floats would depend on how many rows there are.
+        """
+        scales, digits = _digits(probes)
+        sums = np.zeros((len(self.codes), digits.shape[0] * digits.shape[1]))
+        for first in range(0, self.codes.shape[1], _LONGEST):
+            part = slice(first, first + _LONGEST)
+            sums += self.codes[:, part].astype(np.float32) @ digits[:, :, part].reshape(sums.shape[1], -1).T
+        high, middle, low = np.moveaxis(sums.reshape(len(sums), *digits.shape[:2]), 1, 0)
+        return ((high * _BASE + middle) * _BASE + low) * self.scales[:, None] * scales
+
+
+def whole_numbers(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What one is worth in each of some vectors [m], and the vectors in these [m, d], of 21 bits."""
+    peaks = np.abs(vectors).max(axis=1, initial=0.0).astype(np.float64)
+    scales = np.where(peaks > 0, peaks, 1.0) / (126 * _BASE**2)
+    return scales, np.rint(vectors / scales[:, None])
+
+
+def _digits(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Vectors [m, d] as digits [3, m, d] in -127 … 127, and what the lowest of each is worth [m]."""
+    scales, rest = whole_numbers(vectors)
+    high = np.rint(rest / _BASE**2)
+    rest -= high * _BASE**2
+    middle = np.rint(rest / _BASE)
+    return scales, np.stack([high, middle, rest - middle * _BASE]).astype(np.float32)
 
 
 def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
@@ -91,13 +151,13 @@ def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
             f"which, `mllm repair` makes them anew"
         )
     sizes = np.array([len(data) // width for data in packed], dtype=np.int64)
-    windows = Windows(np.empty((int(sizes.sum()), dim), dtype=np.float32), sizes)
+    count = int(sizes.sum())
+    windows = Windows(np.empty((count, dim), np.int8), np.empty(count, np.float32), sizes)
     for size in np.unique(sizes[sizes > 0]).tolist():
         rows = np.flatnonzero(sizes == size)
         joined = b"".join(packed[row] for row in rows.tolist())
         table = np.frombuffer(joined, dtype=np.int8).reshape(len(rows), size * width)
-        scales = np.ascontiguousarray(table[:, : _SCALE_BYTES * size]).view("<f4")
-        codes = table[:, _SCALE_BYTES * size :].reshape(len(rows), size, dim)
         places = windows.starts[rows][:, None] + np.arange(size)
-        windows.vectors[places] = codes.astype(np.float32) * scales[:, :, None]
+        windows.scales[places] = np.ascontiguousarray(table[:, : _SCALE_BYTES * size]).view("<f4")
+        windows.codes[places] = table[:, _SCALE_BYTES * size :].reshape(len(rows), size, dim)
     return windows

@@ -19,7 +19,7 @@ from mllm_plugin.store.connections import READ_WRITE, checksum_vfs, close, conne
 from mllm_plugin.store.creation import check_file, check_size, copy_file, create_file
 from mllm_plugin.store.failures import busy, consistent, enough_handles, forked, gone, translated
 from mllm_plugin.store.filesystem import refuse_network_filesystem, sync
-from mllm_plugin.store.forks import watch_forks
+from mllm_plugin.store.forks import HoldsFiles, watch_forks
 from mllm_plugin.store.log import log_of
 from mllm_plugin.store.schema import is_older, migrate, stand_in
 from mllm_plugin.store.scrub import scrub_vfs
@@ -82,6 +82,7 @@ class Database:
         self._lock, self._writing = threading.Lock(), threading.RLock()
         self._closed, self._size = False, -1
         self.watchers: WeakSet[Watcher] = WeakSet()
+        self.readers_of_its_own: list[HoldsFiles] = []  # read in threads of their own; paused before a fork
         self._old = False  # of an older format, and not to be written
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; a memory is a folder")
@@ -323,6 +324,8 @@ class Database:
 
     def before_fork(self) -> None:
         """Closes idle connections; until `after_fork` none is taken or given back."""
+        for reader in self.readers_of_its_own:
+            reader.before_fork()
         self._lock.acquire()
         if self._writer is not None and self._writer not in self._used:
             close(self._writer)
@@ -334,6 +337,7 @@ class Database:
         """Goes on; in a child, connections that were in use are never touched again, nor is their file."""
         if not child:
             self._lock.release()
+            self._resume(child=False)
             return
         self._lock, self._writing = threading.Lock(), threading.RLock()
         self._writer = None
@@ -344,6 +348,11 @@ class Database:
             if thread == threading.get_ident():
                 connection.set_progress_handler(lambda: True, 1)  # an iteration that goes on is interrupted
         self._used = {}
+        self._resume(child=True)
+
+    def _resume(self, *, child: bool) -> None:
+        for reader in self.readers_of_its_own:
+            reader.after_fork(child=child)
 
     # -- the file
     # ------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from mllm_plugin.store.namespaces import (
     touch_namespace,
 )
 from mllm_plugin.store.settings import mark_as_copy
-from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.snapshot import IMAGE, Snapshot
 from mllm_plugin.store.statistics import chunk_count
 from mllm_plugin.store.times import EXPIRED, Times, expired_ids, overdue, set_hidden
 from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument, next_version
@@ -363,6 +363,14 @@ class Edit:
     def note_reader(self, folder: str, marks: Iterable[str]) -> None:
         """Records a reader that was trained on documents, by their marks (see `document_mark`)."""
         note_reader(self._tx, folder, marks)
+
+    def note_image(self, name: str) -> None:
+        """Names the generation of the search image that holds this memory as it was a moment ago.
+
+        A copy of the file that is older, or goes its own way from here, names another one or this very one,
+        so that no generation is taken for the image of what it was not made of.
+        """
+        self._tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (IMAGE, name))
 
     def mark_as_copy(self, folder: str | None) -> None:
         """Marks the memory as an unfinished copy of the one in `folder`; None when it is finished."""

@@ -7,6 +7,7 @@ number, so a walk that starts at the root of its snapshot finds exactly the embe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,13 @@ from mllm_plugin.store.codec import vector_of
 from mllm_plugin.store.lru import LRU
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.text.lexical import TermCounts
+
+
+class NodeRef(NamedTuple):
+    """A node as of one write."""
+
+    node_id: int
+    version: int
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from mllm_plugin.hierarchy import Hierarchy
     from mllm_plugin.store.hierarchies import HierarchyInUse
 
-_MOST_ROUTED = 512
+IMAGE = "image"  # key of the setting
+MOST_ROUTED = 512  # chunks that the rare words of a query lead to
 _TOP = 64  # no memory is so large that its tree has more levels
 _READ_BATCH = 64
 _TIMES = "t.created, t.updated, t.expires, t.valid_from, t.valid_to, t.version, t.hidden"
@@ -123,6 +124,11 @@ class Snapshot:
     def copied_from(self) -> str | None:
         """The folder of the memory that this one is an unfinished copy of."""
         return self._setting("copied_from")
+
+    @property
+    def image(self) -> str | None:
+        """Names the generation of the search image that was made of this memory, see `Edit.note_image`."""
+        return self._setting(IMAGE)
 
     @cached_property
     def overdue(self) -> int | None:
@@ -438,24 +444,29 @@ class Snapshot:
 
     def routed_chunks(self, row: NamespaceRow, known: Mapping[int, Frequency]) -> list[tuple[int, int]]:
         """Chunks (chunk id, node id) that the rarest of the terms lead to."""
-        rare = sorted((term.total, name) for name, term in known.items() if term.posted)
+        rare = rare_terms(known)
         rows = self._tx.execute(
             f"SELECT p.term, p.chunk_id, c.node_id FROM {_WANTED} postings p ON p.term = wanted.value "
             "AND p.namespace_id = ? JOIN chunks c USING (chunk_id)",
-            (_listed(term for total, term in rare if total <= _MOST_ROUTED), row.namespace_id),
+            (_listed(term for total, term in rare if total <= MOST_ROUTED), row.namespace_id),
         )
         lists: dict[int, dict[int, int]] = {}
         for term, chunk_id, node_id in rows:
             lists.setdefault(term, {})[chunk_id] = node_id
         chunks: dict[int, int] = {}
         for total, term in rare:
-            if len(chunks) + total > _MOST_ROUTED:
+            if len(chunks) + total > MOST_ROUTED:
                 break
             chunks |= lists.get(term, {})
         return sorted(chunks.items())
 
     def _setting(self, key: str) -> Any:
         return self._tx.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+
+
+def rare_terms(known: Mapping[int, Frequency]) -> list[tuple[int, int]]:
+    """Chunks that have it, and the term, of those that lead to chunks; the rarest first."""
+    return sorted((term.total, name) for name, term in known.items() if term.posted)
 
 
 def _times(columns: Sequence[Any]) -> Times:

@@ -251,9 +251,9 @@ class QueryTerms:
         """
         hashes, terms, weights = [], [], []
         bound = 0.0
-        for place, (term, forms, repeats) in enumerate(asked_terms(text, rule)):
-            forms = [form for form in forms if frequencies.get(form) or not chunks]
-            occurs = [frequencies.get(one, 0) for one in (term, *forms)]
+        for place, (term, all_forms, repeats) in enumerate(asked_terms(text, rule)):
+            forms = [form for form in all_forms if frequencies.get(form) or not chunks]
+            occurs = [frequencies.get(hashed, 0) for hashed in (term, *forms)]
             weight = squared_idf(occurs[0], chunks) * repeats
             shared = squared_idf(min(chunks, sum(occurs)), chunks) * repeats
             hashes += [term, *forms]
@@ -331,6 +331,11 @@ def best_parts(
     rows, part = rows[order], np.concatenate(parts)[order]
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     return (rows[starts], np.maximum.reduceat(part, starts)) if len(rows) else (rows, part)
+
+
+def term_hashes(text: str, rule: int = WORD_RULE) -> list[int]:
+    """Of the terms of a query and of their forms, whose frequencies `QueryTerms.of` takes."""
+    return [hashed for term, forms, _ in asked_terms(text, rule) for hashed in (term, *forms)]
 
 
 def squared_idf(occurs: int, chunks: int) -> float:

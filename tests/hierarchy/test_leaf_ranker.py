@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.config import LeafConfig
+from mllm_plugin.encoders.vectors import unit
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import LeafRanker
 from mllm_plugin.search.query import Query, make_queries
@@ -180,8 +181,24 @@ def test_windows_of_a_query_count_alike_in_every_batch():
         span = slice(windows.starts[row], windows.starts[row] + windows.sizes[row])
         rows = windows.vectors[span]
         assert together[row] == pytest.approx((rows @ probes.T).max(axis=0).mean())
-        alone = Windows(rows, windows.sizes[row : row + 1])
+        alone = Windows(windows.codes[span], windows.scales[span], windows.sizes[row : row + 1])
         assert best_windows(query, alone, fallback[row : row + 1])[0] == together[row]
+
+
+@pytest.mark.parametrize("dim", [8, 384, 1536], ids=str)
+def test_cosines_of_windows_have_the_same_bits_in_any_company(dim):
+    rng = np.random.default_rng(dim)
+    stored = [unit(rng.normal(size=(5, dim))) for _ in range(20)]
+    probes = unit(rng.normal(size=(7, dim)))
+    packed = [pack_windows(rows) for rows in stored]
+    windows = unpack_all(packed, dim)
+    together = windows.cosines(probes)
+    expected = windows.codes.astype(np.float64) * windows.scales[:, None] @ probes.T.astype(np.float64)
+    assert np.abs(together - expected).max() < 1e-6
+    for row in (0, 13):
+        alone = unpack_all(packed[row : row + 1], dim)
+        assert np.array_equal(alone.cosines(probes), together[5 * row : 5 * row + 5])
+        assert np.array_equal(alone.cosines(probes[3:4])[:, 0], together[5 * row : 5 * row + 5, 3])
 
 
 def test_long_queries_keep_few_windows():

@@ -7,11 +7,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex, TreeConfig
+from mllm_plugin.config import SearchConfig
+from mllm_plugin.image import keeper
 from tests.helpers.toy import ToyEncoder
 
 _WORDS = [f"word{number}" for number in range(40)]
@@ -19,7 +22,14 @@ _TEXTS = st.lists(st.sampled_from(_WORDS), min_size=1, max_size=30).map(" ".join
 _NAMESPACES = st.sampled_from([(), ("team",), ("team", "ann")])
 _IDS = st.integers(0, 60).map(lambda number: f"doc{number}")
 # Small groups, so that a few dozen chunks make several levels.
-_CONFIG = MemoryConfig(tree=TreeConfig(fan_out=3, cap_factor=2))
+_CONFIG = MemoryConfig(tree=TreeConfig(fan_out=3, cap_factor=2), search=SearchConfig(image_from=8))
+
+
+@pytest.fixture(autouse=True)
+def images_at_once(monkeypatch):
+    """A search image is made after the first walk that has none."""
+    monkeypatch.setattr(keeper, "_PAYS", 1)
+    monkeypatch.setattr(keeper, "_REST", 0.0)
 
 
 class MemoryMachine(RuleBasedStateMachine):
@@ -96,6 +106,11 @@ class MemoryMachine(RuleBasedStateMachine):
     def reopen(self):
         self.memory.close()
         self.memory = MemoryIndex.open(self.folder, encoder=self.encoder)
+
+    @rule(namespace=_NAMESPACES)
+    def make_image(self, namespace):
+        self.memory.search("word1", mode="beam", namespace=namespace)
+        self.memory._handle.images.settle(60)
 
     @rule(regroup=st.booleans())
     def compact(self, regroup):

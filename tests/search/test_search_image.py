@@ -12,28 +12,25 @@ from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image import (
     ImageFolder,
     Plan,
+    SpaceWindows,
     exact_order,
     lexical,
     nearest,
     plain,
     read_delta,
     read_space,
+    vectors_of,
     walk,
 )
 from mllm_plugin.image.kernels import kernels
+from mllm_plugin.image.source import read_levels
+from mllm_plugin.store.snapshot import rare_terms
 from mllm_plugin.text.lexical import QueryTerms, term_hash
-from tests.helpers.file_tools import rows
+from tests.helpers.image_tools import documents
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)
 _WORDS = [f"word{place}" for place in range(60)]
-
-
-def documents(count: int, seed: int = 0, prefix: str = "d") -> list[Document]:
-    rng = random.Random(seed)
-    return [
-        Document(id=f"{prefix}{place}", text=" ".join(rng.choices(_WORDS, k=9))) for place in range(count)
-    ]
 
 
 def open_library(folder) -> MemoryIndex:
@@ -71,11 +68,14 @@ def delta_of(memory, space):
 
 
 def live_chunks(memory) -> set[int]:
-    query = (
-        "SELECT chunk_id FROM chunks JOIN documents USING (document_rowid) "
-        "WHERE masked = 0 AND namespace_id = (SELECT namespace_id FROM namespaces WHERE path = '')"
-    )
-    return {chunk for (chunk,) in rows(memory, query)}
+    with memory._database.read() as tx:
+        return {
+            chunk
+            for (chunk,) in tx.execute(
+                "SELECT chunk_id FROM chunks JOIN documents USING (document_rowid) "
+                "WHERE masked = 0 AND namespace_id = (SELECT namespace_id FROM namespaces WHERE path = '')"
+            )
+        }
 
 
 def chunks_in(space, live) -> set[int]:
@@ -214,38 +214,38 @@ def test_a_tiny_memory_grows(library, tmp_path):
 
 def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
     spaces = {7: space_of(library), 9: space_of(library, ("other",))}
-    folder = ImageFolder(tmp_path / "image", "one")
-    assert folder.space(7) is None
-    assert folder.publish(spaces.items(), folder.epoch())
-    assert folder.publish(spaces.items(), folder.epoch())
+    folder = ImageFolder(tmp_path / "image")
+    assert folder.space(7, "one") is None
+    assert folder.publish(spaces.items(), folder.epoch(), "another")
+    assert folder.publish(spaces.items(), folder.epoch(), "one")
     assert len(list((tmp_path / "image").glob("*.image"))) == 1
-    assert ImageFolder(tmp_path / "image", "another").space(7) is None
+    assert ImageFolder(tmp_path / "image").space(7, "another") is None
     for namespace_id, space in spaces.items():
-        mapped = folder.space(namespace_id)
+        mapped = folder.space(namespace_id, "one")
         for one, other in zip(walk(mapped, queries, Plan(6)), walk(space, queries, Plan(6)), strict=True):
             assert (one.chunks == other.chunks).all()
             assert (one.scores == other.scores).all()
-            assert (mapped.vectors(one.chunks) == space.vectors(other.chunks)).all()
+            assert (vectors_of(mapped, one.chunks) == vectors_of(space, other.chunks)).all()
         assert not mapped.checked
     assert folder.check_all()
-    assert folder.space(7).checked
+    assert folder.space(7, "one").checked
 
 
 def test_nothing_forgotten_comes_back(library, tmp_path):
-    folder, other = (ImageFolder(tmp_path / "image", "one") for _ in range(2))
+    folder, other = (ImageFolder(tmp_path / "image") for _ in range(2))
     epoch, spaces = folder.epoch(), [(1, space_of(library))]
     assert folder.forget()
-    assert not folder.publish(spaces, epoch)  # read before anything was there to forget
+    assert not folder.publish(spaces, epoch, "one")  # read before anything was there to forget
     epoch = folder.epoch()
-    folder.publish(spaces, epoch)
-    assert other.space(1) is not None
+    folder.publish(spaces, epoch, "one")
+    assert other.space(1, "one") is not None
     assert folder.forget()
-    assert other.space(1) is None
+    assert other.space(1, "one") is None
     assert not list((tmp_path / "image").glob("*.image*"))
-    assert not folder.publish(spaces, epoch)  # read before it was forgotten
-    assert folder.space(1) is None
+    assert not folder.publish(spaces, epoch, "one")  # read before it was forgotten
+    assert folder.space(1, "one") is None
     assert not list((tmp_path / "image").glob("*.image*"))
-    assert folder.publish(spaces, folder.epoch())
+    assert folder.publish(spaces, folder.epoch(), "one")
 
 
 def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tmp_path):
@@ -253,8 +253,8 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
     truth = _answers(space, queries)
     rng, dropped = random.Random(0), 0
     for _ in range(120):
-        image = ImageFolder(folder, "one")
-        image.publish([(1, space)], image.epoch())
+        image = ImageFolder(folder)
+        image.publish([(1, space)], image.epoch(), "one")
         path = next(folder.glob("*.image"))
         data = bytearray(path.read_bytes())
         if rng.random() < 0.2:
@@ -262,7 +262,7 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
         else:
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
-        found = ImageFolder(folder, "one").walked(1, lambda mapped: _answers(mapped, queries))
+        found = ImageFolder(folder).walked(1, "one", lambda mapped: _answers(mapped, queries))
         dropped += found is None
         assert found is None or found == truth
         assert (found is None) == (not path.exists())
@@ -271,4 +271,41 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
 
 def _answers(space, queries):
     found = walk(space, queries, Plan(6))
-    return [(one.chunks.tolist(), one.scores.tolist(), space.vectors(one.best(5)).tolist()) for one in found]
+    best = [vectors_of(space, one.best(5)).tolist() for one in found]
+    return best, [(one.chunks.tolist(), one.scores.tolist()) for one in found]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_windows_and_embeddings_are_those_of_the_file(tmp_path, monkeypatch, compiled):
+    if compiled:
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr("mllm_plugin.image.descent.kernels", lambda: plain)
+        monkeypatch.setattr("mllm_plugin.image.windows.kernels", lambda: plain)
+    with MemoryIndex.open(tmp_path, encoder=ToyEncoder(), hierarchy="identity") as memory:
+        memory.add(documents(40))
+        memory.add([Document("one vector", id="bare")], embeddings=[np.ones(16)], split=False)
+        with memory.snapshot() as snapshot:
+            row = snapshot.namespace(())
+            space = read_levels(snapshot, row).space()
+            chunks = np.random.default_rng(0).permutation(len(space.chunk_ids))[:35]
+            stored = snapshot.windows(space.chunk_ids[chunks])
+            probes = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)
+            mine = SpaceWindows(space, chunks)
+            assert mine.sizes.tolist() == stored.sizes.tolist()
+            assert mine.best(probes).tolist() == stored.best(probes).tolist()
+            assert space.windows(chunks).codes.tolist() == stored.codes.tolist()
+            assert vectors_of(space, chunks).dtype == np.float32
+            assert (vectors_of(space, chunks) == space.halves[chunks].astype(np.float32)).all()
+
+
+def test_rare_words_lead_to_the_chunks_that_have_them(library):
+    with library.snapshot() as snapshot:
+        row = snapshot.namespace(())
+        space = read_levels(snapshot, row).space()
+        known = snapshot.frequencies(row, [term_hash(word) for word in ("word3", "word7", "nowhere")])
+        rare, expected = rare_terms(known), [chunk for chunk, _ in snapshot.routed_chunks(row, known)]
+    assert len(rare) == 2
+    assert sorted(space.chunk_ids[space.routed(rare, 512)].tolist()) == expected
+    first = space.routed(rare, rare[0][0])
+    assert len(first) == rare[0][0]

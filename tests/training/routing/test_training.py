@@ -134,7 +134,7 @@ def test_a_group_field_that_no_document_has_is_refused(memory, tmp_path):
 
 
 def test_the_beam_is_narrower_above_the_lowest_nodes():
-    assert [beam_at(level, 96) for level in (2, 3, 4)] == [96, 24, 24]
+    assert [beam_at(level, 96) for level in (2, 3, 4)] == [96, 48, 48]
     assert beam_at(3, 1) == 4
 
 

@@ -1,0 +1,176 @@
+"""The walk over the search image: chunks of the arrays, those that rare words lead to, and what is newer.
+
+It goes where `search.walk` goes, but by embeddings of 8 bits, so at the edges of its beam, and of what it
+keeps, another chunk may be in; and it keeps all nodes of the beam where a ranker's margin would drop some,
+for here they cost less than to decide. What it keeps is ranked by the same exact scores.
+
+Shapes: b queries, L levels, m vectors per query, n chunks, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_plugin.hierarchy.leaf import NO_MEANING
+from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, vectors_of, walk
+from mllm_plugin.search.query import Query
+from mllm_plugin.search.rank import Candidates, best_candidates
+from mllm_plugin.search.view import View
+from mllm_plugin.search.walk import Beam
+from mllm_plugin.store.codec import Windows
+from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
+from mllm_plugin.text.lexical import QueryTerms
+
+
+def candidates_of(
+    view: View, queries: Sequence[Query], beam: Beam, most: int, space: Space, delta: Delta
+) -> list[Candidates]:
+    """The `most` best chunks of each query; the rankers must go by products, see `Hierarchy.by_products`.
+
+    Args:
+        view: Where.
+        queries: What is looked for.
+        beam: How much is kept on the way.
+        most: Candidates kept per query.
+        space: The namespace's arrays.
+        delta: What the view has beyond them.
+    """
+    levels = len(space.bounds) - 1
+    asked = [_asked(view, levels, query) for query in queries]
+    parts = [_Part.of(view, space, delta.live, delta)]
+    if delta.added is not None:
+        parts.append(_Part.of(view, delta.added, delta.added.live, delta.added))
+    plan = Plan(beam.width, beam.need, _paths(view, levels))
+    results: dict[int, Candidates] = {}
+    for length in {len(query.vectors) for query in queries}:
+        places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
+        weighed = [view.words(queries[place]) for place in places]
+        vectors = np.stack([asked[place] for place in places])
+        routed = [space.routed(rare_terms(known), MOST_ROUTED) for _, known in weighed]
+        reached = [parts[0].walked(vectors, plan, routed)]
+        reached += [part.all(vectors) for part in parts[1:]]
+        for row, place in enumerate(places):
+            found = [own[row] for own in reached]
+            results[place] = _best(view, parts, found, weighed[row][0], most)
+    return [results[place] for place in range(len(queries))]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Arrays, and which of their chunks may be returned.
+
+    Attributes:
+        counts: Such chunks below each row [R].
+    """
+
+    space: Space
+    counts: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, view: View, space: Space, live: NDArray[np.uint32], owner: Space | Delta) -> _Part:
+        """Those that are live and that the filter lets through, kept with `owner` for the next search."""
+        if view.allowed is None:
+            return cls(space, live)
+        counts = owner.chosen.get(view.allowed)
+        if counts is None:
+            chosen = np.zeros(len(space.chunk_ids), bool)
+            chosen[space.places(view.allowed.chunk_ids)] = True
+            counts = space.counts(chosen & (live[space.nodes :] > 0))
+            owner.chosen[view.allowed] = counts
+        return cls(space, counts)
+
+    def walked(
+        self, vectors: NDArray[np.float32], plan: Plan, routed: Sequence[NDArray[np.int64]]
+    ) -> list[Found]:
+        """Chunks below the best nodes for queries [b, L, m, d], and those that rare words lead to."""
+        found = walk(self.space, vectors, plan, self.counts)
+        more = [_others(*pair, len(self.space.chunk_ids)) for pair in zip(routed, found, strict=True)]
+        if not any(map(len, more)):
+            return found
+        compared = compare(self.space, vectors, more, self.counts)
+        return [_joined(*pair) for pair in zip(found, compared, strict=True)]
+
+    def all(self, vectors: NDArray[np.float32]) -> list[Found]:
+        """Every chunk, for queries [b, L, m, d]."""
+        return walk(self.space, vectors[:, -1], Plan(None), self.counts)
+
+
+def _others(chunks: NDArray[np.int64], found: Found, count: int) -> NDArray[np.int64]:
+    """Those of the chunks that were not found; places are below `count`."""
+    met = np.zeros(count, bool)
+    met[found.chunks] = True
+    return chunks[~met[chunks]]
+
+
+def _joined(one: Found, other: Found) -> Found:
+    return replace(
+        one,
+        chunks=np.concatenate([one.chunks, other.chunks]),
+        scores=np.concatenate([one.scores, other.scores]),
+        scored=one.scored + other.scored,
+    )
+
+
+def _asked(view: View, levels: int, query: Query) -> NDArray[np.float32]:
+    """What a query's vectors are on every level [L, m, d], or [1, m, d] where they are the same on all."""
+    vectors = query.vectors[None]
+    found = [view.hierarchy.asked(level, vectors) for level in range(levels, 0, -1)]
+    return vectors if all(one is vectors for one in found) else np.concatenate(found)
+
+
+def _paths(view: View, levels: int) -> list[float]:
+    """What the parent's score counts on every level above the chunks, from the top."""
+    return [view.hierarchy.ranker(level).path_weight for level in range(levels, 1, -1)]
+
+
+def _best(
+    view: View, parts: Sequence[_Part], found: Sequence[Found], terms: QueryTerms, most: int
+) -> Candidates:
+    """The best of what a query reached in each of the parts."""
+    pairs = list(zip(parts, found, strict=True))
+    words = np.concatenate([lexical(part.space, terms, own.chunks, view.lexical) for part, own in pairs])
+    cosine = np.concatenate([_cosines(*pair) for pair in pairs])
+    ids = np.concatenate([part.space.chunk_ids[own.chunks] for part, own in pairs])
+    partial = view.hierarchy.leaf_ranker.partial(cosine, words)
+    best = np.sort(best_candidates(view, partial, ids, most))  # part after part
+    first, chosen = 0, []
+    for own in found:
+        mine = best[(best >= first) & (best < first + len(own.chunks))]
+        chosen.append(own.chunks[mine - first])
+        first += len(own.chunks)
+    vectors = [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
+    return Candidates(
+        ids=ids[best],
+        vectors=np.concatenate(vectors),
+        lexical=words[best],
+        complete=len(best) == len(ids) == view.answers,
+        scored=sum(own.scored for own in found),
+        visited=sum(own.visited for own in found),
+        windows=_windows(view, parts, chosen),
+    )
+
+
+def _windows(
+    view: View, parts: Sequence[_Part], chosen: Sequence[NDArray[np.int64]]
+) -> Windows | SpaceWindows | None:
+    """Windows of the chunks chosen of each part; those of the newer ones are read from the file."""
+    space = parts[0].space
+    if len(space.window_sizes) == 0:
+        return None
+    if not any(map(len, chosen[1:])):
+        return SpaceWindows(space, chosen[0])
+    newer = [part.space.chunk_ids[own] for part, own in zip(parts[1:], chosen[1:], strict=True)]
+    return Windows.concat([space.windows(chosen[0]), *map(view.snapshot.windows, newer)])
+
+
+def _cosines(part: _Part, found: Found) -> NDArray[np.float32]:
+    """Cosines of the codes, and `NO_MEANING` where all of them are zero."""
+    rows = np.flatnonzero(found.scores == 0)
+    if len(rows):
+        codes = part.space.codes[part.space.nodes + found.chunks[rows]]
+        found.scores[rows[~codes.any(axis=1)]] = NO_MEANING
+    return found.scores

@@ -1,0 +1,366 @@
+"""Searches that walk the search image: same scores, nothing that should not be found, and how it is made."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from mllm_plugin import Document, MemoryIndex, clock
+from mllm_plugin.config import MemoryConfig, SearchConfig, TreeConfig
+from mllm_plugin.errors import StoreBusyError
+from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.hierarchy.base import Ranker
+from mllm_plugin.hierarchy.learned import MappedRanker
+from mllm_plugin.image import ImageFolder, keeper
+from mllm_plugin.image.keeper import Images
+from tests.helpers.image_tools import documents
+from tests.helpers.toy import ToyEncoder
+
+_TREE = TreeConfig(fan_out=4)
+_QUERIES = ["word3 word7", "word41 word5 word9", "word11"]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Images are made after the first walk that has none."""
+    monkeypatch.setattr(keeper, "_PAYS", 1)
+    monkeypatch.setattr(keeper, "_REST", 0.0)
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """How many walks went over an image, and how many over the file."""
+    counts = {"image": 0, "file": 0}
+    real = Images.walked
+
+    def walked(*args):
+        found = real(*args)
+        counts["file" if found is None else "image"] += 1
+        return found
+
+    monkeypatch.setattr(Images, "walked", walked)
+    return counts
+
+
+def open_memory(folder, *, image_from: int | None = 1, **options) -> MemoryIndex:
+    config = MemoryConfig(tree=_TREE, search=SearchConfig(image_from=image_from))
+    return MemoryIndex.open(
+        folder, encoder=ToyEncoder(), config=config, **{"hierarchy": "identity"} | options
+    )
+
+
+def make_image(memory, namespace=()) -> None:
+    """Searches until it is made."""
+    memory.search("word1", mode="beam", namespace=namespace)
+    memory._handle.images.settle(60)
+    assert generations(memory)
+
+
+def generations(memory) -> list:
+    return list((memory.path / "image").glob("*.image"))
+
+
+def found(memory, query, **options) -> list[tuple[str, float]]:
+    return [(hit.document_id, hit.score) for hit in memory.search(query, k=400, **{"mode": "beam"} | options)]
+
+
+@pytest.fixture
+def memory(tmp_path):
+    with open_memory(tmp_path / "memory") as memory:
+        memory.add(documents(200))
+        yield memory
+
+
+def test_it_finds_what_the_scan_finds_with_the_same_scores(memory, walks):
+    make_image(memory)
+    walks["image"] = walks["file"] = 0
+    for query in _QUERIES:
+        assert found(memory, query, beam_width=500) == found(memory, query, mode="exact")
+        narrow = dict(found(memory, query, beam_width=4))
+        assert narrow.items() <= dict(found(memory, query, mode="exact")).items()
+    assert walks == {"image": 6, "file": 0}
+    together = memory.search_batch(_QUERIES, k=9, beam_width=3, mode="beam")
+    for query, hits in zip(_QUERIES, together, strict=True):
+        assert hits == memory.search(query, k=9, beam_width=3, mode="beam")
+    assert walks == {"image": 10, "file": 0}
+
+
+def test_trained_rankers_are_followed(tmp_path, walks):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "map": 0.5 * rng.normal(size=(16, 16)).astype(np.float32),
+        "scale": np.array([0.7]),
+        "offset": np.array([0.1]),
+        "path": np.array([0.4]),
+        "slack": np.array([np.inf]),
+    }
+    hierarchy = Hierarchy(rankers={level: MappedRanker(tensors) for level in (2, 4)})
+    with open_memory(tmp_path, hierarchy=hierarchy) as memory:
+        memory.add(documents(200))
+        before = [memory.search(query, k=10, beam_width=4, mode="beam") for query in _QUERIES]
+        make_image(memory)
+        walks["image"] = walks["file"] = 0
+        after = [memory.search(query, k=10, beam_width=4, mode="beam") for query in _QUERIES]
+    assert walks == {"image": 3, "file": 0}
+    pairs = [[{hit.chunk_id for hit in hits} for hits in pair] for pair in zip(before, after, strict=True)]
+    assert sum(len(one & other) for one, other in pairs) >= 27
+
+
+class _Own(Ranker):
+    def score(self, queries, embeddings):
+        return -np.einsum("bmd,nrd->bn", queries, embeddings)
+
+
+def test_rankers_of_ones_own_are_asked(tmp_path, walks):
+    hierarchy = Hierarchy(rankers={2: _Own()})
+    with open_memory(tmp_path, hierarchy=hierarchy) as memory:
+        memory.add(documents(60))
+        assert found(memory, "word3", beam_width=200) == found(memory, "word3", mode="exact")
+        memory._handle.images.settle(60)
+        assert not generations(memory)
+    assert walks == {"image": 0, "file": 0}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_edits_after_it_was_made(memory, walks, seed, monkeypatch):
+    monkeypatch.setattr(keeper, "_TOO_MANY", 1e9)
+    make_image(memory)
+    monkeypatch.setattr(keeper, "_REST", 1e9)  # what is removed drops it, and it is not made again
+    monkeypatch.setattr(Images, "forget", lambda self, wait: True)
+    rng = random.Random(seed)
+    walks["image"] = walks["file"] = 0
+    for step in range(12):
+        ids = [document.id for document in memory.documents()]
+        action = rng.choice(["add", "remove", "mask", "unmask", "update"])
+        if action == "add":
+            memory.add(documents(rng.randrange(1, 30), seed=step + 100 * seed, prefix=f"n{step}-"))
+        elif action == "remove":
+            memory.remove(rng.sample(ids, rng.randrange(1, 12)))
+        elif action == "mask":
+            memory.mask(rng.sample(ids, rng.randrange(1, 12)), label=rng.choice("ab"))
+        elif action == "unmask":
+            memory.unmask(label=rng.choice("ab"))
+        else:
+            memory.add(documents(5, seed=step + 1))
+        if rng.random() < 0.3:
+            memory.compact(regroup=True)
+        for query in _QUERIES:
+            options = {"filter": {"year": 1}} if rng.random() < 0.2 else {}
+            assert found(memory, query, beam_width=900, **options) == found(
+                memory, query, mode="exact", **options
+            )
+    assert walks == {"image": 36, "file": 0}
+
+
+def test_filters(memory, walks):
+    make_image(memory)
+    walks["image"] = walks["file"] = 0
+    for condition in ({"year": 3}, {"year": {"$lt": 10}}):
+        for query in _QUERIES:
+            exact = found(memory, query, mode="exact", filter=condition)
+            assert dict(found(memory, query, filter=condition, beam_width=2)).items() <= dict(exact).items()
+            assert found(memory, query, filter=condition, beam_width=900) == exact
+    assert found(memory, "word3", filter={"year": 99}) == []
+    assert len(memory.search("word3", k=10, mode="beam", filter={"year": 3}, beam_width=1)) == 10
+    assert walks == {"image": 13, "file": 0}
+
+
+def test_what_expires_is_not_found(memory, walks, monkeypatch):
+    later = clock.now() + timedelta(hours=1)
+    memory.add([Document(one.text, id=one.id, expires_at=later) for one in documents(20, prefix="short")])
+    make_image(memory)
+    assert any(name.startswith("short") for name, _ in found(memory, "word3", beam_width=900))
+    monkeypatch.setattr(clock, "now", lambda: later + timedelta(seconds=1))
+    walks["image"] = walks["file"] = 0
+    with open_memory(memory.path, read_only=True) as reader:
+        assert not any(name.startswith("short") for name, _ in found(reader, "word3", beam_width=900))
+        assert found(reader, "word3", beam_width=900) == found(reader, "word3", mode="exact")
+    assert not any(name.startswith("short") for name, _ in found(memory, "word3", beam_width=900))
+    assert found(memory, "word3", beam_width=900) == found(memory, "word3", mode="exact")
+    assert walks["image"] == 4
+
+
+def test_nothing_removed_stays_on_disk(memory):
+    with memory.snapshot() as snapshot:
+        row = snapshot.namespace(())
+        node = next(iter(snapshot.lowest_nodes(row.namespace_id)))
+        block = snapshot.children(node)
+        [name] = {place.document_id for place in snapshot.places(block.ids[:1].tolist()).values()}
+    vector = block.vectors[0, 0].astype("<f2").tobytes()
+    make_image(memory)
+    assert vector in generations(memory)[0].read_bytes()
+    assert memory.remove([name]).erased
+    files = [path for path in memory.path.rglob("*") if path.is_file()]
+    assert not any(vector in path.read_bytes() for path in files)
+    make_image(memory)
+    assert vector not in generations(memory)[0].read_bytes()
+    memory.add(documents(1, seed=9))  # replaces d0
+    assert not generations(memory)
+
+
+def test_a_removal_breaks_off_what_is_being_made(memory, monkeypatch):
+    begun, real = threading.Event(), keeper.read_levels
+
+    def slow(snapshot, row, go_on):
+        begun.set()
+        while go_on():
+            time.sleep(0.001)
+        return real(snapshot, row, go_on)
+
+    monkeypatch.setattr(keeper, "read_levels", slow)
+    memory.search("word1", mode="beam")
+    assert begun.wait(30)
+    assert memory.remove(["d1"], wait=5).erased
+    assert not generations(memory)
+
+
+def test_one_that_is_published_too_late_is_not_used(memory, monkeypatch):
+    real = ImageFolder.publish
+
+    def publish(self, *args):
+        other = ImageFolder(self.folder)  # of another process
+        assert other.forget()
+        return real(self, *args)
+
+    monkeypatch.setattr(ImageFolder, "publish", publish)
+    memory.search("word1", mode="beam")
+    memory._handle.images.settle(60)
+    assert not generations(memory)
+
+
+def test_a_backup_that_is_put_back_is_not_taken_for_what_the_image_holds(tmp_path, walks):
+    with open_memory(tmp_path / "memory") as memory:
+        memory.add(documents(60))
+        memory.backup(tmp_path / "old.db")
+        memory.add(documents(60, seed=5, prefix="first"))
+        make_image(memory)
+    (tmp_path / "memory" / "memory.db").write_bytes((tmp_path / "old.db").read_bytes())
+    with open_memory(tmp_path / "memory") as memory:
+        memory.add(documents(60, seed=6, prefix="then"))  # the same numbers of writes and nodes
+        for query in _QUERIES:
+            assert found(memory, query, beam_width=900) == found(memory, query, mode="exact")
+        assert not any(name.startswith("first") for name, _ in found(memory, "word3", beam_width=900))
+        memory._handle.images.settle(60)
+        walks["image"] = 0
+        assert found(memory, "word3", beam_width=900) == found(memory, "word3", mode="exact")
+        assert walks["image"] == 1
+
+
+def test_small_namespaces_and_switched_off_ones_have_none(tmp_path, walks):
+    for name, image_from in (("small", 61), ("off", None)):
+        with open_memory(tmp_path / name, image_from=image_from) as memory:
+            memory.add(documents(60))
+            memory.search("word1", mode="beam")
+            memory._handle.images.settle(60)
+            assert not (memory.path / "image").exists()
+    assert walks["image"] == 0
+
+
+def test_a_search_does_not_wait_and_closing_leaves_no_thread(tmp_path, monkeypatch):
+    asked = threading.Event()
+
+    def slow(snapshot, row, go_on):
+        asked.set()
+        while go_on():
+            time.sleep(0.001)
+
+    monkeypatch.setattr(keeper, "read_levels", slow)
+    with open_memory(tmp_path) as memory:
+        memory.add(documents(60))
+        memory.search("word1", mode="beam")
+        assert asked.wait(30)
+        assert len(memory.search("word1", k=5, mode="beam")) == 5
+        memory.add(documents(3, prefix="more"))
+        assert any(thread.name == "search image" for thread in threading.enumerate())
+    assert not any(thread.name == "search image" for thread in threading.enumerate())
+
+
+def test_a_damaged_one_is_made_anew(memory, walks):
+    make_image(memory)
+    [path] = generations(memory)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    memory.close()
+    with open_memory(memory.path) as again:
+        assert found(again, "word3", beam_width=900) == found(again, "word3", mode="exact")
+        again._handle.images.settle(60)
+        walks["image"] = 0
+        assert found(again, "word3", beam_width=900) == found(again, "word3", mode="exact")
+        assert walks["image"] == 1
+
+
+def test_readers_use_it_and_write_none(memory, walks):
+    make_image(memory)
+    [path] = generations(memory)
+    before = path.read_bytes()
+    with open_memory(memory.path, read_only=True) as reader:
+        walks["image"] = 0
+        assert found(reader, "word3", beam_width=900) == found(memory, "word3", mode="exact")
+        assert walks["image"] == 1
+        path.write_bytes(before[:-9])
+        walks["image"] = 0
+    with open_memory(memory.path, read_only=True) as reader:
+        assert found(reader, "word3", beam_width=900) == found(memory, "word3", mode="exact")
+        reader._handle.images.settle(60)
+        assert walks["image"] == 0
+        assert path.exists()
+
+
+def test_a_backup_has_none_and_verify_minds_none(memory, tmp_path):
+    make_image(memory)
+    (tmp_path / "copy").mkdir()
+    memory.backup(tmp_path / "copy" / "memory.db")
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["memory.db"]
+    assert memory.verify().ok
+    with open_memory(tmp_path / "copy") as copy:
+        assert found(copy, "word3", beam_width=900) == found(memory, "word3", mode="exact")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_while_it_is_made(memory, monkeypatch):
+    begun, real = threading.Event(), keeper.read_levels
+
+    def slow(snapshot, row, go_on):
+        begun.set()
+        while go_on():
+            time.sleep(0.001)
+        return real(snapshot, row, go_on)
+
+    monkeypatch.setattr(keeper, "read_levels", slow)
+    truth = found(memory, "word3", mode="exact")
+    memory.search("word1", mode="beam")
+    assert begun.wait(30)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = int(found(memory, "word3", beam_width=900) != truth)
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert found(memory, "word3", beam_width=900) == truth
+
+
+def test_a_writer_that_takes_long_does_not_keep_it_from_being_named(memory, walks, monkeypatch):
+    real, tries = memory._handle.edit, []
+
+    def edit(wait=None):
+        if len(tries) < 3 and threading.current_thread().name == "search image":
+            tries.append(wait)
+            raise StoreBusyError("another writer")
+        return real(wait)
+
+    monkeypatch.setattr(memory._handle, "edit", edit)
+    make_image(memory)
+    assert len(tries) == 3
+    walks["image"] = 0
+    memory.search("word3", mode="beam")
+    assert walks["image"] == 1
