@@ -41,6 +41,8 @@ MODULES = (
     "langchain_mllm",
     "langgraph_mllm",
     "llama_index_mllm",
+    "mem0_mllm",
+    "openai_agents_mllm",
 )
 _PACKAGES = {name.split(".")[0] for name in MODULES}
 _WIDTH = 110

@@ -6,7 +6,14 @@ from types import TracebackType
 
 from mllm_plugin.errors import MissingDependencyError, MLLMError
 
-_OWN = ("mllm_plugin", "langchain_mllm", "langgraph_mllm", "llama_index_mllm")
+_OWN = (
+    "mllm_plugin",
+    "langchain_mllm",
+    "langgraph_mllm",
+    "llama_index_mllm",
+    "mem0_mllm",
+    "openai_agents_mllm",
+)
 
 
 class needs:

@@ -62,6 +62,7 @@ _NEED_MORE = {
     "from mllm_plugin.memory_llm import MemoryLLM": r"a language model needs .* torch, .*\[llm\]'",
     "from langchain_mllm import MemoryLLM": r"a language model needs .* torch, .*\[llm\]'",
     "from llama_index_mllm import MemoryLLM": r"a language model needs .* torch, .*\[llm\]'",
+    "import openai_agents_mllm": r"OpenAI Agents SDK needs the package agents, .*\[openai-agents\]'",
     "from mllm_plugin.training import train_memory": r"training needs the package torch, .*\[train\]'",
     "from mllm_plugin.training import train_reader": r"training needs the package torch, .*\[train\]'",
 }
@@ -131,7 +132,7 @@ def test_a_short_question_needs_a_tokenizer_only(tmp_path_factory, tmp_path: Pat
 
 def test_importing_does_not_import_what_is_heavy() -> None:
     code = (
-        "import sys, mllm_plugin.cli, langchain_mllm, llama_index_mllm\n"
+        "import sys, mllm_plugin.cli, langchain_mllm, llama_index_mllm, mem0_mllm, openai_agents_mllm\n"
         "print({'torch', 'transformers', 'tokenizers', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,15 +1,22 @@
-"""The hierarchical memory in LlamaIndex: retriever, vector store, encoder, and an LLM that reads it."""
+"""The hierarchical memory in LlamaIndex: retriever, vector store, memory block, encoder, and an LLM."""
 
 from typing import TYPE_CHECKING, Any
 
 from llama_index_mllm.embedding import MemoryEmbedding
+from llama_index_mllm.memory_block import HierarchicalMemoryBlock
 from llama_index_mllm.retriever import HierarchicalMemoryRetriever
 from llama_index_mllm.vector_store import HierarchicalMemoryVectorStore
 
 if TYPE_CHECKING:
     from llama_index_mllm.llm import MemoryLLM
 
-__all__ = ["HierarchicalMemoryRetriever", "HierarchicalMemoryVectorStore", "MemoryEmbedding", "MemoryLLM"]
+__all__ = [
+    "HierarchicalMemoryBlock",
+    "HierarchicalMemoryRetriever",
+    "HierarchicalMemoryVectorStore",
+    "MemoryEmbedding",
+    "MemoryLLM",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -87,6 +87,7 @@ class AgentScope:
         session: str | None = None,
         participants: Sequence[str] | None = None,
         derived_from: Sequence[str] | None = None,
+        mask: str | None = None,
         history: bool = True,
     ) -> Remembered:
         """Remembers a text: durable and searchable when it returns; no language model is asked.
@@ -106,6 +107,8 @@ class AgentScope:
             session: In which session, where the scope is not bound to one.
             participants: Who speaks with whom, where the scope does not say.
             derived_from: Ids of items that it was made of: it is forgotten with any of them.
+            mask: Name of a mask that a new item has from the first: no recall finds it before
+                `restore(label=...)`.
             history: False erases what it takes the place of.
 
         Raises:
@@ -125,6 +128,7 @@ class AgentScope:
             "session": session,
             "participants": participants,
             "derived_from": derived_from,
+            "mask": mask,
         }
         return self._remember([item], history)[0]
 
@@ -307,7 +311,7 @@ class AgentScope:
     def list(
         self,
         *,
-        order: Order = "-updated_at",
+        order: Order | None = "-updated_at",
         limit: int | None = 20,
         offset: int = 0,
         kind: str | Sequence[str] | None = None,
@@ -317,7 +321,7 @@ class AgentScope:
         """Items of this scope and of those below it.
 
         Args:
-            order: As for `MemoryIndex.documents`.
+            order: As for `MemoryIndex.documents`; None for the order they were written.
             limit: At most so many; None for all.
             offset: Pass over so many first.
             kind: Only items of this kind, or of these.

@@ -44,6 +44,7 @@ class Given:
     session: str | None = None
     participants: Sequence[str] = ()
     derived_from: Sequence[str] = ()
+    mask: str | None = None
 
     def told(self) -> Told:
         """What is said of the item, with what follows from the rest."""
@@ -116,9 +117,11 @@ def remember(
     written = [one for one in documents if one is not None]
     with shared.memory.batch() as batch:
         batch.add(written, namespace=namespace)
-        for document, said, ended in zip(documents, told, gone, strict=True):
+        for one, document, said, ended in zip(items, documents, told, gone, strict=True):
             if document is not None and ended:
                 _end(batch, ended, document.id, said.at, history)
+            if document is not None and one.mask is not None:
+                batch.mask(document.id, label=one.mask, namespace=namespace)
     if any(gone) and not history:
         shared.likeness.forget()
     reports = [

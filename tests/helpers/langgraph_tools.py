@@ -31,26 +31,30 @@ class ApartEmbeddings(Embeddings):
 
 
 class Oracle(InMemoryStore):
-    """`InMemoryStore` that keeps nothing of what was replaced and lists no namespace without items."""
+    """`InMemoryStore` that keeps nothing of what was replaced, and no namespace without items."""
 
     def batch(self, ops: Any) -> list[Any]:
         wanted = list(ops)
-        known = set(self._data)
-        for op in wanted:
-            if isinstance(op, PutOp):
-                self._vectors[op.namespace].pop(op.key, None)
-        results = super().batch(wanted)
-        for name in set(self._data) - known:
-            if not self._data[name]:
-                del self._data[name]
+        reads = iter(self._without_traces([op for op in wanted if not isinstance(op, PutOp)]))
+        writes = [op for op in wanted if isinstance(op, PutOp)]
+        for op in writes:
+            self._vectors[op.namespace].pop(op.key, None)
+        self._without_traces(writes)
+        return [None if isinstance(op, PutOp) else next(reads) for op in wanted]
+
+    def _without_traces(self, ops: list[Op]) -> list[Any]:
+        """`InMemoryStore.batch`, which makes a namespace of whatever is asked for and keeps empty ones."""
+        results = super().batch(ops)
+        self._drop_empty()
         return results
 
     def _handle_list_namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-        everything, self._data = self._data, {name: kept for name, kept in self._data.items() if kept}
-        try:
-            return super()._handle_list_namespaces(op)
-        finally:
-            self._data = everything
+        self._drop_empty()
+        return super()._handle_list_namespaces(op)
+
+    def _drop_empty(self) -> None:
+        for name in [name for name, items in self._data.items() if not items]:
+            del self._data[name]
 
 
 class Operations:

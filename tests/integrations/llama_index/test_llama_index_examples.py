@@ -54,19 +54,33 @@ def test_memory_llm_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Solberg" in through
 
 
-def test_memory_block_example() -> None:
+def run_apart(name: str) -> str:
     """In a process of its own: LlamaIndex leaves the database connection of its chat history open."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "llama_index_memory_block.py"],
+        [sys.executable, ROOT / "examples" / name],
         env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "I am allergic to peanuts." in done.stdout.split("</memory>")[0]
-    assert done.stdout.rstrip().endswith("user: What am I allergic to?")
+    return done.stdout
+
+
+def test_memory_block_example() -> None:
+    output = run_apart("llama_index_memory_block.py")
+    assert "I am allergic to peanuts." in output.split("</memory>")[0]
+    assert output.rstrip().endswith("user: What am I allergic to?")
+
+
+def test_agent_example() -> None:
+    answers = [line for line in run_apart("agent_llama_index.py").splitlines() if line.startswith("  -> ")]
+    assert len(answers) == 4
+    assert "Remembered as" in answers[0]
+    assert "Ann is allergic to peanuts." in answers[1]
+    assert "Forgotten." in answers[2]
+    assert "I do not know." in answers[3]
 
 
 def test_real_encoder_end_to_end(tmp_path: Path) -> None:
