@@ -11,6 +11,7 @@
     ├── MissingDependencyError (ImportError) an optional package that is not installed
     ├── EncoderMismatchError (ValueError)   another encoder than the one the memory was written with
     ├── VersionConflictError (RuntimeError) somebody else changed a document first
+    ├── AccessError (PermissionError)       what a server's caller may not do
     ├── AdapterMismatchError (ValueError)   a reader for another language model
     └── StoreError (OSError)                the file, the disk or the lock
         ├── DamagedStoreError               a page or an invariant does not check out
@@ -69,6 +70,10 @@ class EncoderMismatchError(MLLMError, ValueError):
 
 class VersionConflictError(MLLMError, RuntimeError):
     """A document has another version than the caller has seen; nothing was written."""
+
+
+class AccessError(MLLMError, PermissionError):
+    """A server's caller may not do this: another scope than its own, or a write where it only reads."""
 
 
 class AdapterMismatchError(MLLMError, ValueError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent.items import Forgotten
-from mllm_plugin.agent.naming import FIELD, outer_namespaces, own
-from mllm_plugin.errors import NotFoundError
+from mllm_plugin.agent.naming import FIELD, HIDDEN, SUPERSEDED, outer_namespaces, own
+from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.memory.checks import mask_of
 from mllm_plugin.types import Namespace, RemoveReport, StoredDocument
 
 if TYPE_CHECKING:
@@ -16,10 +18,38 @@ if TYPE_CHECKING:
 Chosen = dict[Namespace, dict[str, str]]  # by scope: ids of documents, and of the items that they belong to
 
 
-def find(shared: Shared, namespace: Namespace, item_id: str, *, outer: bool = False) -> StoredDocument | None:
-    """An item of a scope or of one below it; to be read only, with `outer`, also of those around it."""
+def hiding_mask(label: str | None) -> str:
+    """The name of a mask that hides items.
+
+    Raises:
+        InvalidInputError: The memory itself masks under it.
+    """
+    if label == SUPERSEDED:
+        raise InvalidInputError(
+            f"the mask {label!r} is the agent memory's own, for old versions; use another label"
+        )
+    return mask_of(label or HIDDEN)
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where somebody forgets.
+
+    Attributes:
+        namespace: Of the scope.
+        outermost: What it does not reach out of.
+    """
+
+    namespace: Namespace
+    outermost: Namespace = ()
+
+
+def find(
+    shared: Shared, namespace: Namespace, item_id: str, *, within: Sequence[str] | None = ()
+) -> StoredDocument | None:
+    """An item of a scope or of one below it; to be read only, also of those `within` around it."""
     memory = shared.memory
-    for place in (namespace, *(outer_namespaces(namespace, None) if outer else ())):
+    for place in (namespace, *outer_namespaces(namespace, within)):
         if found := memory.get(item_id, namespace=place):
             return found[0]
     for place in memory.namespaces(namespace):
@@ -28,13 +58,15 @@ def find(shared: Shared, namespace: Namespace, item_id: str, *, outer: bool = Fa
     return None
 
 
-def found(shared: Shared, namespace: Namespace, item_id: str, *, outer: bool = False) -> StoredDocument:
+def found(
+    shared: Shared, namespace: Namespace, item_id: str, *, within: Sequence[str] | None = ()
+) -> StoredDocument:
     """`find`.
 
     Raises:
         NotFoundError: It is not there.
     """
-    document = find(shared, namespace, item_id, outer=outer)
+    document = find(shared, namespace, item_id, within=within)
     if document is None:
         raise NotFoundError(
             f"no item {item_id!r} in this scope ({'/'.join(namespace) or 'the whole memory'}); list() shows "
@@ -66,11 +98,11 @@ def chosen(
     return named, tuple(missing)
 
 
-def derived(shared: Shared, named: Chosen) -> Chosen:
+def derived(shared: Shared, named: Chosen, outermost: Namespace = ()) -> Chosen:
     """Old versions of items, and whatever was made of these, however many steps away.
 
     Looks in their scope, below and above it, since a summary may lie above what it sums up; never beside it,
-    where the same id is another item's.
+    where the same id is another item's, nor out of the outermost scope.
     """
     known = {(place, name) for place, ids in named.items() for name in ids}
     more: Chosen = {}
@@ -79,8 +111,9 @@ def derived(shared: Shared, named: Chosen) -> Chosen:
         following: dict[Namespace, list[str]] = {}
         for place, ids in open_ids.items():
             condition = {"$or": [{f"{FIELD}.{key}": {"$in": ids}} for key in ("of", "by", "derived_from")]}
-            for document in shared.memory.documents(namespace=place[:1], prefix=True, filter=condition):
-                if (document.namespace, document.id) in known or not _in_line(place, document.namespace):
+            around = outermost or place[:1]
+            for document in shared.memory.documents(namespace=around, prefix=True, filter=condition):
+                if (document.namespace, document.id) in known or not _means(shared, document, place, ids):
                     continue
                 known.add((document.namespace, document.id))
                 more.setdefault(document.namespace, {})[document.id] = document.id
@@ -89,52 +122,64 @@ def derived(shared: Shared, named: Chosen) -> Chosen:
     return more
 
 
-def _in_line(one: Namespace, other: Namespace) -> bool:
-    """Whether one of two scopes lies within the other."""
-    shorter = min(len(one), len(other))
-    return one[:shorter] == other[:shorter]
+def _means(shared: Shared, document: StoredDocument, place: Namespace, ids: Sequence[str]) -> bool:
+    """Whether a document that names ids means the items that have them at a place.
+
+    A version lies with its item. What a summary in another scope names is first an item of that scope.
+    """
+    if document.namespace == place:
+        return True
+    shorter = min(len(place), len(document.namespace))
+    if place[:shorter] != document.namespace[:shorter]:
+        return False
+    named = [name for name in own(document.metadata).get("derived_from", ()) if name in set(ids)]
+    return len(shared.memory.get(named, namespace=document.namespace)) < len(named)
 
 
-def erase(shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[str, ...]) -> Forgotten:
+def erase(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...]) -> Forgotten:
     """Removes items with all that is derived from them, and takes their ids out of the audit log."""
-    more = derived(shared, named)
+    more = derived(shared, named, here.outermost)
     together, gone = _together(named, more), _items_of(named)
     if not together:
         return Forgotten((), missing=missing)
     with shared.memory.batch() as batch:
         for place, ids in together.items():
             batch.remove(ids, namespace=place)
-    erased = shared.memory.remove([], namespace=namespace)  # waits for readers of old pages, as remove does
+    erased = shared.memory.remove([], namespace=here.namespace)  # waits for readers of old pages
     shared.likeness.forget()
     shared.turns.forget()
     kept = shared.audit.erase([*gone, *(name for ids in together.values() for name in ids)])
-    shared.audit.note_count("forget", namespace, sum(map(len, together.values())))
+    shared.audit.note_count("forget", here.namespace, sum(map(len, together.values())))
     reports = tuple(one for one in batch.reports if isinstance(one, RemoveReport))
     reason = "; ".join(filter(None, (erased.reason, kept)))
     return Forgotten(gone, _names_in(more), erased.erased and not kept, missing, reason, reports)
 
 
-def hide(
-    shared: Shared, namespace: Namespace, named: Chosen, missing: tuple[str, ...], label: str
-) -> Forgotten:
+def hide(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...], label: str) -> Forgotten:
     """Masks items with all that is derived from them, in one transaction."""
-    more = derived(shared, named)
+    more = derived(shared, named, here.outermost)
     with shared.memory.batch() as batch:
         for place, ids in _together(named, more).items():
             batch.mask(ids, label=label, namespace=place)
     gone = _items_of(named)
-    shared.audit.note("hide", namespace, gone)
+    shared.audit.note("hide", here.namespace, gone)
     return Forgotten(gone, _names_in(more), False, missing, "hidden, not erased: restore() brings it back")
 
 
-def restore(shared: Shared, namespace: Namespace, named: Chosen, label: str) -> tuple[str, ...]:
-    """Lifts a mask of `hide`."""
+def restore(shared: Shared, here: Here, named: Chosen, label: str) -> tuple[str, ...]:
+    """Lifts a mask of `hide`; ids of the items that had it."""
+    named = {place: _masked(shared, place, ids, label) for place, ids in named.items()}
     with shared.memory.batch() as batch:
-        for place, ids in _together(named, derived(shared, named)).items():
+        for place, ids in _together(named, derived(shared, named, here.outermost)).items():
             batch.unmask(ids, label=label, namespace=place)
     gone = _items_of(named)
-    shared.audit.note("restore", namespace, gone)
+    shared.audit.note("restore", here.namespace, gone)
     return gone
+
+
+def _masked(shared: Shared, place: Namespace, ids: Mapping[str, str], label: str) -> dict[str, str]:
+    found = shared.memory.get(list(ids), namespace=place)
+    return {one.id: ids[one.id] for one in found if label in one.masks}
 
 
 def _together(named: Chosen, more: Chosen) -> dict[Namespace, list[str]]:

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin.agent import forgetting, prompting, recalling, topics, writing
+from mllm_plugin.agent.forgetting import hiding_mask
 from mllm_plugin.agent.items import AuditEntry, Consolidated, Forgotten, Memory, Remembered, Topic
-from mllm_plugin.agent.naming import FIELD, HIDDEN, checked_names, memory_of, namespace_of
+from mllm_plugin.agent.naming import FIELD, HIDDEN, checked_names, inner_keys, memory_of, namespace_of
 from mllm_plugin.agent.recalling import Wanted, condition_of
 from mllm_plugin.agent.writing import Given, given_item
 from mllm_plugin.calls.options import explain_calls
@@ -19,7 +20,7 @@ from mllm_plugin.memory.checks import at_least, positive
 from mllm_plugin.memory.updating import KEEP
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
-from mllm_plugin.types import Moment, RemoveReport
+from mllm_plugin.types import Moment, Namespace, RemoveReport
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared
@@ -38,9 +39,15 @@ class AgentScope:
         namespace: Where its items lie in the memory.
     """
 
-    def __init__(self, shared: Shared, names: Mapping[str, str], participants: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        names: Mapping[str, str],
+        participants: Sequence[str] = (),
+        outermost: Namespace = (),
+    ) -> None:
         self._shared, self.names, self._participants = shared, dict(names), tuple(participants)
-        self.namespace = namespace_of(names)
+        self.namespace, self._outermost = namespace_of(names), outermost
 
     def scope(
         self,
@@ -68,7 +75,15 @@ class AgentScope:
                 f"whole memory: memory.scope(…)"
             )
         who = self._participants if participants is None else participants
-        return AgentScope(self._shared, names, who)
+        return AgentScope(self._shared, names, who, self._outermost)
+
+    def closed(self) -> AgentScope:
+        """This scope for somebody who is never to reach out of it, not with the scopes made of it either.
+
+        Nothing of the scopes around it is seen; a summary that lies there stays when what it was made of is
+        forgotten in here.
+        """
+        return AgentScope(self._shared, self.names, self._participants, self.namespace)
 
     # -- writing
 
@@ -238,7 +253,7 @@ class AgentScope:
             raise InvalidInputError(f"min_relevance must be from 0 to 1, got {min_relevance}")
         wanted = Wanted(
             k=positive("k", k),
-            within=within,
+            within=inner_keys(self._outermost, within),
             condition=condition_of(filter, kind),
             min_relevance=min_relevance,
             budget_tokens=None if budget_tokens is None else positive("budget_tokens", budget_tokens),
@@ -303,7 +318,7 @@ class AgentScope:
 
     def get(self, id: str) -> Memory | None:
         """An item by id, of this scope, those below it or those around it; None where there is none."""
-        document = forgetting.find(self._shared, self.namespace, id, outer=True)
+        document = forgetting.find(self._shared, self.namespace, id, within=inner_keys(self._outermost))
         return None if document is None else memory_of(document)
 
     aget = twin(get)
@@ -343,7 +358,7 @@ class AgentScope:
 
     def history(self, id: str) -> list[Memory]:  # type: ignore[valid-type]
         """All versions of an item, and what it took the place of, the newest first."""
-        document = forgetting.found(self._shared, self.namespace, id, outer=True)
+        document = forgetting.found(self._shared, self.namespace, id, within=inner_keys(self._outermost))
         condition = {"$or": [{f"{FIELD}.of": id}, {f"{FIELD}.by": id}]}
         older = self._shared.memory.documents(namespace=document.namespace, filter=condition)
         versions = [memory_of(one) for one in older]
@@ -373,8 +388,8 @@ class AgentScope:
             raise InvalidInputError(f"how must be 'erase' or 'hide', got {how!r}")
         named, missing = self._chosen(id, filter, everything)
         if how == "hide":
-            return forgetting.hide(self._shared, self.namespace, named, missing, HIDDEN)
-        return forgetting.erase(self._shared, self.namespace, named, missing)
+            return forgetting.hide(self._shared, self._here, named, missing, HIDDEN)
+        return forgetting.erase(self._shared, self._here, named, missing)
 
     aforget = twin(forget)
 
@@ -389,10 +404,10 @@ class AgentScope:
 
         Args:
             id, filter: As for `forget`.
-            label: Name of the mask.
+            label: Name of the mask; "superseded" and "expired" are the memory's own.
         """
         named, missing = self._chosen(id, filter, False)
-        return forgetting.hide(self._shared, self.namespace, named, missing, label or HIDDEN)
+        return forgetting.hide(self._shared, self._here, named, missing, hiding_mask(label))
 
     ahide = twin(hide)
 
@@ -410,7 +425,11 @@ class AgentScope:
             label: Name of the mask.
         """
         named, _ = self._chosen(id, filter, id is None and filter is None)
-        return forgetting.restore(self._shared, self.namespace, named, label or HIDDEN)
+        return forgetting.restore(self._shared, self._here, named, hiding_mask(label))
+
+    @property
+    def _here(self) -> forgetting.Here:
+        return forgetting.Here(self.namespace, self._outermost)
 
     arestore = twin(restore)
 

@@ -19,9 +19,16 @@ from mllm_plugin.agent.naming import (
     new_id,
     own,
 )
-from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError, VersionConflictError
+from mllm_plugin.errors import (
+    InvalidDocumentError,
+    InvalidInputError,
+    InvalidTypeError,
+    NotFoundError,
+    VersionConflictError,
+)
 from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.updating import KEEP
+from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
 
 if TYPE_CHECKING:
@@ -80,10 +87,22 @@ def given_item(item: Any, defaults: Mapping[str, Any]) -> Given:
         raise InvalidTypeError(
             f"an item has the unknown argument {sorted(unknown)[0]!r}; expected {expected}"
         )
-    if not isinstance(fields.get("text"), str) or not fields["text"].strip():
-        raise InvalidInputError(f"an item needs a text that is not empty, got {fields.get('text')!r}")
+    _check_text(fields.get("text"))
     said = {name: value for name, value in fields.items() if value is not None}
     return Given(**{**defaults, **said})
+
+
+def _check_text(text: Any) -> None:
+    """Looks at a text before its header, which would make an empty one look full, is put above it.
+
+    Raises:
+        InvalidInputError: It is no text, or empty.
+        InvalidDocumentError: It cannot be stored.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidInputError(f"an item needs a text that is not empty, got {text!r}")
+    if flaw := text_flaw(text):
+        raise InvalidDocumentError(f"the text of an item {flaw}")
 
 
 def remember(
@@ -148,6 +167,8 @@ def update(
     history: bool,
 ) -> Remembered:
     """Makes a new version of an item; the old one is kept under the mask "superseded", or erased."""
+    if text is not None:
+        _check_text(text)
     said = own(document.metadata)
     version = said.get("version", 1)
     if if_version not in (None, version):

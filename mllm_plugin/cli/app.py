@@ -10,7 +10,7 @@ from typing import IO, Any, NoReturn
 import click
 
 from mllm_plugin import __version__
-from mllm_plugin.cli import ask, care, demo, edit, index, move, query, read_index, train, train_llm
+from mllm_plugin.cli import ask, care, demo, edit, index, move, query, read_index, serving, train, train_llm
 from mllm_plugin.cli.settings import Settings, encoder_option, memory_option, namespace_option, output_options
 from mllm_plugin.cli.terminal import colour, hide_bars_of_others, judged
 from mllm_plugin.errors import MLLMError
@@ -23,6 +23,7 @@ _SECTIONS = {
     "Use": ("demo", "index", "search", "ask", "read-index", "list", "show"),
     "Edit": ("mask", "unmask", "remove"),
     "Look after": ("stats", "verify", "compact", "backup", "restore", "repair"),
+    "Serve": ("mcp", "serve", "token"),
     "Move": ("import", "export", "reembed"),
     "Train": ("train", "install", "train-llm"),
 }
@@ -99,7 +100,7 @@ def main(settings: Settings) -> None:
 for _option in (encoder_option, namespace_option):
     _option(main)
 memory_option(main, envvar="MLLM_MEMORY")
-for _module in (index, move, query, ask, read_index, edit, care, train, train_llm, demo):
+for _module in (index, move, query, ask, read_index, edit, care, serving, train, train_llm, demo):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

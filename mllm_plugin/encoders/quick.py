@@ -1,7 +1,8 @@
-"""An encoder that is loaded when it is needed: the command line starts without torch."""
+"""An encoder that is loaded when it is needed: the command line and servers start without torch."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 _SHORT = 2000  # characters
+_LOADING = threading.Lock()
 
 
 class QuickEncoder(TokenReader):
@@ -34,13 +36,16 @@ class QuickEncoder(TokenReader):
     Args:
         folder: The model's folder.
         dim, kind, length: Width, architecture and longest input, as the folder's files say.
+        documents: Embed short documents as short queries are, until the encoder is loaded for others.
     """
 
     window_tokens = 16  # as HuggingFaceEncoder has it by default
 
-    def __init__(self, folder: ModelFolder, dim: int, kind: str, length: int) -> None:
+    def __init__(
+        self, folder: ModelFolder, dim: int, kind: str, length: int, documents: bool = False
+    ) -> None:
         self.folder, self.dim = folder.path, dim
-        self._files, self._length = folder, length
+        self._files, self._length, self._documents = folder, length, documents
         self._prefixes = [folder.prompt("query"), folder.prompt("document", "passage")]
         settings = [folder.pooling, *self._prefixes, length, self.window_tokens]
         self.fingerprint = folder.fingerprint(kind, dim, settings)
@@ -52,6 +57,10 @@ class QuickEncoder(TokenReader):
         Raises:
             EncoderMismatchError: The files changed since they were looked at.
         """
+        with _LOADING:  # the others wait for the first, and take its
+            return vars(self).get("loaded") or self._load()
+
+    def _load(self) -> HuggingFaceEncoder:
         from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
         encoder = HuggingFaceEncoder(self.folder)
@@ -60,6 +69,7 @@ class QuickEncoder(TokenReader):
                 f"{self.folder} was encoder {self.fingerprint!r} and is {encoder.fingerprint!r} now; run the "
                 f"command again"
             )
+        vars(self)["loaded"] = encoder
         return encoder
 
     @cached_property
@@ -86,10 +96,12 @@ class QuickEncoder(TokenReader):
 
     def encode_documents(self, texts: Sequence[str]) -> tuple[Vectors, list[Vectors]]:
         """Embeds texts: pooled [n, d] and windows [w, d] per text, all of unit length."""
-        return self.loaded.encode_documents(texts)
+        return (self._documents and self._quickly(texts, 1)) or self.loaded.encode_documents(texts)
 
     def document_batches(self, texts: Sequence[str]) -> list[list[int]]:
         """Rows of texts that `encode_documents` takes in one forward pass each."""
+        if self._documents and self._bert is not None and self._is_quick(texts):
+            return [[row] for row in range(len(texts))]
         return self.loaded.document_batches(texts)
 
     def window_spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
@@ -102,9 +114,14 @@ class QuickEncoder(TokenReader):
 
     def encode_query_windows(self, texts: Sequence[str]) -> tuple[Vectors, list[Vectors]]:
         """Embeds queries: pooled [n, d], and windows [w, d] per text."""
-        read = [self._read(text) for text in texts] if texts and self._is_quick(texts) else [None]
+        return self._quickly(texts, 0) or self.loaded.encode_query_windows(texts)
+
+    def _quickly(self, texts: Sequence[str], prefix: int) -> tuple[Vectors, list[Vectors]] | None:
+        """Pooled [n, d], and windows [w, d] per text; None when it takes the loaded model."""
+        quick = bool(texts) and self._is_quick(texts)
+        read = [self._read(text, self._prefixes[prefix]) for text in texts] if quick else [None]
         if not all(read):
-            return self.loaded.encode_query_windows(texts)
+            return None
         pooled, windows = zip(*read, strict=True)  # type: ignore[arg-type]
         return np.stack(pooled), list(windows)
 
@@ -112,11 +129,10 @@ class QuickEncoder(TokenReader):
         """Whether texts are few and short, and the model is not loaded anyway."""
         return "loaded" not in vars(self) and sum(map(len, texts)) <= _SHORT
 
-    def _read(self, text: str) -> tuple[Vectors, Vectors] | None:
-        """The pooled embedding [d] and the windows [w, d] of a query; None when it takes the loaded model."""
+    def _read(self, text: str, prefix: str) -> tuple[Vectors, Vectors] | None:
+        """The pooled embedding [d] and the windows [w, d] of a text; None when it takes the loaded model."""
         if self._bert is None:
             return None
-        prefix = self._prefixes[0]
         encoding = self._bert.tokenizer.encode(prefix + plain_letters(text)[0])
         if len(encoding.ids) > self._length:
             return None
@@ -129,8 +145,13 @@ class QuickEncoder(TokenReader):
         return _unit(_pool(states, self._files.pooling)), _unit(np.array(runs).reshape(-1, self.dim))
 
 
-def quick_encoder(model: str | Path) -> TextEncoder:
-    """The encoder of a name or a path: loaded later where the folder's files say enough, else now."""
+def quick_encoder(model: str | Path, *, documents: bool = False) -> TextEncoder:
+    """The encoder of a name or a path: loaded later where the folder's files say enough, else now.
+
+    Args:
+        model: Name or path.
+        documents: Whether short documents, too, need not wait for torch.
+    """
     path = resolve_model(model).absolute()
     with explained(model, path):
         folder = ModelFolder(path)
@@ -139,7 +160,7 @@ def quick_encoder(model: str | Path) -> TextEncoder:
         longest = (folder.json("tokenizer_config.json") or {}).get("model_max_length", LONGEST)
     told = isinstance(dim, int) and isinstance(kind, str) and folder.pooling in _POOLINGS
     if told and not damage(path):
-        return QuickEncoder(folder, dim, kind, folder.max_length or min(longest, LONGEST))
+        return QuickEncoder(folder, dim, kind, folder.max_length or min(longest, LONGEST), documents)
     from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
     return HuggingFaceEncoder(path)

@@ -23,8 +23,8 @@ def test_every_command_has_help_and_json(command: str) -> None:
 
 def test_the_commands_that_are_promised_are_there() -> None:
     expected = (
-        "ask backup compact demo export import index install list mask read-index reembed remove repair "
-        "restore search show stats train train-llm unmask verify"
+        "ask backup compact demo export import index install list mask mcp read-index reembed remove repair "
+        "restore search serve show stats token train train-llm unmask verify"
     )
     assert expected.split() == COMMANDS
 

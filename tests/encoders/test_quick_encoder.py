@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -77,6 +78,27 @@ def test_documents_are_the_loaded_encoders(folder, loaded):
     assert np.array_equal(pooled, expected)
     assert all(map(np.array_equal, windows, expected_windows))
     assert quick_encoder(folder).window_spans(["A fox."]) == loaded.window_spans(["A fox."])
+
+
+def test_short_documents_need_not_wait_for_it(folder, loaded):
+    quick = quick_encoder(folder, documents=True)
+    texts = ["A fox.", " ".join(["Two foxes."] * 20), "Füchse ﬁnden"]
+    assert quick.document_batches(texts) == [[0], [1], [2]]
+    pooled, windows = quick.encode_documents(texts)
+    assert "loaded" not in vars(quick)
+    expected, expected_windows = loaded.encode_documents(texts)
+    assert np.allclose(pooled, expected, atol=2e-6)
+    assert all(np.allclose(*pair, atol=2e-6) for pair in zip(windows, expected_windows, strict=True))
+    quick.encode_documents(["A fox. " * 400])
+    assert "loaded" in vars(quick)
+    assert np.array_equal(quick.encode_documents(texts)[0], loaded.encode_documents(texts)[0])
+
+
+def test_it_is_loaded_once_for_all_threads(folder):
+    quick = quick_encoder(folder)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: quick.loaded, range(4)))
+    assert all(one is found[0] for one in found)
 
 
 @pytest.mark.parametrize("mode", ["cls_token", "max_tokens"])
