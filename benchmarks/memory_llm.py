@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from mllm_plugin import Document
 from mllm_plugin.llm import MemoryReader, load_llm, shipped_reader
 from mllm_plugin.llm.generate import generate, stream
+from mllm_plugin.memory.scope import Scope
 from mllm_plugin.memory_llm import MemoryLLM
 from mllm_plugin.memory_llm.plan import Plan
 from mllm_plugin.memory_llm.question import turns_of
@@ -86,11 +87,11 @@ class Bench:
     def plans(self, row: Row, answerer: MemoryLLM, asked: Sequence[Asked]) -> tuple[list[Asked], list[Any]]:
         """The row's questions and what is read for each."""
         config = answerer._settings(self.settings(row))
-        where: dict[str, Any] = {"namespace": (), "prefix": False, "filter": None, "exclude_labels": ()}
+        where = Scope()
         if row.without:
             found = []
             for one in asked:
-                own = {**where, "filter": {"document": {"$ne": one.document}}}
+                own = Scope(filter={"document": {"$ne": one.document}})
                 found += answerer._plans([turns_of(one.text)], own, config)
             return list(asked), found
         found = answerer._plans([turns_of(one.text) for one in asked], where, config)

@@ -84,21 +84,23 @@ def read_pair(folder: str | Path, name: str, *, what: str, hint: str) -> tuple[b
     """
     source = Path(folder)
     with _told(source, "read"):
+        missing: list[str] = []
         for _ in range(_TRIES):
             try:
                 before = _marks(source, name)
                 tensors, config = (_place(source, name, suffix).read_bytes() for suffix in (TENSORS, CONFIG))
                 if before == _marks(source, name):
                     return tensors, config
-            except FileNotFoundError:  # or it moved meanwhile
+                missing = []
+            except FileNotFoundError:  # or it moved meanwhile, also while this looks
                 missing = [
                     f"{name}{ending}"
                     for ending in (CONFIG, TENSORS)
                     if not _place(source, name, ending).exists()
                 ]
-                if missing:
-                    shown = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
-                    raise NotFoundError(f"no {what} in {source}: {shown}; {hint}") from None
+    if missing:
+        shown = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
+        raise NotFoundError(f"no {what} in {source}: {shown}; {hint}")
     raise StoreError(f"the {what} in {source} changes all the time; read it when nothing is saved there")
 
 

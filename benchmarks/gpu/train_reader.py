@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
-from mllm_plugin.training.reader.evaluate import WAYS, Held, credit
+from mllm_plugin.llm import MemoryReader
+from mllm_plugin.training.reader.evaluate import MIXED, WAYS, Held, credit
 from mllm_plugin.training.reader.loop import one_step, optimizer_of
 from mllm_plugin.training.reader.modules import Reader
 from mllm_plugin.training.reader.prompts import Prompts
@@ -102,7 +103,7 @@ def say(**values: Any) -> None:
 def losses(held: Held, most: int, ratio: int = 4) -> dict[str, float]:
     """Losses of held-out questions and of repeating, by what is read."""
     numbers = held.questions(most)
-    asked = {way: held.losses(numbers, ratio, way) for way in WAYS}
+    asked = {way: held.losses(numbers, ratio, way) for way in (*WAYS, *MIXED[:-1])}  # the last has no answer
     repeated = {way: held.losses(numbers, ratio, way, repeat=True) for way in ("own", "foreign")}
     found = {way: float(values.mean()) for way, values in asked.items()}
     return {
@@ -121,7 +122,10 @@ def build(options: argparse.Namespace, texts: ReaderTexts, device: Any) -> Reade
     torch.manual_seed(options.seed)
     sizes = Sizes(**json.loads(options.sizes))
     idf = torch.from_numpy(texts.idf.astype(np.float32))
-    reader = Reader(stack, idf, sizes, rank=options.rank).to(device)
+    reader = Reader(stack, idf, sizes, rank=options.rank)
+    if options.start:
+        reader.load(MemoryReader.load(options.start).tensors)
+    reader = reader.to(device)
     if options.compile:
         reader.stack.layer = torch.compile(layer, dynamic=False)
     return reader
@@ -188,6 +192,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--sizes", default="{}", help="fields of Sizes as JSON")
     arguments.add_argument("--rank", type=int, default=32)
+    arguments.add_argument("--start", type=Path, help="folder of a reader to go on with, of that rank")
     arguments.add_argument("--workers", type=int, default=12)
     arguments.add_argument("--report", type=int, default=50)
     arguments.add_argument(
@@ -220,15 +225,7 @@ def main() -> None:
         say(final=losses(held, options.answers), s=round(time.monotonic() - began, 1))
         numbers = held.questions(options.answers)
         said: dict[str, Any] = {"questions": numbers.tolist()}
-        for way, ratio in (
-            ("own", 4),
-            ("text", 4),
-            ("own", 8),
-            ("own", 2),
-            ("own", 16),
-            ("none", 4),
-            ("foreign", 4),
-        ):
+        for way, ratio in (*((way, 4) for way in (*MIXED, *WAYS)), ("own", 8), ("own", 2), ("own", 16)):
             said[f"{way} {ratio}"] = held.answers(numbers, ratio, way)
             (options.out / "answers.json").write_text(json.dumps(said))
         say(answered=len(numbers), s=round(time.monotonic() - began, 1))

@@ -40,7 +40,8 @@ class HierarchicalMemoryBlock(BaseMemoryBlock[str]):
         across_sessions: Find what was said in other sessions of the scope too.
         roles: Whose messages are remembered.
         tokenizer: Gives the tokens of a text, as `Memory` counts them; LlamaIndex's own when left out.
-        **options: Fields of `BaseMemoryBlock`: `name`, `description`, `priority`, `accept_short_term_memory`.
+        name: Of the block.
+        **options: Other fields of `BaseMemoryBlock`: `description`, `priority`, `accept_short_term_memory`.
     """
 
     model_config = ConfigDict(extra="forbid")

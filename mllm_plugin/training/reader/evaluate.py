@@ -1,4 +1,4 @@
-"""What a reader makes of held-out chunks: losses with its own memory, another's, none, text; answers."""
+"""What a reader makes of held-out chunks: losses and answers, by what is read as memory and as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mllm_plugin.training.reader.modules import Reader
 from mllm_plugin.training.reader.prompts import Ids, Prompts
-from mllm_plugin.training.reader.rows import Memory, Row, Sizes, prompt_row
+from mllm_plugin.training.reader.rows import GROUP, Memory, Row, Sizes, prompt_row
 from mllm_plugin.training.reader.stack import Weights
 from mllm_plugin.training.reader.steps import TensorStep, assemble
 from mllm_plugin.training.reader.texts import LONGEST, ReaderTexts
@@ -20,11 +20,25 @@ from mllm_plugin.training.reader.texts import LONGEST, ReaderTexts
 _REPEATED = 64  # tokens
 _NOTHING = np.zeros(0, np.int64)
 WAYS = ("own", "foreign", "none", "text")
+MIXED = ("beside", "neighbour", "elsewhere", "absent")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Numbers of the chunks that are read for a question, as memory and as text."""
+
+    memory: tuple[int, ...] = ()
+    text: tuple[int, ...] = ()
 
 
 @dataclass
 class Held:
     """Held-out questions, a batch of chunks at a time.
+
+    Ways to read, of the chunk that answers ("own") and its neighbours in the document: as memory "own",
+    "foreign" (another question's), "none"; as text "text", with the neighbours' memory "beside", and
+    "neighbour" (one's text, which hardly ever answers) alone; with it, in memory, "elsewhere" (own and the
+    others) or "absent" (the others only).
 
     Attributes:
         reader: What is measured.
@@ -57,40 +71,73 @@ class Held:
             found.append(next((other for other in turned if asked[other] != chunk), place))
         return numbers[found]
 
-    def _tokens(self, numbers: NDArray[np.int64]) -> list[Ids]:
-        return [self.texts.chunks[int(self.texts.asked[n])][:LONGEST] for n in numbers]
+    def _read(self, numbers: NDArray[np.int64], way: str) -> list[_Read]:
+        """What is read for each question."""
+        asked = self.texts.asked
+        if way == "foreign":
+            return [_Read(memory=(int(one),)) for one in asked[self._others(numbers)]]
+        return [self._read_one(int(one), way) for one in asked[numbers]]
 
-    def _batches(self, numbers: NDArray[np.int64], way: str) -> Iterator[tuple[NDArray[np.int64], list[Ids]]]:
-        """Questions, and the chunks whose memory is read."""
-        read = self._tokens(self._others(numbers) if way == "foreign" else numbers)
-        size = self.reader.sizes.chunks
+    def _read_one(self, own: int, way: str) -> _Read:
+        near = self._neighbours(own)
+        ways = {
+            "own": _Read(memory=(own,)),
+            "none": _Read(),
+            "text": _Read(text=(own,)),
+            "beside": _Read(near, (own,)),
+            "neighbour": _Read(text=near[:1]),
+            "elsewhere": _Read((*near[1:2], own, *near[2:]), near[:1]),
+            "absent": _Read(near[1:], near[:1]),
+        }
+        return ways[way]
+
+    def _neighbours(self, chunk: int) -> tuple[int, ...]:
+        """The nearest chunks of its document."""
+        documents = self.texts.documents
+        same = np.flatnonzero(documents == documents[chunk])
+        same = same[same != chunk]
+        return tuple(same[np.argsort(abs(same - chunk), kind="stable")][: GROUP - 1].tolist())
+
+    def _batches(
+        self, numbers: NDArray[np.int64], way: str
+    ) -> Iterator[tuple[NDArray[np.int64], list[_Read]]]:
+        """Questions, and what is read for them, as many as there is room for their chunks."""
+        read = self._read(numbers, way)
+        size = self.reader.sizes.chunks // max(1, *(len(one.memory) for one in read))
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size], read[start : start + size]
+
+    def _tokens(self, chunk: int) -> Ids:
+        return self.texts.chunks[chunk][:LONGEST]
 
     def _sizes(self, rows: Sequence[Row]) -> Sizes:
         """Shapes with room for just these rows."""
         sizes = self.reader.sizes
         short = sum(len(row) <= sizes.short_tokens for row in rows)
-        return replace(sizes, short=short, long=len(rows) - short, predicted=len(rows) * _REPEATED)
+        longest = max([sizes.long_tokens, *map(len, rows)])
+        return replace(
+            sizes, short=short, long=len(rows) - short, long_tokens=longest, predicted=len(rows) * _REPEATED
+        )
 
     def _rows(
-        self, numbers: NDArray[np.int64], read: list[Ids], size: Ids, way: str, *, repeat: bool
-    ) -> list[Row]:
-        own, rows = self._tokens(numbers), []
-        memory = Memory(self.reader.sizes, np.array([len(vectors) for vectors in read]), size)
-        for place, number in enumerate(numbers):
-            soft = memory.windows(place) if way in ("own", "foreign") else _NOTHING
+        self, numbers: NDArray[np.int64], read: list[_Read], ratio: int, way: str, *, repeat: bool = False
+    ) -> tuple[list[Row], list[Ids], Ids]:
+        """Rows, and the chunks that their memory is of, with the tokens per window of each."""
+        chunks = [self._tokens(chunk) for one in read for chunk in one.memory]
+        size, rows, first = np.full(len(chunks), ratio), [], 0
+        memory = Memory(self.reader.sizes, np.array([len(one) for one in chunks], np.int64), size)
+        for number, one in zip(numbers.tolist(), read, strict=True):
+            places = range(first, first := first + len(one.memory))
+            soft = np.concatenate([_NOTHING, *(memory.windows(place) for place in places)])
             if repeat:
-                rows.append(
-                    prompt_row(self.prompts, soft, [], self.prompts["repeat"], own[place][:_REPEATED], way)
-                )
-                continue
-            said = np.concatenate([self.texts.answers[int(number)], self.prompts["end"]])
-            passages = [own[place]] if way == "text" else []
-            rows.append(
-                prompt_row(self.prompts, soft, passages, self.texts.questions[int(number)], said, way)
-            )
-        return rows
+                question = self.prompts["repeat"]
+                said = self._tokens(int(self.texts.asked[number]))[:_REPEATED]
+            else:
+                question = self.texts.questions[number]
+                said = np.concatenate([self.texts.answers[number], self.prompts["end"]])
+            passages = [self._tokens(chunk) for chunk in one.text]
+            rows.append(prompt_row(self.prompts, soft, passages, question, said, way))
+        return rows, chunks, size
 
     @torch.no_grad()
     def losses(
@@ -99,11 +146,10 @@ class Held:
         """Mean loss per token of each answer (with its end), or of repeating each chunk [q]."""
         found = []
         for batch, read in self._batches(numbers, way):
-            size = np.full(len(batch), ratio)
-            rows = self._rows(batch, read, size, way, repeat=repeat)
+            rows, chunks, size = self._rows(batch, read, ratio, way, repeat=repeat)
             for row in rows:
                 row.weight = 1.0
-            step = assemble(read, size, rows, self._sizes(rows))
+            step = assemble(chunks, size, rows, self._sizes(rows))
             given = TensorStep.of(step, self.reader.stack.embeddings.device)
             values = self.reader.loss(given)[1].cpu().numpy()
             places = step.kinds[way]
@@ -120,10 +166,9 @@ class Held:
         weights = self.reader.reader.added(self.reader.stack)
         found: list[list[int]] = []
         for batch, read in self._batches(numbers, way):
-            size = np.full(len(batch), ratio)
-            rows = self._rows(batch, read, size, way, repeat=False)
+            rows, chunks, size = self._rows(batch, read, ratio, way)
             step = TensorStep.of(
-                assemble(read, size, [], self.reader.sizes), self.reader.stack.embeddings.device
+                assemble(chunks, size, [], self.reader.sizes), self.reader.stack.embeddings.device
             )
             memory = self.reader.memory(step.ids, step.live, step.size, writes)
             found += self._greedy(rows, memory, weights, most)

@@ -36,6 +36,21 @@ class Reader(torch.nn.Module):
         self.reading = ReadingVectors(stack.embeddings, idf)
         self.writer, self.reader = Changes(stack, rank, scale), Changes(stack, rank, scale)
 
+    def load(self, tensors: Weights) -> None:
+        """Takes the numbers of a `MemoryReader` over; the idf stays.
+
+        Raises:
+            InvalidInputError: They are another model's, or of another rank.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value
+        space = {name: value for name, value in parts["space"].items() if name != "idf"}
+        self.reading.load_state_dict(space)
+        self.writer.load(self.stack, parts["writer"])
+        self.reader.load(self.stack, parts["reader"])
+
     def memory(self, ids: Tensor, live: Tensor, size: Tensor, weights: Weights) -> Tensor:
         """Memory tokens [m, h] of chunks: all windows, then the chunks, then the groups."""
         mask = live[:, None, None, :].expand(-1, 1, ids.shape[1], -1)

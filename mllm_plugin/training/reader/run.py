@@ -204,14 +204,13 @@ def _trainable(
     chunks: int,
 ) -> Reader:
     """Puts the numbers of a reader where they can be trained."""
-    parts = {name: _below(first, f"{name}.") for name in ("space", "writer", "reader")}
-    rank = len(next(value for name, value in parts["writer"].items() if name.endswith(FIRST)))
-    sizes, idf = _sizes(material, prompts, chunks, llm.context), parts["space"].pop("idf")
+    rank = next(
+        len(one) for name, one in first.tensors.items() if name.startswith("writer.") and name.endswith(FIRST)
+    )
+    sizes = _sizes(material, prompts, chunks, llm.context)
     stack = stack_of(llm, sizes.long_tokens)
-    reader = Reader(stack, idf, sizes, rank=rank, scale=first.config.scale)
-    reader.reading.load_state_dict(parts["space"])
-    for changes, name in ((reader.writer, "writer"), (reader.reader, "reader")):
-        changes.load(reader.stack, parts[name])
+    reader = Reader(stack, first.tensors["space.idf"], sizes, rank=rank, scale=first.config.scale)
+    reader.load(first.tensors)
     return reader.to(llm.device)
 
 
@@ -239,11 +238,6 @@ def _sizes(material: Material, prompts: Prompts, chunks: int, context: int) -> S
         long_tokens=longest,
         predicted=chunks * 54,
     )
-
-
-def _below(reader: MemoryReader, prefix: str) -> dict[str, torch.Tensor]:
-    named = reader.tensors.items()
-    return {name.removeprefix(prefix): value for name, value in named if name.startswith(prefix)}
 
 
 def _run_name(material: Material, llm: LoadedLLM, first: MemoryReader, config: ReaderTrainingConfig) -> str:

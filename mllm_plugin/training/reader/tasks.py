@@ -134,9 +134,9 @@ class _Writer:
         rng, number = self.rng, int(self.rng.integers(1 << 60))
         said = np.concatenate([answer, self.prompts["end"]])
         chance = rng.random()
-        if chance < 0.08 and self.far:
-            far = [int(rng.choice(self.far))]
-            return [self._refusal(question, self.others if kind == ANSWER else far)]
+        if chance < 0.1 and self.far:
+            far = rng.choice(self.far, min(len(self.others), len(self.far)), replace=False)
+            return [self._refusal(question, self.others if kind == ANSWER else far.tolist())]
         found = []
         if chance < 0.58:
             block = self._block(several=rng.random() < 0.6)
@@ -172,16 +172,13 @@ class _Writer:
 
     def _refusal(self, question: Ids, others: Sequence[int]) -> Row:
         """Memory or text, but not of what was asked; a blank's word may well stand in a neighbour, too."""
-        none = np.zeros(0, np.int64)
         said = self._ended(self.prompts["unknown"])
+        others = self.rng.permutation(others)[: int(self.rng.integers(1, len(others) + 1))].tolist()
         chance = self.rng.random()
-        if chance < 0.7:
-            chosen = others[: int(self.rng.integers(1, len(others) + 1))]
-            block = np.concatenate([self.memory.windows(chunk) for chunk in chosen])
-            return self._row(block, [], question, said, REFUSE)
-        if chance < 0.9:
-            return self._row(none, [int(self.rng.choice(others))], question, said, REFUSE)
-        return self._row(none, [], question, said, REFUSE)
+        spelled = others[:1] if 0.45 <= chance < 0.95 else []
+        written = others[len(spelled) :] if chance < 0.75 else []
+        block = np.concatenate([self._nothing(), *(self.memory.windows(one) for one in written)])
+        return self._row(block, spelled, question, said, REFUSE)
 
     def _block(self, several: bool = False) -> Ids:
         """Memory of the chunk, at times of its neighbours too, at times with the levels above."""
