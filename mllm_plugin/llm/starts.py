@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mllm_plugin.errors import MLLMError
-from mllm_plugin.store.lru import LRU
+from mllm_plugin.lru import LRU
 
 
 class Start(NamedTuple):

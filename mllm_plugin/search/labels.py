@@ -1,8 +1,9 @@
 """Labels: what a node is about, in the words of its live children.
 
-No vocabulary is stored (see `mllm_plugin.text.lexical`), so a label is made when it is read: terms are counted in
-the embedding chunks of the lowest nodes below, and the hashes of the best are looked up in the texts of a few chunks
-that have them. So it follows every edit at once, and holds no word that the view may not show.
+No vocabulary is stored (see `mllm_plugin.text.lexical`), so a label is made when it is read: terms are
+counted in the embedding chunks of the lowest nodes below, and the hashes of the best are looked up in the
+texts of a few chunks that have them. So it follows every edit at once, and holds no word that the view may
+not show.
 
 A term's weight is the sum over the lowest nodes below of
 
@@ -23,11 +24,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.lru import LRU
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.function_words import FUNCTION_WORDS
 from mllm_plugin.search.view import View
 from mllm_plugin.store.embedding_chunks import CachedChunk, NodeRef
-from mllm_plugin.store.lru import LRU
 from mllm_plugin.text.lexical import TermCounts, forms_of, term_hash, terms_of
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 

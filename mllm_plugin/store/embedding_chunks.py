@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.lru import LRU
 from mllm_plugin.store.codec import vector_of
-from mllm_plugin.store.lru import LRU
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.text.lexical import TermCounts
 

@@ -26,6 +26,7 @@ from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.source import read_levels
 from mllm_plugin.store.snapshot import rare_terms
 from mllm_plugin.text.lexical import QueryTerms, term_hash
+from tests.helpers.file_tools import rows
 from tests.helpers.image_tools import documents
 from tests.helpers.toy import ToyEncoder
 
@@ -68,14 +69,11 @@ def delta_of(memory, space):
 
 
 def live_chunks(memory) -> set[int]:
-    with memory._database.read() as tx:
-        return {
-            chunk
-            for (chunk,) in tx.execute(
-                "SELECT chunk_id FROM chunks JOIN documents USING (document_rowid) "
-                "WHERE masked = 0 AND namespace_id = (SELECT namespace_id FROM namespaces WHERE path = '')"
-            )
-        }
+    query = (
+        "SELECT chunk_id FROM chunks JOIN documents USING (document_rowid) "
+        "WHERE masked = 0 AND namespace_id = (SELECT namespace_id FROM namespaces WHERE path = '')"
+    )
+    return {chunk for (chunk,) in rows(memory, query)}
 
 
 def chunks_in(space, live) -> set[int]:

@@ -31,6 +31,7 @@ from tests.helpers.fault_tools import (
     state,
     states,
 )
+from tests.helpers.file_tools import own_database
 from tests.helpers.robustness_tools import KEPT, files_holding, some_documents
 from tests.helpers.toy import ToyEncoder
 
@@ -340,7 +341,7 @@ def test_verify_tells_of_writes_after_damage_in_the_log(with_log, share, kind):
 
 
 def write_much_and_fail(memory: MemoryIndex) -> None:
-    with memory._database.write() as tx:
+    with own_database(memory).write() as tx:
         tx.pragma("cache_size", 2)
         tx.execute(
             "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50) "

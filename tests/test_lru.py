@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mllm_plugin.store.lru import LRU
+from mllm_plugin.lru import LRU
 
 
 def test_the_least_recently_used_go_first():
