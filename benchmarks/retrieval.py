@@ -3,8 +3,8 @@
     python benchmarks/retrieval.py --data DIR --sets squad scifact medquad --crowded squad
 
 Same chunks, same encoder and same run for all rows. The memory's own modes are forced: "beam" walks the tree,
-"flat" scans all pooled cosines, "exact" scores every chunk; "untrained" is the identity hierarchy. Identifier
-questions ask for a term that one chunk alone has.
+"flat" scans all pooled cosines, "exact" scores every chunk, "over the file, beam" walks without the search
+image; "untrained" is the identity hierarchy. Identifier questions ask for a term that one chunk alone has.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from common import (
     trained_copy,
 )
 
-from mllm_plugin import ChunkingConfig, Document, MemoryIndex
+from mllm_plugin import ChunkingConfig, Document, MemoryConfig, MemoryIndex, SearchConfig
 
 _BATCH = 32
 _TIMED = 100
@@ -179,6 +179,9 @@ def evaluate(name: str, options: Namespace, encoder: CachedEncoder) -> None:
         rows |= modes(trained, queries)
         asked = identifier_questions(chunks)
         identifiers = modes(trained, asked[0])
+    plain = MemoryConfig(search=SearchConfig(image_from=None), chunking=chunking)
+    with MemoryIndex.open(copy, encoder=encoder, config=plain) as trained:
+        rows |= modes(trained, queries, "memory, over the file,", ("beam",))
     rows |= rivals(memory, chunks, queries)
     compare(f"{name}: {len(chunks.texts)} chunks", rows, {query: judged[query] for query in queries})
     compare(f"{name}: identifier questions", identifiers | rivals(memory, chunks, asked[0]), asked[1])

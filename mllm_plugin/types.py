@@ -441,6 +441,7 @@ class Stats(_Report):
         dim: Width of the embeddings.
         file_bytes: Size of the file with its log.
         cache_bytes: Size of the embedding cache.
+        image_bytes: Size of the search image, which is made and dropped as needed.
         bytes_per_chunk_beyond_text: Size of the file less the texts, per chunk.
         namespaces: One by one.
     """
@@ -453,6 +454,7 @@ class Stats(_Report):
     dim: int
     file_bytes: int
     cache_bytes: int
+    image_bytes: int
     bytes_per_chunk_beyond_text: float
     namespaces: tuple[NamespaceStats, ...]
 

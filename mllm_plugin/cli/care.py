@@ -187,6 +187,11 @@ def _repair_lines(report: RepairReport, folder: Path) -> Iterator[str]:
     yield f"{done}; {plural(report.pages, 'page')} damaged, {plural(len(report.lost), 'document')} lost"
 
 
+def _on_disk(found: Stats) -> str:
+    caches = f"{size(found.file_bytes)}, embedding cache {size(found.cache_bytes)}"
+    return f"{caches}, search image {size(found.image_bytes)}" if found.image_bytes else caches
+
+
 def _stats_lines(found: Stats) -> Iterator[str]:
     masked = f", {found.masked_documents:,} masked" if found.masked_documents else ""
     yield from fields(
@@ -194,7 +199,7 @@ def _stats_lines(found: Stats) -> Iterator[str]:
             ("documents", f"{found.documents:,}{masked}"),
             ("chunks", f"{found.chunks:,}, {found.live_chunks:,} live"),
             ("encoder", f"{found.encoder} ({found.dim} dimensions)"),
-            ("on disk", f"{size(found.file_bytes)}, embedding cache {size(found.cache_bytes)}"),
+            ("on disk", _on_disk(found)),
             ("per chunk", f"{size(int(found.bytes_per_chunk_beyond_text))} beyond its text"),
             ("namespaces", f"{len(found.namespaces):,}"),
         ]

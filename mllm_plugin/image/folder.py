@@ -99,6 +99,14 @@ class ImageFolder:
             return False
         return current.blocks.complete
 
+    def nbytes(self) -> int:
+        """Bytes of all generations on disk."""
+        total = 0
+        for path in self.folder.glob("*.image*"):
+            with suppress(FileNotFoundError):  # swept meanwhile
+                total += path.stat().st_size
+        return total
+
     def epoch(self) -> str:
         """Changes with every `forget`; to be read before the snapshot that is to be published."""
         if not self._read_only:

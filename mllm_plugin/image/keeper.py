@@ -73,6 +73,10 @@ class Images:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return self._folder.nbytes()
+
     def walked(
         self, snapshot: Snapshot, row: NamespaceRow, use: Callable[[Space, Delta], Result]
     ) -> Result | None:

@@ -31,6 +31,7 @@ def stats(memory: Handle) -> Stats:
         dim=memory.dim,
         file_bytes=size,
         cache_bytes=memory.cache.nbytes() if memory.cache else 0,
+        image_bytes=memory.images.nbytes(),
         bytes_per_chunk_beyond_text=max(0.0, (size - texts) / chunks) if chunks else 0.0,
         namespaces=namespaces,
     )

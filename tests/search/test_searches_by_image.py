@@ -91,6 +91,14 @@ def test_it_finds_what_the_scan_finds_with_the_same_scores(memory, walks):
     assert walks == {"image": 10, "file": 0}
 
 
+def test_its_size_is_in_the_statistics(memory):
+    assert memory.stats().image_bytes == 0
+    make_image(memory)
+    assert memory.stats().image_bytes == generations(memory)[0].stat().st_size > 0
+    memory.remove(next(iter(memory.documents())).id)
+    assert memory.stats().image_bytes == 0
+
+
 def test_trained_rankers_are_followed(tmp_path, walks):
     rng = np.random.default_rng(0)
     tensors = {
