@@ -21,7 +21,6 @@ from vectors import Vectors, exact_best, mixtures, real_vectors
 
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.encoders import VectorsOnly
-from mllm_plugin.memory import editing
 from mllm_plugin.tree import editor
 
 _K, _BATCH = 10, 1000
@@ -29,11 +28,11 @@ WIDTHS = (8, 16, 32, 64, 96)
 
 
 def built(memory: MemoryIndex, vectors: Vectors) -> None:
-    """Adds vectors as a bulk build does."""
+    """Adds vectors in batches."""
     for first in range(0, len(vectors), _BATCH):
         part = vectors[first : first + _BATCH]
         documents = [Document("x", id=str(first + number)) for number in range(len(part))]
-        editing.add(memory._handle, documents, (), embeddings=part, provisional=True, split=False)
+        memory.add(documents, embeddings=part)
 
 
 def recalls(memory: MemoryIndex, queries: Vectors, truth: NDArray[np.int64]) -> Iterator[str]:

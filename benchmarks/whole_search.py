@@ -98,7 +98,9 @@ def main() -> None:
         for _ in range(2):  # made, and then checked and in use
             for question in questions[:40]:
                 memory.search(question, mode="beam")
-            memory._handle.images.settle(600)
+            while not memory.stats().image_bytes:
+                time.sleep(0.2)
+            time.sleep(2)
         _measure(memory, questions, ["beam"], "beam, search image")
 
 

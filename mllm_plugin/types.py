@@ -173,6 +173,7 @@ class MemoryEmbedding(_Report):
             encoder cannot tell which characters a window covers, they are the chunk's.
         namespace: Where it was found.
         words: What a node is about, in words of its live chunks, best first; where they were asked for.
+        faces: The most central of a node's live chunks; where they were asked for.
     """
 
     level: int
@@ -184,6 +185,7 @@ class MemoryEmbedding(_Report):
     end: int
     namespace: Namespace = ()
     words: tuple[str, ...] = ()
+    faces: tuple[StoredChunk, ...] = ()
 
     def __repr__(self) -> str:
         where = f", {self.document_id!r}[{self.start}:{self.end}]" if self.document_id else ""

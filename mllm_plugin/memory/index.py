@@ -533,6 +533,7 @@ class MemoryIndex:
         k: int = 5,
         nodes: int = 4,
         words: int = 0,
+        faces: int = 0,
         embedding: VectorsLike | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -555,6 +556,7 @@ class MemoryIndex:
             k: Chunks wanted.
             nodes: Most nodes of each level from 2 up; 0 for none.
             words: Of each node, so many words that tell what it is about, as `overview` gives them.
+            faces: Of each node, so many of its most central chunks.
             embedding: Vector to use for a text query instead of encoding it.
             beam_width: Lowest nodes visited; half as many on the levels above, but at least `nodes`.
             exact: Score every live chunk and visit every node; the same as mode "exact".
@@ -570,8 +572,8 @@ class MemoryIndex:
             The hits as `search` returns them, and per level its embeddings, best first.
 
         Raises:
-            InvalidInputError: k or beam_width below 1, nodes below 0, empty query, unknown mode, or another
-                one than "exact" beside `exact=True`.
+            InvalidInputError: k or beam_width below 1, nodes, words or faces below 0, empty query, unknown
+                mode, or another one than "exact" beside `exact=True`.
             DimensionMismatchError: A vector has another width than the memory.
             FilterError: The filter is malformed.
         """
@@ -580,7 +582,7 @@ class MemoryIndex:
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
         given = None if embedding is None else [embedding]
-        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0), at_least("faces", faces, 0)
         return searching.recall_all(self._handle, scope, how, *upper, [query], given)[0]
 
     arecall = twin(recall)
@@ -592,6 +594,7 @@ class MemoryIndex:
         k: int = 5,
         nodes: int = 4,
         words: int = 0,
+        faces: int = 0,
         embeddings: Sequence[VectorsLike] | NDArray[Any] | None = None,
         beam_width: int | None = None,
         exact: bool = False,
@@ -608,7 +611,7 @@ class MemoryIndex:
         how = searching.request_of(
             self._handle, scope, k, beam_width, exact, mode, unique_documents, reranker
         )
-        upper = at_least("nodes", nodes, 0), at_least("words", words, 0)
+        upper = at_least("nodes", nodes, 0), at_least("words", words, 0), at_least("faces", faces, 0)
         return searching.recall_all(self._handle, scope, how, *upper, queries, embeddings)
 
     arecall_batch = twin(recall_batch)
@@ -816,6 +819,8 @@ class MemoryIndex:
         """Those of the chunks that are neither removed, nor masked, nor expired."""
         with self._handle.database.snapshot() as snapshot:
             return snapshot.live(chunk_ids)
+
+    alive_chunks = twin(live_chunks)
 
     def watch(self, watcher: Watcher) -> None:
         """Calls `watcher.written()` after every write through this object, as long as somebody holds it."""

@@ -90,6 +90,7 @@ def recall_all(
     request: Request,
     nodes: int,
     words: int,
+    faces: int,
     queries: Sequence[Any],
     embeddings: Any,
 ) -> list[Recall]:
@@ -102,7 +103,7 @@ def recall_all(
     with memory.moment() as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
-        how = {"nodes": nodes, "words": words, "spans": spans}
+        how = {"nodes": nodes, "words": words, "faces": faces, "spans": spans}
         return recall(memory.searcher, views, prepared, request, clock, **how)
 
 

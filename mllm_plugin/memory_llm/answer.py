@@ -17,10 +17,10 @@ class Source:
     """A piece of the memory that the model read.
 
     Attributes:
-        document_id: Of the document; empty for the label of a node.
-        chunk_id: Of the chunk, also for its windows; of a label the node's id.
-        start, end: Character offsets in the document; 0, 0 for a label.
-        level: 0 for a token window, 1 for a chunk; the node's level for a label.
+        document_id: Of the document; empty for a node.
+        chunk_id: Of the chunk, also for its windows; of a node its id.
+        start, end: Character offsets in the document; 0, 0 for a node.
+        level: 0 for a token window, 1 for a chunk; 2 and more for a node, read as a label or a vector.
         score: Of the chunk or node; higher is better.
         as_text: Whether it was spelled out; else the model read what it wrote of it.
         text: What was spelled out; empty for what was read as a vector.
@@ -62,7 +62,7 @@ class Dropped:
     Attributes:
         passages: Chunks that were to be spelled out.
         cut: Chunks of which only a part was.
-        windows, chunks: Vectors.
+        windows, chunks, nodes: Vectors.
         turns: Earlier messages of a chat.
         labels: Labels of nodes.
     """
@@ -71,6 +71,7 @@ class Dropped:
     cut: int = 0
     windows: int = 0
     chunks: int = 0
+    nodes: int = 0
     turns: int = 0
     labels: int = 0
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.llm import memory_order
 from mllm_plugin.memory_llm.config import MemoryLLMConfig
+from mllm_plugin.memory_llm.nodes import choose_nodes
 from mllm_plugin.memory_llm.passages import Passage
 from mllm_plugin.types import MemoryEmbedding, Recall
 
@@ -22,9 +23,9 @@ class MemoryBlock:
     """Vectors by relevance.
 
     Attributes:
-        pieces: Chunks, then windows, a vector each; the best of each first.
+        pieces: Nodes, then chunks, then windows, a vector each; the best of each first.
         ranks: Of the chunks by id; 0 is best.
-        dropped: How many did not fit, by kind: "chunks", "windows".
+        dropped: How many did not fit, by kind: "nodes", "chunks", "windows".
     """
 
     pieces: tuple[MemoryEmbedding, ...]
@@ -52,7 +53,7 @@ class MemoryBlock:
         """The most relevant pieces, the others counted as dropped."""
         lost = dict(self.dropped)
         for piece in self.pieces[count:]:
-            kind = "windows" if piece.level == WINDOW else "chunks"
+            kind = {WINDOW: "windows", CHUNK: "chunks"}.get(piece.level, "nodes")
             lost[kind] = lost.get(kind, 0) + 1
         return MemoryBlock(self.pieces[:count], self.ranks, lost)
 
@@ -77,6 +78,7 @@ def choose_block(recall: Recall, config: MemoryLLMConfig, passages: Sequence[Pas
 def _candidates(
     recall: Recall, config: MemoryLLMConfig, passages: Sequence[Passage]
 ) -> Iterator[MemoryEmbedding]:
+    yield from choose_nodes(recall, config.nodes)
     most = {CHUNK: config.chunks, WINDOW: config.windows}
     for level in (CHUNK, WINDOW):
         spelled = () if config.repeat else passages

@@ -38,8 +38,12 @@ class MemoryLLMConfig(Decoding):
     the words that tell what a node is about.
     """
     memory_budget: int = Field(default=512, ge=0)
-    """Most of the model's positions for the whole memory block, one for each vector; filled with chunks, then
-    windows.
+    """Most of the model's positions for the whole memory block, one for each vector; filled with nodes, then
+    chunks, then windows.
+    """
+    nodes: int = Field(default=0, ge=0)
+    """Nodes as one vector each, the mean of what the reader writes of their most central chunks: the best of
+    every level, coarse to fine. They tell what the memory is about, as labels do in words.
     """
     chunks: int = Field(default=0, ge=0)
     """Chunks as one vector each, the mean of their windows."""

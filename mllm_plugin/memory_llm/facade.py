@@ -23,7 +23,7 @@ from mllm_plugin.memory.checks import scope_of
 from mllm_plugin.memory.scope import SCOPE, Scope
 from mllm_plugin.memory_llm.answer import Answer, ReadReport, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
-from mllm_plugin.memory_llm.labels import WORDS
+from mllm_plugin.memory_llm.nodes import FACES, WORDS
 from mllm_plugin.memory_llm.plan import Plan, Planner
 from mllm_plugin.memory_llm.question import Question, Turns, questions_of, turns_of
 from mllm_plugin.memory_llm.reader_choice import DEFAULT, choose_reader
@@ -330,7 +330,12 @@ class MemoryLLM:
         """What the memory has for each query; windows serve to cut text, too."""
         if config.mode == "none":
             return [Recall(query, (), {}) for query in queries]
-        nodes = {"nodes": config.labels, "words": WORDS if config.labels else 0}
+        as_vectors = config.nodes if self._writer is not None and config.mode in ("memory", "both") else 0
+        nodes = {
+            "nodes": max(config.labels, as_vectors),
+            "words": WORDS if config.labels else 0,
+            "faces": FACES if as_vectors else 0,
+        }
         how = {"k": config.k, "mode": config.search, "beam_width": config.beam_width}
         return self.memory.recall_batch(queries, **how, **nodes, **vars(scope))
 

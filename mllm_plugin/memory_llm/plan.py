@@ -14,7 +14,7 @@ from mllm_plugin.llm.starts import Start
 from mllm_plugin.memory_llm.answer import AnswerMode, Dropped, Source
 from mllm_plugin.memory_llm.block import MemoryBlock, choose_block
 from mllm_plugin.memory_llm.config import MemoryLLMConfig
-from mllm_plugin.memory_llm.labels import choose_labels, topics_text
+from mllm_plugin.memory_llm.nodes import choose_labels, topics_text
 from mllm_plugin.memory_llm.passages import Passage, choose_passages, cut_passage
 from mllm_plugin.memory_llm.question import Turns
 from mllm_plugin.types import MemoryEmbedding, Recall

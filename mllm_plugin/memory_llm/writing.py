@@ -14,6 +14,7 @@ from mllm_plugin.llm.reader import Written
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory_llm.block import CHUNK, WINDOW
 from mllm_plugin.memory_llm.config import MemoryLLMConfig
+from mllm_plugin.memory_llm.nodes import choose_nodes
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall
 
@@ -44,10 +45,13 @@ class Writer:
         if config.mode == "both" and not config.repeat and config.text_tokens is None:
             spelled = config.spelled(embeddings=True)
         kept = [recall.hits[spelled:] for recall in recalls]
-        written = self.written({(hit.namespace, hit.text): hit.chunk_id for hits in kept for hit in hits})
+        nodes = [choose_nodes(recall, config.nodes) for recall in recalls]
+        faces = [face for chosen in nodes for node in chosen for face in node.faces]
+        chunks = [*faces, *(hit for hits in kept for hit in hits)]
+        written = self.written({(chunk.namespace, chunk.text): chunk.chunk_id for chunk in chunks})
         return [
-            replace(recall, levels=dict(_levels(hits, written)))
-            for recall, hits in zip(recalls, kept, strict=True)
+            replace(recall, levels=_upper(chosen, written) | dict(_levels(hits, written)))
+            for recall, chosen, hits in zip(recalls, nodes, kept, strict=True)
         ]
 
     def written(self, chunks: Mapping[Chunk, int]) -> dict[Chunk, Written]:
@@ -91,6 +95,19 @@ class Writer:
         entry = cache.get(hash_text(*chunk)) if cache is not None else None
         width = self.reader.config.hidden
         return None if entry is None else _written(entry[1], width)
+
+
+def _upper(
+    nodes: Sequence[MemoryEmbedding], written: Mapping[Chunk, Written]
+) -> dict[int, tuple[MemoryEmbedding, ...]]:
+    """Nodes as the means of what is written of their most central chunks."""
+    found: dict[int, tuple[MemoryEmbedding, ...]] = {}
+    for node in nodes:
+        means = [_mean(written[face.namespace, face.text]) for face in node.faces]
+        if means:
+            vector = np.stack(means).mean(axis=0, dtype=np.float64).astype(np.float32)
+            found[node.level] = (*found.get(node.level, ()), replace(node, vectors=vector[None]))
+    return found
 
 
 def _levels(

@@ -11,7 +11,7 @@ from mllm_plugin.search.view import View
 from mllm_plugin.store.embedding_chunks import NodeRef
 from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
-from mllm_plugin.types import Hit, Namespace, PathStep
+from mllm_plugin.types import Hit, Namespace, PathStep, StoredChunk
 
 _SPARE = 3  # chunks beyond k whose places are read with the first, for ties
 
@@ -136,3 +136,21 @@ def _trace(
 def _score(view: View, query: Query, parent: NodeRow, node: NodeRow) -> float:
     vector = view.children(NodeRef(parent.node_id, parent.version)).vector(node.node_id)
     return float(view.hierarchy.ranker(node.level).score(query.vectors[None], vector[None])[0, 0])
+
+
+def stored_chunks(view: View, chunk_ids: Sequence[int]) -> list[StoredChunk]:
+    """Chunks with their texts, in the order of their ids given."""
+    places = view.snapshot.places(chunk_ids)
+    documents = view.snapshot.texts({place.document_rowid for place in places.values()})
+    found = ((chunk_id, places[chunk_id]) for chunk_id in chunk_ids)
+    return [
+        StoredChunk(
+            chunk_id=chunk_id,
+            document_id=place.document_id,
+            text=documents[place.document_rowid][0][place.start : place.end],
+            start=place.start,
+            end=place.end,
+            namespace=view.row.namespace,
+        )
+        for chunk_id, place in found
+    ]

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mllm_plugin.search.engine import Request, Searcher
+from mllm_plugin.search.hits import stored_chunks
 from mllm_plugin.search.labels import Below
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recall import best_nodes
 from mllm_plugin.search.view import View
 from mllm_plugin.store.embedding_chunks import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
-from mllm_plugin.types import StoredChunk, Topic
+from mllm_plugin.types import Topic
 
 
 @dataclass(frozen=True)
@@ -58,26 +59,9 @@ def _topic(searcher: Searcher, part: _Part, words: int, faces: int) -> Topic:
         level=part.level,
         words=searcher.labeller.label(part.view, part.ref, words, below) if words else (),
         chunks=part.chunks,
-        faces=tuple(_chunks(part.view, below.central(faces))),
+        faces=tuple(stored_chunks(part.view, below.central(faces))),
         namespace=part.view.row.namespace,
     )
-
-
-def _chunks(view: View, chunk_ids: Sequence[int]) -> list[StoredChunk]:
-    places = view.snapshot.places(chunk_ids)
-    documents = view.snapshot.texts({place.document_rowid for place in places.values()})
-    found = ((chunk_id, places[chunk_id]) for chunk_id in chunk_ids)
-    return [
-        StoredChunk(
-            chunk_id=chunk_id,
-            document_id=place.document_id,
-            text=documents[place.document_rowid][0][place.start : place.end],
-            start=place.start,
-            end=place.end,
-            namespace=view.row.namespace,
-        )
-        for chunk_id, place in found
-    ]
 
 
 # -- which nodes

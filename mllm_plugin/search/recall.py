@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mllm_plugin.search.engine import MOST_QUERIES, Clock, Request, Searcher
-from mllm_plugin.search.labels import Labeller
+from mllm_plugin.search.hits import stored_chunks
+from mllm_plugin.search.labels import Below
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import cosines
 from mllm_plugin.search.refold import Nodes, Refolder
@@ -45,6 +46,7 @@ def recall(
     *,
     nodes: int,
     words: int = 0,
+    faces: int = 0,
     spans: Spans,
 ) -> list[Recall]:
     """Searches, and gathers for each query the best embeddings of every level from the same snapshot.
@@ -57,6 +59,7 @@ def recall(
         clock: Of the call.
         nodes: Most nodes of each level from 2 up.
         words: Of each node's label.
+        faces: Chunks shown of each node.
         spans: Gives the character spans of the windows of chunks: of their texts, and how many each has.
     """
     wider = replace(request, k=hits_needed(request.reranker, request.k))
@@ -68,8 +71,8 @@ def recall(
             for start in range(0, len(queries), MOST_QUERIES)
             for own in _merged(views, queries[start : start + MOST_QUERIES], request, nodes)
         ]
-        if words:
-            upper = [_labelled(searcher.labeller, views, own, words) for own in upper]
+        if words or faces:
+            upper = [_told(searcher, views, own, words, faces) for own in upper]
         known = {view.row.namespace: view for view in views}
         levels = [
             _levels(known, query, own, above.levels, spans)
@@ -169,24 +172,22 @@ def best_nodes(views: Sequence[View], query: Query, request: Request, nodes: int
     return found.levels.get(LOWEST_LEVEL, [])
 
 
-def _labelled(labeller: Labeller, views: Sequence[View], upper: Upper, words: int) -> Upper:
-    """The same nodes with their labels."""
+def _told(searcher: Searcher, views: Sequence[View], upper: Upper, words: int, faces: int) -> Upper:
+    """The same nodes with their labels and their most central chunks."""
     known = {view.row.namespace: view for view in views}
     ids = {node.node_id for found in upper.levels.values() for node in found}
     versions = views[0].snapshot.versions(ids) if views else {}
-    levels = {
-        level: [
-            replace(
-                node,
-                words=labeller.label(
-                    known[node.namespace], NodeRef(node.node_id, versions[node.node_id]), words
-                ),
-            )
-            for node in found
-        ]
-        for level, found in upper.levels.items()
-    }
-    return replace(upper, levels=levels)
+
+    def told(node: MemoryEmbedding) -> MemoryEmbedding:
+        view, ref = known[node.namespace], NodeRef(node.node_id, versions[node.node_id])
+        below = Below.of(view, ref) if faces else None
+        return replace(
+            node,
+            words=searcher.labeller.label(view, ref, words, below) if words else (),
+            faces=tuple(stored_chunks(view, below.central(faces))) if below else (),
+        )
+
+    return replace(upper, levels={level: list(map(told, found)) for level, found in upper.levels.items()})
 
 
 def _merged(views: Sequence[View], queries: Sequence[Query], request: Request, nodes: int) -> list[Upper]:

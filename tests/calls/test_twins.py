@@ -12,7 +12,7 @@ from mllm_plugin.memory_llm import MemoryLLM
 from tests.helpers.toy import ToyEncoder
 
 DOCUMENTS = [Document(f"word{number} of many", id=str(number)) for number in range(150)]
-NOT_WAITING = {"batch", "snapshot", "vector_cache", "keep_vectors"}
+NOT_WAITING = {"batch", "snapshot", "vector_cache", "keep_vectors", "watch"}
 
 
 def public(cls: type) -> list[str]:
