@@ -101,7 +101,7 @@ def main() -> None:
             while not memory.stats().image_bytes:
                 time.sleep(0.2)
             time.sleep(2)
-        _measure(memory, questions, ["beam"], "beam, search image")
+        _measure(memory, questions, options.modes, ", search image")
 
 
 def _texts(options):  # noqa: ANN001, ANN202
@@ -116,7 +116,7 @@ def _texts(options):  # noqa: ANN001, ANN202
                     yield text
 
 
-def _measure(memory: MemoryIndex, questions: Sequence[str], modes: Sequence[str], name: str = "") -> None:
+def _measure(memory: MemoryIndex, questions: Sequence[str], modes: Sequence[str], where: str = "") -> None:
     exact = [_ids(memory.search(question, k=10, mode="flat")) for question in questions]
     for mode in modes:
         for question in questions[:20]:
@@ -134,7 +134,7 @@ def _measure(memory: MemoryIndex, questions: Sequence[str], modes: Sequence[str]
             same.append(len(best & _ids(hits)) / max(1, len(best)))
         parts = [f"{1e3 * np.median(stages[stage]):.2f}" for stage in ("walk", "score", "fetch")]
         p50, p95 = (f"{1e3 * np.percentile(took, share):.2f}" for share in (50, 95))
-        cells = [name or mode, f"{1e3 * np.median(busy):.2f}", p50, p95, *parts]
+        cells = [f"{mode}{where}", f"{1e3 * np.median(busy):.2f}", p50, p95, *parts]
         print(f"| {' | '.join(cells)} | {np.mean(scored):.0f} | {np.mean(same):.3f} |")
 
 
