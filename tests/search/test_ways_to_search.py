@@ -15,6 +15,7 @@ from mllm_plugin.search.beam import beam_at, likely, promising
 from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import read_hits, stored_chunks, trace_paths
 from mllm_plugin.search.imaged import candidates_of
+from mllm_plugin.search.labels import Below, Labeller
 from mllm_plugin.search.query import make_queries
 from mllm_plugin.search.rank import best_rows, rank
 from mllm_plugin.search.recency import Recency, recency_of
@@ -164,6 +165,18 @@ def test_hits_are_read_with_text_path_and_neighbours(view, queries):
     assert hits[0].path[:-1] == path
     assert [step.level for step in hits[0].path] == list(range(len(path) + 1, 0, -1))
     assert [one.text for one in stored_chunks(view, [hits[0].chunk_id])] == [hits[0].text]
+
+
+def test_what_is_below_a_node_is_what_may_be_shown(view):
+    whole = Below.of(view, view.root())
+    assert len(whole.ids) == 119
+    middle = whole.vectors.mean(axis=0)
+    assert whole.central(1) == [whole.ids[np.argmax(whole.vectors @ middle)]]
+    filtered = replace(view, allowed=AllowedCache().get(view.snapshot, view.row, {"n": {"$lt": 40}}, ()))
+    below = Below.of(filtered, view.root())
+    assert set(below.ids.tolist()) == set(filtered.allowed.chunk_ids.tolist())
+    (word,) = Labeller().label(filtered, view.root(), 1, below)
+    assert any(word in one.text for one in stored_chunks(filtered, below.ids.tolist()))
 
 
 def test_ties_go_to_lower_ids():
