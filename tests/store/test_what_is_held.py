@@ -82,4 +82,3 @@ def test_embedding_chunks_are_named_by_the_write_that_changed_them(memory):
         stored = load_embedding_chunk(snapshot, row.root_id)
         child = int(stored.ids[0])
         assert after.vector(child).tobytes() == stored.vectors[0].tobytes()
-    cache.clear()
