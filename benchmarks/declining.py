@@ -60,7 +60,8 @@ class Reading:
 
 def readings(options: Namespace) -> list[Reading]:
     """Measured now, and before."""
-    path = options.cache / "declining.jsonl"
+    own = MemoryReader.load(options.reader)
+    path = options.cache / f"declining-{options.mode}-{own.fingerprint[:16]}.jsonl"
     known = [Reading(**json.loads(line)) for line in path.open()] if path.is_file() else []
     rows = read_queries(options.data / "squad", "dev")
     order = np.random.default_rng(0).permutation(len(rows))[: options.limit]
@@ -68,14 +69,14 @@ def readings(options: Namespace) -> list[Reading]:
     missing = [one for one in asked if one not in {done.question for done in known}]
     if missing:
         with path.open("a") as stream:
-            for found in measured({one: rows[one] for one in missing}, options):
+            for found in measured({one: rows[one] for one in missing}, options, own):
                 stream.write("".join(json.dumps(asdict(one)) + "\n" for one in found))
                 stream.flush()
                 known += found
     return [one for one in known if one.question in set(asked)]
 
 
-def measured(rows: Mapping[str, Mapping], options: Namespace) -> Iterator[list[Reading]]:
+def measured(rows: Mapping[str, Mapping], options: Namespace, own: MemoryReader) -> Iterator[list[Reading]]:
     """Both readings of each question."""
     memory = MemoryIndex.open(
         options.cache / "memories" / "squad-default", encoder=cached_encoder(options.cache)
@@ -84,9 +85,9 @@ def measured(rows: Mapping[str, Mapping], options: Namespace) -> Iterator[list[R
         corpus = read_corpus(options.data / "squad")
         memory.add([replace(one, metadata={"document": one.id}) for one in corpus])
     llm = load_llm()
-    own = MemoryReader.load(Path(str(SHIPPED)))
     bare = MemoryReader(own.config.model_copy(update={"declining": None}), own.tensors)
-    config = MemoryLLMConfig(k=1, max_new_tokens=24, decline_above=1, search="flat")
+    read = {"mode": "both", "k": 5} if options.mode == "both" else {"k": 1}
+    config = MemoryLLMConfig(**read, max_new_tokens=24, decline_above=1, search="flat")
     answerer = MemoryLLM(memory, llm, bare, config)
     for name, row in rows.items():
         yield [_reading(answerer, name, row, gone=gone) for gone in (False, True)]
@@ -192,6 +193,8 @@ def main() -> None:
     arguments = parser((__doc__ or "").splitlines()[0])
     arguments.add_argument("--limit", type=int, default=200, help="questions")
     arguments.add_argument("--threshold", type=float, default=0.5)
+    arguments.add_argument("--reader", type=Path, default=Path(str(SHIPPED)), help="folder of the reader")
+    arguments.add_argument("--mode", choices=("text", "both"), default="text", help="what is read")
     arguments.add_argument("--write", action="store_true", help="keep the fit in the reader's folder")
     options = arguments.parse_args()
     found = readings(options)
@@ -213,7 +216,7 @@ def main() -> None:
             "data": f"{len(found) // 2} questions of squad dev",
             "command": "benchmarks/declining.py --write",
         }
-        path = Path(str(SHIPPED / "reader.json"))
+        path = options.reader / "reader.json"
         config = ReaderConfig.model_validate_json(path.read_bytes())
         new = Calibration(offset=offset, chance=chance, relevance=relevance, about=about)
         config = config.model_copy(update={"declining": new})

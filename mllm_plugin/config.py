@@ -85,8 +85,8 @@ class SearchConfig(_Config):
     flat_below: int = Field(default=50_000, ge=0)
     """Up to this many live chunks, `auto` scans all pooled cosines; above, it walks."""
     image_from: int | None = Field(default=2_000, ge=0)
-    """From so many live chunks on, a walk goes over a search image, arrays beside the file that are made from
-    it in the background; None for never.
+    """From so many live chunks on, walks and scans go over a search image, arrays beside the file that are
+    made from it in the background; None for never.
     """
     cache_bytes: int = Field(default=1 << 30, ge=0)
     """Memory for decoded embedding chunks, and as much again for scans, shared by namespaces."""

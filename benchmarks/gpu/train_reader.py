@@ -134,7 +134,7 @@ def build(options: argparse.Namespace, texts: ReaderTexts, device: Any) -> Reade
 def train(
     reader: Reader, options: argparse.Namespace, texts: ReaderTexts, prompts: Prompts, device: Any
 ) -> list:
-    sampler = Sampler(texts, prompts, reader.sizes)
+    sampler = Sampler(texts, prompts, reader.sizes, options.asked, options.alike)
     loader = DataLoader(
         Steps(sampler, options.seed),
         batch_size=None,
@@ -193,6 +193,8 @@ def main() -> None:
     arguments.add_argument("--sizes", default="{}", help="fields of Sizes as JSON")
     arguments.add_argument("--rank", type=int, default=32)
     arguments.add_argument("--start", type=Path, help="folder of a reader to go on with, of that rank")
+    arguments.add_argument("--asked", type=float, default=0.3, help="share of chunks with questions")
+    arguments.add_argument("--alike", type=float, default=0.5, help="of these, share beside what is alike")
     arguments.add_argument("--workers", type=int, default=12)
     arguments.add_argument("--report", type=int, default=50)
     arguments.add_argument(

@@ -232,18 +232,24 @@ class Searcher:
         self, view: View, queries: Sequence[Query], request: Request, wider: int
     ) -> list[Candidates]:
         mode, most = self._mode(view, request), wider * max(self._search.rescore, 2 * request.k)
-        if mode == "beam":
-            beam = Beam(wider * request.beam_width, request.k)
-            return self._imaged(view, queries, beam, most) or walk(view, queries, beam, most=most)
+        beam = Beam(wider * request.beam_width, request.k) if mode == "beam" else None
+        imaged = None if mode == "exact" else self._imaged(view, queries, beam, most)
+        if imaged is not None:
+            return imaged
+        if beam is not None:
+            return walk(view, queries, beam, most=most)
         image = self._images.get(view.snapshot, view.row)
         if mode == "flat":
             return scan(view, image, queries, most=most)
         return exact_candidates(view, image, queries, most=most)
 
-    def _imaged(self, view: View, queries: Sequence[Query], beam: Beam, most: int) -> list[Candidates] | None:
-        """What a walk over the search image finds; None where there is none, or none is worth it."""
+    def _imaged(
+        self, view: View, queries: Sequence[Query], beam: Beam | None, most: int
+    ) -> list[Candidates] | None:
+        """What the search image has for a walk, or a scan without a beam; None where there is no image."""
         least = self._search.image_from
-        if least is None or view.row.live_chunks < least or not view.hierarchy.by_products:
+        small = least is None or view.row.live_chunks < least
+        if small or view.through_masks or not view.hierarchy.by_products:
             return None
         use = partial(candidates_of, view, queries, beam, most)
         return self._walks.walked(view.snapshot, view.row, use)

@@ -1,4 +1,4 @@
-"""The walk over the search image: chunks of the arrays, those that rare words lead to, and what is newer.
+"""Walk and scan over the search image: chunks of the arrays, those that rare words lead to, and newer ones.
 
 It goes where `search.walk` goes, but by embeddings of 8 bits, so at the edges of its beam, and of what it
 keeps, another chunk may be in; and it keeps all nodes of the beam where a ranker's margin would drop some,
@@ -27,14 +27,14 @@ from mllm_plugin.text.lexical import QueryTerms
 
 
 def candidates_of(
-    view: View, queries: Sequence[Query], beam: Beam, most: int, space: Space, delta: Delta
+    view: View, queries: Sequence[Query], beam: Beam | None, most: int, space: Space, delta: Delta
 ) -> list[Candidates]:
     """The `most` best chunks of each query; the rankers must go by products, see `Hierarchy.by_products`.
 
     Args:
         view: Where.
         queries: What is looked for.
-        beam: How much is kept on the way.
+        beam: How much is kept on the way; None to compare every chunk.
         most: Candidates kept per query.
         space: The namespace's arrays.
         delta: What the view has beyond them.
@@ -44,15 +44,16 @@ def candidates_of(
     parts = [_Part.of(view, space, delta.live, delta)]
     if delta.added is not None:
         parts.append(_Part.of(view, delta.added, delta.added.live, delta.added))
-    plan = Plan(beam.width, beam.need, _paths(view, levels))
+    plan = None if beam is None else Plan(beam.width, beam.need, _paths(view, levels))
     results: dict[int, Candidates] = {}
     for length in {len(query.vectors) for query in queries}:
         places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
         weighed = [view.words(queries[place]) for place in places]
         vectors = np.stack([asked[place] for place in places])
-        routed = [space.routed(rare_terms(known), MOST_ROUTED) for _, known in weighed]
-        reached = [parts[0].walked(vectors, plan, routed)]
-        reached += [part.all(vectors) for part in parts[1:]]
+        reached = [part.all(vectors) for part in (parts if plan is None else parts[1:])]
+        if plan is not None:
+            routed = [space.routed(rare_terms(known), MOST_ROUTED) for _, known in weighed]
+            reached.insert(0, parts[0].walked(vectors, plan, routed))
         for row, place in enumerate(places):
             found = [own[row] for own in reached]
             results[place] = _best(view, parts, found, weighed[row][0], most)

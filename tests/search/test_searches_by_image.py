@@ -91,6 +91,25 @@ def test_it_finds_what_the_scan_finds_with_the_same_scores(memory, walks):
     assert walks == {"image": 10, "file": 0}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"filter": {"year": {"$lt": 9}}}, {"unique_documents": True}],
+    ids=str,
+)
+def test_a_scan_of_it_is_a_scan_of_the_file(tmp_path, walks, options):
+    with open_memory(tmp_path / "memory") as memory:
+        memory.add(documents(200))
+        make_image(memory)
+        memory.add(Document(f"word{number} word7 of late", id=f"late{number}") for number in range(20))
+        memory.mask(["d3", "late4"])
+        walks["image"] = walks["file"] = 0
+        ours = [memory.search(query, k=9, mode="flat", **options) for query in _QUERIES]
+        assert memory.search_batch(_QUERIES, k=9, mode="flat", **options) == ours
+        assert walks == {"image": 4, "file": 0}
+    with open_memory(tmp_path / "memory", image_from=None) as memory:
+        assert [memory.search(query, k=9, mode="flat", **options) for query in _QUERIES] == ours
+
+
 def test_its_size_is_in_the_statistics(memory):
     assert memory.stats().image_bytes == 0
     make_image(memory)

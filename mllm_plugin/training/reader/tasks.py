@@ -19,7 +19,6 @@ from mllm_plugin.training.reader.texts import HELD_OUT, LONGEST, NUMBER, YEAR, R
 
 REPEAT, CONTINUE, FILL, ANSWER, REFUSE = "repeat", "continue", "fill", "answer", "refuse"
 _DROPPED_WORDS = 0.12
-_ASKED = 0.3  # share of the chunks that come with questions
 
 
 @dataclass
@@ -30,11 +29,16 @@ class Sampler:
         texts: What there is.
         prompts: The model's.
         sizes: Shapes.
+        asked: Share of the groups of chunks that come with questions.
+        alike: Share of these in which a chunk's company is not its neighbours but what a search for one of
+            its questions finds beside it, since that is what a reader reads in use.
     """
 
     texts: ReaderTexts
     prompts: Prompts
     sizes: Sizes = field(default_factory=Sizes)
+    asked: float = 0.3
+    alike: float = 0.5
 
     def __post_init__(self) -> None:
         texts = self.texts
@@ -61,11 +65,25 @@ class Sampler:
         """Groups of neighbouring chunks."""
         sizes, found = self.sizes, []
         for group in range(sizes.groups):
-            asked = len(self._with_questions) and group < _ASKED * sizes.groups
+            asked = len(self._with_questions) and group < self.asked * sizes.groups
             start = int(rng.choice(self._with_questions if asked else self._free))
+            if asked and rng.random() < self.alike:
+                company = self._alike(start, int(rng.choice(self._questions[start])))
+                if len(company) == GROUP - 1:
+                    found += [start, *company]
+                    continue
             start = min(start, len(self._free) - GROUP)
             found += range(start, start + GROUP)
         return found
+
+    def _alike(self, chunk: int, question: int) -> list[int]:
+        """Others of the chunk's document that share the rarest tokens with a question, the best first."""
+        texts = self.texts
+        same = np.flatnonzero(texts.documents == texts.documents[chunk])
+        same = same[same != chunk]
+        asked = np.unique(texts.questions[question])
+        shared = [texts.idf[np.intersect1d(asked, texts.chunks[int(other)])].sum() for other in same]
+        return same[np.argsort(-np.array(shared), kind="stable")][: GROUP - 1].tolist()
 
     def _rows(
         self, chunks: Sequence[int], tokens: Sequence[Ids], memory: Memory, rng: np.random.Generator

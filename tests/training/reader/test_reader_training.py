@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import MemoryReader, ReaderConfig, load_llm, lora
+from mllm_plugin.text.chunking import Span
 from mllm_plugin.training.reader.evaluate import Held
 from mllm_plugin.training.reader.loop import one_step, optimizer_of
 from mllm_plugin.training.reader.models import ModelStack, stack_of
@@ -136,6 +138,25 @@ def test_a_step_asks_what_its_memory_holds(llm, texts, parts):
     follows = step.rows_at[inside] + 1
     last = step.targets[inside] == llm.tokenizer.eos_token_id
     assert np.array_equal(flat[follows[~last]], step.targets[inside][~last])  # a row goes on with its target
+
+
+def test_the_company_of_a_chunk_is_what_a_search_finds(llm, parts):
+    told = [f"The {word} is very old indeed, they say here, and it is blue." for word in WORDS]
+    told[0] += " It was sold by Peter Holm."
+    asked = [Asked("Who sold the granite?", ("Peter Holm",), "d")]
+    documents = [("d", "\n".join(told))]
+    texts = prepare(
+        [(documents, asked)],
+        llm.tokenizer,
+        cut=lambda text: [Span(*found.span()) for found in re.finditer(".+", text)],
+    )
+    sampler = Sampler(texts, Prompts.of(parts), SIZES, asked=1.0, alike=1.0)
+    [chunk] = texts.asked.tolist()
+    groups = np.reshape(sampler._draw(np.random.default_rng(0))[:8], (-1, 4))
+    assert (groups[:, 0] == chunk).all()
+    for _, first, *others in groups.tolist():
+        assert "granite" in llm.tokenizer.decode(texts.chunks[first])
+        assert len({chunk, first, *others}) == 4
 
 
 def test_a_compact_step_is_the_same_step(stack, texts, parts):
