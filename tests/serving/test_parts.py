@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -226,8 +226,9 @@ async def test_tools_are_those_that_the_access_allows():
 
 
 def test_a_signal_ends_the_server_and_not_the_process():
+    assert threading.current_thread() is threading.main_thread()  # no other may handle signals
     before = signal.getsignal(signal.SIGTERM)
     with ended_cleanly():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
     end_with_parent()  # this process has none that it would end with
