@@ -27,6 +27,7 @@ from safetensors.numpy import load, save
 from mllm_plugin.errors import DiskFullError, InvalidInputError, NotFoundError, StoreError
 
 Config = TypeVar("Config", bound=BaseModel)
+_Tensor = TypeVar("_Tensor")  # of numpy or of torch
 Shape = Sequence[int | str]
 
 TENSORS, CONFIG = ".safetensors", ".json"
@@ -226,6 +227,11 @@ def unpacked(data: bytes, where: str) -> dict[str, NDArray[Any]]:
             f"train it again"
         )
     return tensors
+
+
+def tensors_below(tensors: Mapping[str, _Tensor], prefix: str) -> dict[str, _Tensor]:
+    """The tensors of one part, by their names in it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def parsed(kind: type[Config], text: str | bytes, where: str) -> Config:

@@ -9,24 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = {
-    "mllm_plugin": ROOT / "mllm_plugin",
-    **{
-        path.name: path
-        for path in sorted((ROOT / "integrations").iterdir())
-        if (path / "__init__.py").exists()
-    },
-}
-
-
-def names(package: str, folder: Path) -> dict[str, Path]:
-    """Modules by their names."""
-    found = {}
-    for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        found[".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))] = path
-    return found
+from tests.helpers.source_tools import MODULES
 
 
 def imported(path: Path, known: set[str]) -> Iterator[str]:
@@ -56,9 +39,9 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
     return None
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", MODULES)
 def test_no_module_imports_itself_through_others(package):
-    modules = names(package, PACKAGES[package])
+    modules = MODULES[package]
     graph = {
         name: set(imported(path, set(modules))) & set(modules) - {name} for name, path in modules.items()
     }

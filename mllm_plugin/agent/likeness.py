@@ -5,8 +5,6 @@ Texts are compared without their headers, which would make two messages of one d
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from mllm_plugin.agent.items import Duplicate
 from mllm_plugin.agent.naming import MESSAGE, own
 from mllm_plugin.encoders.vectors import as_vectors
+from mllm_plugin.lru import LRU
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.text.lexical import terms_of
 from mllm_plugin.types import Namespace
@@ -29,8 +28,7 @@ class Likeness:
 
     def __init__(self, memory: MemoryIndex, similar: float) -> None:
         self._memory, self._similar = memory, similar
-        self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._vectors: LRU[str, NDArray[np.float32]] = LRU(_KEPT)
 
     def duplicates(self, texts: Sequence[str], namespace: Namespace) -> list[tuple[Duplicate, ...]]:
         """Items of a namespace that say nearly the same as each text, the nearest first."""
@@ -46,23 +44,19 @@ class Likeness:
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors [n, d] of texts."""
-        with self._lock:
-            known = {text: self._vectors[text] for text in texts if text in self._vectors}
+        known = {text: kept for text in texts if (kept := self._vectors.get(text)) is not None}
         missing = list(dict.fromkeys(text for text in texts if text not in known))
         if missing:
             encoder = self._memory.encoder
             made = as_vectors(encoder.encode_documents(missing)[0], encoder.dim)
             known |= zip(missing, made, strict=True)
-            with self._lock:
-                self._vectors |= {text: known[text] for text in missing}
-                while len(self._vectors) > _KEPT:
-                    self._vectors.popitem(last=False)
+            for text in missing:
+                self._vectors.put(text, known[text], 1)
         return np.stack([known[text] for text in texts])
 
     def forget(self) -> None:
         """Drops every vector: some may be of what was erased."""
-        with self._lock:
-            self._vectors.clear()
+        self._vectors.clear()
 
     def _alike(self, text: str, found: Sequence[tuple[str, str, dict]]) -> tuple[Duplicate, ...]:
         bare = {name: full[own(said).get("head", 0) :] for name, full, said in found if not _is_message(said)}

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.folder import CONFIG, TENSORS, check_numbers, packed, parsed, read_pair, unpacked, write_pair
+from mllm_plugin.folder import (
+    CONFIG,
+    TENSORS,
+    check_numbers,
+    packed,
+    parsed,
+    read_pair,
+    tensors_below,
+    unpacked,
+    write_pair,
+)
 from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
 from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
 
@@ -157,12 +167,12 @@ def modules_of(
     tensors = {name: value.astype(np.float32) for name, value in unpacked(weights.tensors, NAME).items()}
     known = {**_KINDS, **kinds}
     built = {
-        prefix: _built(_kind(known, kind), _below(tensors, prefix), f"{kind} of tensors {prefix}*")
+        prefix: _built(_kind(known, kind), tensors_below(tensors, prefix), f"{kind} of tensors {prefix}*")
         for prefix, _, kind in _modules(weights.config)
     }
     encoders = {level: built[f"encoder.{level}."] for level in weights.config.level_encoders}
     rankers = {level: built[f"ranker.{level}."] for level in weights.config.rankers}
-    return encoders, rankers, _below(tensors, _LEAF) or None
+    return encoders, rankers, tensors_below(tensors, _LEAF) or None
 
 
 def _built(kind: Any, tensors: Mapping[str, NDArray[np.float32]], what: str) -> Any:
@@ -179,10 +189,6 @@ def _kind(known: Mapping[str, Any], kind: str) -> Any:
             f"pass its class: Hierarchy.load(folder, kinds={{{kind!r}: …}})"
         )
     return known[kind]
-
-
-def _below(tensors: Mapping[str, NDArray[np.float32]], prefix: str) -> dict[str, NDArray[np.float32]]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _stored(value: NDArray[np.floating], name: str) -> NDArray[np.floating]:

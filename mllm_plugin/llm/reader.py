@@ -31,6 +31,7 @@ from mllm_plugin.folder import (
     packed,
     parsed,
     read_pair,
+    tensors_below,
     unpacked,
     write_pair,
 )
@@ -200,7 +201,7 @@ class MemoryReader:
                     f"trained for another model?"
                 )
             space = ReadingVectors(llm.embeddings.weight, idf, self.config.ratios)
-            own = _below(self._tensors, SPACE)
+            own = tensors_below(self._tensors, SPACE)
             space.load_state_dict({name: own[name] for name in space.state_dict()})
             self._space = space.to(llm.device).eval().requires_grad_(False)
         return self._space
@@ -270,7 +271,7 @@ class MemoryReader:
     def _changed(self, model: Any, which: str) -> Iterator[None]:
         weights = self._added.setdefault(model, {})
         if which not in weights:
-            weights[which] = lora.added(model, _below(self._tensors, which), self.config.scale)
+            weights[which] = lora.added(model, tensors_below(self._tensors, which), self.config.scale)
         with lora.in_place(model, weights[which]):
             yield
 
@@ -365,7 +366,3 @@ def _joined(parts: Sequence[Written], hidden: int) -> Written:
     return Written(
         np.concatenate([part.vectors for part in parts]), np.concatenate([part.spans for part in parts])
     )
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.lru import LRU
 from mllm_plugin.store.filters import Clause, compile_filter
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import NodeRow, Snapshot
@@ -51,8 +50,7 @@ class AllowedCache:
     """
 
     def __init__(self) -> None:
-        self._found: OrderedDict[_Key, Allowed] = OrderedDict()
-        self._lock = threading.Lock()
+        self._found: LRU[_Key, Allowed] = LRU(_MOST_CACHED)
 
     def get(
         self,
@@ -66,15 +64,10 @@ class AllowedCache:
         clause = compile_filter(condition, row.namespace_id)
         labels = tuple(sorted(map(exact, exclude_labels)))
         key = (row.namespace_id, row.version, clause, labels, snapshot.overdue, when)
-        with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-                return self._found[key]
-        allowed = _evaluate(snapshot, row, clause, labels, when)
-        with self._lock:
-            self._found[key] = allowed
-            if len(self._found) > _MOST_CACHED:
-                self._found.popitem(last=False)
+        allowed = self._found.get(key)
+        if allowed is None:
+            allowed = _evaluate(snapshot, row, clause, labels, when)
+            self._found.put(key, allowed, 1)
         return allowed
 
 

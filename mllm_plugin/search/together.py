@@ -8,8 +8,6 @@ Shapes: n chunks, v namespaces, e entries of a query's terms, d dimensions.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
+from mllm_plugin.lru import LRU
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of
 from mllm_plugin.search.view import View
@@ -87,23 +86,17 @@ class UnionCache:
 
     def __init__(self, images: ImageCache) -> None:
         self._images = images
-        self._unions: OrderedDict[tuple[tuple[int, int], ...], Union] = OrderedDict()
-        self._lock = threading.Lock()
+        self._unions: LRU[tuple[tuple[int, int], ...], Union] = LRU(_KEPT)
 
     def get(self, views: Sequence[View]) -> Union:
         """The union of the namespaces of some views."""
         key = tuple((view.row.namespace_id, view.row.version) for view in views)
-        with self._lock:
-            if key in self._unions:
-                self._unions.move_to_end(key)
-                return self._unions[key]
-        union = Union.of([self._images.get(view.snapshot, view.row) for view in views])
-        with self._lock:
+        union = self._unions.get(key)
+        if union is None:
+            union = Union.of([self._images.get(view.snapshot, view.row) for view in views])
             for stale in [old for old in self._unions if [one for one, _ in old] == [one for one, _ in key]]:
-                del self._unions[stale]
-            self._unions[key] = union
-            if len(self._unions) > _KEPT:
-                self._unions.popitem(last=False)
+                self._unions.pop(stale)
+            self._unions.put(key, union, 1)
         return union
 
 

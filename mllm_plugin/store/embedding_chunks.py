@@ -66,7 +66,3 @@ class EmbeddingChunkCache:
             children = load_embedding_chunk(snapshot, node_id)
             self._embedding_chunks.put((node_id, version), children, children.nbytes)
         return children
-
-    def clear(self) -> None:
-        """Forgets every embedding chunk."""
-        self._embedding_chunks.clear()

@@ -95,18 +95,6 @@ def _parsed_iteratively(text: str) -> Any:
     return whole[0]
 
 
-def nested_too_deeply(value: Any) -> bool:
-    """Whether objects and lists lie in each other more than `MOST_NESTED` deep."""
-    waiting = [(value, 1)]
-    while waiting:
-        item, depth = waiting.pop()
-        if isinstance(item, Mapping | list | tuple):
-            if depth > MOST_NESTED:
-                return True
-            waiting += ((part, depth + 1) for part in (item.values() if isinstance(item, Mapping) else item))
-    return False
-
-
 def postings(metadata: Mapping[str, Any]) -> set[Posting]:
     """What a filter can find a document by."""
     return {Posting(key, *scalar(value)) for key, value in flatten("", metadata)}

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mllm_plugin import Document, FilterError, MemoryIndex
+from mllm_plugin.store.filters import compile_filter, plain_filter
 from tests.helpers.toy import ToyEncoder
 
 _LONG = "long " * 60
@@ -447,3 +448,27 @@ def test_a_key_that_comes_twice_is_refused(library):
 
     with pytest.raises(FilterError, match="'lang' twice"):
         library.search("text", filter={Other("lang"): "en", "lang": "de"})
+
+
+class Odd(str):
+    """A string that says that it equals everything."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+def test_a_filter_is_compiled_from_a_plain_copy():
+    copied = plain_filter({Odd("lang"): {"$in": (Odd("en"), "de")}})
+    assert copied == {"lang": {"$in": ["en", "de"]}}
+    assert {type(key) for key in copied} == {str}
+    assert {type(value) for value in copied["lang"]["$in"]} == {str}
+
+
+def test_a_clause_has_a_parameter_for_every_mark():
+    condition = {"$or": [{"year": {"$gt": 3, "$lte": 9}}, {"$not": {"lang": {"$in": ["en", "de"]}}}]}
+    clause = compile_filter(condition, 7)
+    assert clause.sql.count("?") == len(clause.parameters)
+    assert clause == compile_filter(condition, 7) != compile_filter(condition, 8)
+    assert compile_filter(None, 7) == compile_filter({}, 7) == ("1", ())

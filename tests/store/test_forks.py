@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mllm_plugin import Document, MemoryIndex
+from mllm_plugin.store.forks import watch_forks
 from tests.helpers.fault_tools import in_child
 from tests.helpers.file_tools import own_database
 from tests.helpers.robustness_tools import KEPT, assert_sound, finish, start_python
@@ -158,3 +159,21 @@ memory.close()
 def test_a_data_loader_of_torch(stocked, tmp_path: Path):
     pytest.importorskip("torch")
     assert finish(start_python(LOADER, stocked.path)) == "['fox', 'kettle', 'lighthouse'] True\n"
+
+
+class Told:
+    def __init__(self) -> None:
+        self.of: list[str] = []
+
+    def before_fork(self) -> None:
+        self.of.append("before")
+
+    def after_fork(self, *, child: bool) -> None:
+        self.of.append("child" if child else "parent")
+
+
+def test_whoever_watches_is_told_on_both_sides():
+    told = Told()
+    watch_forks(told)
+    assert in_child(lambda: str(told.of)) == "['before', 'child']"
+    assert told.of == ["before", "parent"]

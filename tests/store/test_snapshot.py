@@ -13,6 +13,7 @@ from mllm_plugin import ClosedError, DamagedStoreError, Document, MemoryIndex
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import unpack_windows
 from mllm_plugin.store.database import Database
+from mllm_plugin.store.snapshot import Frequency, rare_terms
 from tests.helpers.file_tools import rows
 from tests.helpers.recall_tools import CONFIG, many_documents
 from tests.helpers.toy import ToyEncoder
@@ -170,3 +171,8 @@ def test_modules_that_one_search_passes(stocked, options):
         sys.setprofile(None)
     assert any(name.endswith("engine.py") for name in entered)
     assert len(entered) <= MOST_MODULES + 3 * ("filter" in options), sorted(entered)
+
+
+def test_the_rarest_terms_that_lead_to_chunks_come_first():
+    known = {5: Frequency(1, 3, 1), 9: Frequency(2, 2, 1), 7: Frequency(1, 1, 0)}
+    assert rare_terms(known) == [(2, 9), (3, 5)]

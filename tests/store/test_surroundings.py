@@ -12,6 +12,7 @@ from mllm_plugin import MemoryIndex, ReadOnlyStoreError, StoreError
 from mllm_plugin.bulk.repairing import repair
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.schema import PAGE_SIZE
+from mllm_plugin.store.surroundings import check_surroundings
 from tests.helpers.hostile_tools import journal, linked
 from tests.helpers.robustness_tools import KEPT, assert_sound
 from tests.helpers.toy import ToyEncoder
@@ -138,3 +139,12 @@ def test_drafts_of_a_stranger_are_not_waited_for(tmp_path, precious):
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
         memory.add(KEPT)
     assert precious.read_bytes() == PRECIOUS
+
+
+def test_a_file_that_is_not_there_yet_has_sound_surroundings(folder):
+    check_surroundings(folder / "new.db", writes=True)
+    check_surroundings(folder / FILE_NAME, writes=True)
+    (folder / "other").symlink_to(folder / FILE_NAME)
+    check_surroundings(folder / "other", writes=False)
+    with pytest.raises(ReadOnlyStoreError, match="is a link"):
+        check_surroundings(folder / "other", writes=True)
