@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from mllm_plugin.agent.items import Duplicate
 from mllm_plugin.agent.naming import MESSAGE, own
 from mllm_plugin.encoders.vectors import as_vectors
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.text.lexical import terms_of
 from mllm_plugin.types import Namespace
 
@@ -32,11 +33,20 @@ class Likeness:
         self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def duplicates(self, texts: Sequence[str], namespace: Namespace) -> list[tuple[Duplicate, ...]]:
-        """Items of a namespace that say nearly the same as each text, the nearest first."""
+    def duplicates(
+        self, texts: Sequence[str], namespace: Namespace, batch: Batch
+    ) -> list[tuple[Duplicate, ...]]:
+        """Items of a namespace that say nearly the same as each text, the nearest first.
+
+        Args:
+            texts: New ones.
+            namespace: Where they come to.
+            batch: That adds them, and then need not embed them again.
+        """
         if not texts or not self._memory.count(namespace=namespace):
             return [() for _ in texts]
-        vectors = self.vectors(texts)
+        vectors = _units(batch.embed(texts, namespace=namespace))
+        self._keep(dict(zip(texts, vectors, strict=True)))
         options = {"k": _COMPARED, "namespace": namespace, "unique_documents": True}
         found = self._memory.search_batch(texts, embeddings=list(vectors), **options)
         return [
@@ -53,11 +63,14 @@ class Likeness:
             encoder = self._memory.encoder
             made = as_vectors(encoder.encode_documents(missing)[0], encoder.dim)
             known |= zip(missing, made, strict=True)
-            with self._lock:
-                self._vectors |= {text: known[text] for text in missing}
-                while len(self._vectors) > _KEPT:
-                    self._vectors.popitem(last=False)
+            self._keep({text: known[text] for text in missing})
         return np.stack([known[text] for text in texts])
+
+    def _keep(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        with self._lock:
+            self._vectors |= vectors
+            while len(self._vectors) > _KEPT:
+                self._vectors.popitem(last=False)
 
     def forget(self) -> None:
         """Drops every vector: some may be of what was erased."""
@@ -77,6 +90,11 @@ class Likeness:
         ]
         kept = [one for one in alike if one.similarity >= self._similar]
         return tuple(sorted(kept, key=lambda one: -one.similarity))
+
+
+def _units(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of length 1; zeros, of texts without a meaning, stay."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
 def same(first: str, second: str) -> bool:

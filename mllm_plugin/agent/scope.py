@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin.agent import forgetting, prompting, recalling, topics, writing
-from mllm_plugin.agent.forgetting import hiding_mask
+from mllm_plugin.agent.given import Given, given_item, given_items, names_in
 from mllm_plugin.agent.items import AgentTopic, AuditEntry, Consolidated, Forgotten, Memory, Remembered
-from mllm_plugin.agent.naming import FIELD, HIDDEN, checked_names, inner_keys, memory_of, namespace_of
+from mllm_plugin.agent.naming import (
+    FIELD,
+    HIDDEN,
+    checked_names,
+    hiding_mask,
+    inner_keys,
+    memory_of,
+    namespace_of,
+)
 from mllm_plugin.agent.recalling import Wanted, condition_of
-from mllm_plugin.agent.writing import Given, given_item
+from mllm_plugin.agent.writing import Change
 from mllm_plugin.calls.options import explain_calls
 from mllm_plugin.calls.twins import twin
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.memory.checks import at_least, positive
+from mllm_plugin.memory.checks import at_least, ids_of, positive
 from mllm_plugin.memory.updating import KEEP
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
@@ -74,7 +81,7 @@ class AgentScope:
                 f"a scope of {self.names} cannot be bound to {names}, which lies above it; begin with the "
                 f"whole memory: memory.scope(…)"
             )
-        who = self._participants if participants is None else participants
+        who = self._participants if participants is None else names_in("participants", participants)
         return AgentScope(self._shared, names, who, self._outermost)
 
     def closed(self) -> AgentScope:
@@ -161,7 +168,7 @@ class AgentScope:
                 there, not with each other.
             history: As for `remember`.
         """
-        return self._remember(list(items), history)
+        return self._remember(given_items(items), history)
 
     aremember_many = twin(remember_many)
 
@@ -200,18 +207,8 @@ class AgentScope:
             NotFoundError: It is not there.
             VersionConflictError: It has another version.
         """
-        return writing.update(
-            self._shared,
-            forgetting.found(self._shared, self.namespace, id),
-            text=text,
-            metadata=metadata,
-            merge=merge,
-            kind=kind,
-            expires=expires,
-            at=at,
-            if_version=if_version,
-            history=history,
-        )
+        change = Change(text, metadata, merge, kind, expires, at, if_version)
+        return writing.update(self._shared, self.namespace, id, change, history)
 
     aupdate = twin(update)
 
@@ -436,16 +433,14 @@ class AgentScope:
     def _chosen(self, id: Any, filter: Any, everything: bool) -> Any:
         if (id is not None) + (filter is not None) + bool(everything) != 1:
             raise InvalidInputError("say which items: one of id, filter and everything=True")
-        ids = [id] if isinstance(id, str) else id
+        if filter is not None and not filter:
+            raise InvalidInputError("an empty filter matches everything; pass everything=True for that")
+        ids = ids_of(id)
         return forgetting.chosen(self._shared, self.namespace, ids, filter)
 
     def sweep(self) -> RemoveReport:
-        """Erases what has expired in this scope and below."""
-        report = self._shared.memory.sweep(self.namespace)
-        self._shared.likeness.forget()
-        kept = self._shared.audit.erase(name for _, name in report.removed)
-        self._shared.audit.note_count("expire", self.namespace, report.documents)
-        return replace(report, erased=False, reason=kept) if kept and report.erased else report
+        """Erases what has expired in this scope and below, with its versions and whatever was made of it."""
+        return forgetting.sweep(self._shared, self._here)
 
     asweep = twin(sweep)
 

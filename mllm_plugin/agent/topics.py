@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mllm_plugin.agent.given import Given
 from mllm_plugin.agent.items import AgentTopic, Consolidated, Memory
 from mllm_plugin.agent.naming import memory_of, names_of
-from mllm_plugin.agent.writing import Given, remember
+from mllm_plugin.agent.writing import remember
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import Namespace
