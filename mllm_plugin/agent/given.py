@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_plugin import clock
-from mllm_plugin.agent.naming import FACT, MESSAGE, Told, given_metadata, hiding_mask
+from mllm_plugin.agent.naming import FACT, MESSAGE, Told, given_metadata, hiding_mask, names_in
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
 from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import Moment
@@ -103,18 +103,6 @@ def check_name(name: str, value: Any) -> None:
         raise InvalidTypeError(f"{name} is a string, got {type(value).__name__} {value!r}")
     if value is not None and not value:
         raise InvalidInputError(f"{name} is empty; leave it out or name it")
-
-
-def names_in(name: str, value: Any) -> tuple[str, ...]:
-    """Several names of an argument; a string is one of them."""
-    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
-        raise InvalidTypeError(f"{name} is a string or a list of them, got {type(value).__name__} {value!r}")
-    found = (value,) if isinstance(value, str) else tuple(value)
-    for one in found:
-        check_name(f"one of {name}", one)
-        if one is None:
-            raise InvalidTypeError(f"{name} is a string or a list of them, got {value!r}")
-    return found
 
 
 def check_text(text: Any) -> None:

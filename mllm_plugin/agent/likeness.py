@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.batch import Batch
 from mllm_plugin.text.lexical import terms_of
 from mllm_plugin.types import Namespace
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 _COMPARED = 4  # nearest items of a text
 _SHARED = 0.3  # of the words; texts that share fewer are not asked for their meaning
@@ -45,44 +47,54 @@ class Likeness:
         """
         if not texts or not self._memory.count(namespace=namespace):
             return [() for _ in texts]
-        vectors = _units(batch.embed(texts, namespace=namespace))
-        self._keep(dict(zip(texts, vectors, strict=True)))
+
+        def embed(new: Sequence[str]) -> NDArray[np.float32]:
+            return _units(batch.embed(new, namespace=namespace))  # what is stored there is only read
+
+        vectors = self.vectors(texts, embed)
         options = {"k": _COMPARED, "namespace": namespace, "unique_documents": True}
         found = self._memory.search_batch(texts, embeddings=list(vectors), **options)
         return [
-            self._alike(text, [(hit.document_id, hit.text, hit.metadata) for hit in hits])
+            self._alike(text, [(hit.document_id, hit.text, hit.metadata) for hit in hits], embed)
             for text, hits in zip(texts, found, strict=True)
         ]
 
-    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors [n, d] of texts."""
+    def vectors(self, texts: Sequence[str], embed: Embed | None = None) -> NDArray[np.float32]:
+        """Unit vectors [n, d] of texts.
+
+        Args:
+            texts: Which.
+            embed: Makes them; the encoder when left out.
+        """
         with self._lock:
             known = {text: self._vectors[text] for text in texts if text in self._vectors}
         missing = list(dict.fromkeys(text for text in texts if text not in known))
         if missing:
-            encoder = self._memory.encoder
-            made = as_vectors(encoder.encode_documents(missing)[0], encoder.dim)
-            known |= zip(missing, made, strict=True)
-            self._keep({text: known[text] for text in missing})
+            made = dict(zip(missing, (embed or self._encoded)(missing), strict=True))
+            known |= made
+            with self._lock:
+                self._vectors |= made
+                while len(self._vectors) > _KEPT:
+                    self._vectors.popitem(last=False)
         return np.stack([known[text] for text in texts])
 
-    def _keep(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
-        with self._lock:
-            self._vectors |= vectors
-            while len(self._vectors) > _KEPT:
-                self._vectors.popitem(last=False)
+    def _encoded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        encoder = self._memory.encoder
+        return as_vectors(encoder.encode_documents(texts)[0], encoder.dim)
 
     def forget(self) -> None:
         """Drops every vector: some may be of what was erased."""
         with self._lock:
             self._vectors.clear()
 
-    def _alike(self, text: str, found: Sequence[tuple[str, str, dict]]) -> tuple[Duplicate, ...]:
+    def _alike(
+        self, text: str, found: Sequence[tuple[str, str, dict]], embed: Embed
+    ) -> tuple[Duplicate, ...]:
         bare = {name: full[own(said).get("head", 0) :] for name, full, said in found if not _is_message(said)}
         near = {name: other for name, other in bare.items() if _shared(text, other) >= _SHARED}
         if not near:
             return ()
-        vectors = self.vectors([text, *near.values()])
+        vectors = self.vectors([text, *near.values()], embed)
         cosines = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0).tolist()
         alike = [
             Duplicate(name, other, 1.0 if same(text, other) else float(cosine))

@@ -62,6 +62,37 @@ def checked_names(bound: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     return names
 
 
+def checked_keys(within: Any) -> tuple[str, ...]:
+    """Keys of scopes; a string is one of them.
+
+    Raises:
+        InvalidTypeError: It is no list of strings.
+        InvalidInputError: One is no key.
+    """
+    keys = names_in("within", within)
+    if unknown := [key for key in keys if key not in KEYS]:
+        raise InvalidInputError(f"within names the unknown key {unknown[0]!r}; expected {', '.join(KEYS)}")
+    return keys
+
+
+def names_in(name: str, value: Any) -> tuple[str, ...]:
+    """Several names of an argument; a string is one of them.
+
+    Raises:
+        InvalidTypeError: It is no list of strings.
+        InvalidInputError: One is empty.
+    """
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidTypeError(f"{name} is a string or a list of them, got {type(value).__name__} {value!r}")
+    found = (value,) if isinstance(value, str) else tuple(value)
+    for one in found:
+        if not isinstance(one, str):
+            raise InvalidTypeError(f"{name} is a string or a list of them, got {one!r} in it")
+        if not one:
+            raise InvalidInputError(f"{name} holds an empty string; leave it out or name it")
+    return found
+
+
 def inner_keys(outermost: Namespace, within: Iterable[str] | None = None) -> tuple[str, ...] | None:
     """Keys of the scopes to look in, none of them further out than this one; None for all.
 

@@ -30,7 +30,8 @@ def _text(message: Any) -> str:
     if isinstance(named, str):
         return named
     if isinstance(named, Sequence):
-        return " ".join(part.get("text", "") for part in named if isinstance(part, Mapping))
+        texts = [part.get("text") if isinstance(part, Mapping) else part for part in named]
+        return " ".join(text for text in texts if isinstance(text, str))
     if named is None and isinstance(message, Mapping) and "content" in message:
         return ""
     raise InvalidTypeError(

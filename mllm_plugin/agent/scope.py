@@ -7,23 +7,25 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin.agent import forgetting, prompting, recalling, topics, writing
-from mllm_plugin.agent.given import Given, given_item, given_items, names_in
+from mllm_plugin.agent.given import Given, given_item, given_items
 from mllm_plugin.agent.items import AgentTopic, AuditEntry, Consolidated, Forgotten, Memory, Remembered
 from mllm_plugin.agent.naming import (
     FIELD,
     HIDDEN,
+    checked_keys,
     checked_names,
     hiding_mask,
     inner_keys,
     memory_of,
+    names_in,
     namespace_of,
 )
 from mllm_plugin.agent.recalling import Wanted, condition_of
 from mllm_plugin.agent.writing import Change
 from mllm_plugin.calls.options import explain_calls
 from mllm_plugin.calls.twins import twin
-from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.memory.checks import at_least, ids_of, positive
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.memory.checks import at_least, ids_of, positive, share
 from mllm_plugin.memory.updating import KEEP
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
@@ -246,20 +248,18 @@ class AgentScope:
             include_masked: Names of masks to look through.
             neighbours: Of each message, bring so many before and after it in its session.
         """
-        if min_relevance is not None and not 0 <= min_relevance <= 1:
-            raise InvalidInputError(f"min_relevance must be from 0 to 1, got {min_relevance}")
         wanted = Wanted(
             k=positive("k", k),
-            within=inner_keys(self._outermost, within),
+            within=inner_keys(self._outermost, None if within is None else checked_keys(within)),
             condition=condition_of(filter, kind),
-            min_relevance=min_relevance,
+            min_relevance=None if min_relevance is None else share("min_relevance", min_relevance),
             budget_tokens=None if budget_tokens is None else positive("budget_tokens", budget_tokens),
             neighbours=at_least("neighbours", neighbours, 0),
             options={
                 "since": since,
                 "as_of": as_of,
                 "recency": recency,
-                "include_masked": tuple(include_masked),
+                "include_masked": include_masked,
             },
         )
         return recalling.recall(self._shared, self.namespace, query, wanted)
@@ -307,7 +307,9 @@ class AgentScope:
                 them. None only proposes.
             similar: Least cosine with the middle of a group.
         """
-        return topics.consolidate(self._shared, self.namespace, merge, similar)
+        if merge is not None and not callable(merge):
+            raise InvalidTypeError(f"merge is a function of items, got {type(merge).__name__}")
+        return topics.consolidate(self._shared, self.namespace, merge, share("similar", similar))
 
     aconsolidate = twin(consolidate)
 
@@ -448,7 +450,9 @@ class AgentScope:
 
     def audit(self, *, limit: int = 100) -> list[AuditEntry]:  # type: ignore[valid-type]
         """What was done in this scope and below, the newest first; no entry holds a text."""
-        return self._shared.audit.entries(self.namespace, positive("limit", limit))
+        most = positive("limit", limit)
+        with self._shared.memory.snapshot():  # which a closed memory refuses
+            return self._shared.audit.entries(self.namespace, most)
 
     aaudit = twin(audit)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_plugin.agent.given import Given
+from mllm_plugin.agent.given import given_item
 from mllm_plugin.agent.items import AgentTopic, Consolidated, Memory
 from mllm_plugin.agent.naming import memory_of, names_of
 from mllm_plugin.agent.writing import remember
@@ -121,6 +121,6 @@ def _merged(shared: Shared, namespace: Namespace, group: Consolidated, merge: Me
     documents = shared.memory.get(group.ids, namespace=namespace)
     text = merge([memory_of(document) for document in documents])
     kind = memory_of(documents[0]).kind
-    new = Given(text, kind=kind, supersedes=group.ids, derived_from=group.ids)
+    new = given_item({"text": text, "kind": kind, "supersedes": group.ids, "derived_from": group.ids}, {})
     (written,) = remember(shared, namespace, [new], "keep", history=True)
     return Consolidated(group.ids, group.texts, group.similarity, written.id)

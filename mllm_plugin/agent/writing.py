@@ -79,6 +79,15 @@ def remember(
             else remember(shared, namespace, [item], duplicates, history)[0]
             for item in items
         ]
+    try:
+        return _remember_new(shared, namespace, items, duplicates, history)
+    except VersionConflictError:  # somebody else was faster: it is there now
+        return remember(shared, namespace, items, duplicates, history)
+
+
+def _remember_new(
+    shared: Shared, namespace: Namespace, items: Sequence[Given], duplicates: str, history: bool
+) -> list[Remembered]:
     told = [item.told() for item in items]
     gone = [_to_end(shared, namespace, item.supersedes) for item in items]
     with shared.memory.batch() as batch:
@@ -89,7 +98,7 @@ def remember(
             else _document(shared, namespace, one, said)
             for one, said, found in zip(items, told, alike, strict=True)
         ]
-        batch.add([one for one in documents if one is not None], namespace=namespace)
+        batch.add([one for one in documents if one is not None], namespace=namespace, new=True)
         for one, document, said, ended in zip(items, documents, told, gone, strict=True):
             if document is not None:
                 _end(batch, ended, document.id, said.at, history)
@@ -150,6 +159,10 @@ def update(shared: Shared, namespace: Namespace, item_id: str, change: Change, h
 
 def _renew(shared: Shared, document: StoredDocument, change: Change, history: bool) -> Remembered:
     """Writes a new version in place of the one that was read."""
+    if document.valid_to is not None:
+        raise InvalidInputError(
+            f"item {document.id!r} has ended; update what took its place, or remember anew"
+        )
     moment = _after(document, clock.at(clock.moment("at", change.at)) or clock.now())
     new, where, told = _changed(document, change, moment), document.namespace, change.told
     others = () if told is None else tuple(name for name in told.supersedes if name != document.id)

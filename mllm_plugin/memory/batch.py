@@ -83,13 +83,25 @@ class Batch:
         )
 
     def add(
-        self, documents: Iterable[Document], *, namespace: Namespace | str = (), split: bool = True
+        self,
+        documents: Iterable[Document],
+        *,
+        namespace: Namespace | str = (),
+        split: bool = True,
+        new: bool = False,
     ) -> None:
-        """As `MemoryIndex.add`."""
+        """As `MemoryIndex.add`.
+
+        Args:
+            documents, namespace, split: As there.
+            new: An id that is there already when the batch is written is a `VersionConflictError`.
+        """
         where, given = check_namespace(namespace), check_documents(documents).documents
         ids = tuple(one.id for one in given)
 
         def write(edit: Edit, prepared: list[PreparedDocument]) -> Report:
+            if new:
+                edit.check_absent(where, ids)
             put = edit.put(where, given, prepared, split=split, renew=True) if given else (0, 0, 0, 0)
             return AddReport(ids, *put, encoded=0)
 

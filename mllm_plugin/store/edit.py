@@ -170,6 +170,17 @@ class Edit:
             writer.finish()
         return Put(added, updated, len(documents) - added - updated, chunks)
 
+    def check_absent(self, namespace: Namespace, ids: Iterable[str]) -> None:
+        """Looks whether documents are still new.
+
+        Raises:
+            VersionConflictError: One is there.
+        """
+        row = find_namespace(self._tx, namespace)
+        for name in ids if row is not None else ():
+            if document_state(self._tx, row.namespace_id, name) is not None:
+                raise VersionConflictError(f"document {name!r} is there already; read it, and decide anew")
+
     def update(
         self,
         namespace: Namespace,
