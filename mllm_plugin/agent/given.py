@@ -103,6 +103,8 @@ def check_name(name: str, value: Any) -> None:
         raise InvalidTypeError(f"{name} is a string, got {type(value).__name__} {value!r}")
     if value is not None and not value:
         raise InvalidInputError(f"{name} is empty; leave it out or name it")
+    if value and (flaw := text_flaw(value)):
+        raise InvalidInputError(f"{name} {value!r} {flaw}")
 
 
 def check_text(text: Any) -> None:
