@@ -118,25 +118,28 @@ class AgentScope:
 
         Args:
             text: One or a few sentences, or a message.
-            id: Made when left out; one that is there gets a new version.
+            id: Made when left out; one that is there gets a new version, which keeps what is not told anew,
+                but for metadata and expiry.
             kind: "message" for what somebody said, "fact" for anything else, or a name of yours. Left out:
                 a message where `speaker` is given. Messages of a session are in order, and are not compared
                 with each other for duplicates.
             metadata: JSON values by name; filters read it. "item" is reserved.
             at: When it was said or became true; now when left out.
             expires: From when on it is hidden; `sweep` erases it then.
-            supersedes: Items of this scope whose place it takes: they end at `at` and are masked.
+            supersedes: Items of this scope, one id or several, whose place it takes: they end at `at` and
+                are masked.
             source: Where it comes from: any JSON value, such as a link with a span.
             speaker: Who said it.
             session: In which session, where the scope is not bound to one.
             participants: Who speaks with whom, where the scope does not say.
-            derived_from: Ids of items that it was made of: it is forgotten with any of them.
-            mask: Name of a mask that a new item has from the first: no recall finds it before
-                `restore(label=...)`.
-            history: False erases what it takes the place of.
+            derived_from: Id or ids of items that it was made of: it is forgotten with any of them.
+            mask: Name of a mask that it has from the first: no recall finds it before `restore(label=...)`.
+            history: False erases what it takes the place of, with all versions.
 
         Raises:
-            InvalidDocumentError: The text is empty or cannot be stored.
+            InvalidInputError: The text or a name is empty, or a moment has no time zone.
+            InvalidTypeError: An argument is of another type.
+            InvalidDocumentError: The text or the metadata cannot be stored.
             NotFoundError: What it supersedes is not there.
         """
         item = {
@@ -207,7 +210,9 @@ class AgentScope:
 
         Raises:
             NotFoundError: It is not there.
-            VersionConflictError: It has another version.
+            InvalidInputError: Another item took its place, or an argument says nothing.
+            VersionConflictError: It has another version than `if_version`; without one, what somebody else
+                writes at the same time becomes a version too.
         """
         change = Change(text, metadata, merge, kind, expires, at, if_version)
         return writing.update(self._shared, self.namespace, id, change, history)
@@ -379,7 +384,7 @@ class AgentScope:
 
         Args:
             id: Which; one id or several.
-            filter: Those of this scope and below that match.
+            filter: Those of this scope and below that match, as they are now; an empty one is refused.
             everything: All of this scope and below.
             how: "erase" leaves nothing in any file; "hide" masks, and `restore` brings back.
         """

@@ -386,3 +386,18 @@ async def test_texts_come_back_to_the_letter(ann: AgentScope, text: str, parts: 
     one = session(ann)
     await one.add_items([item])
     assert await one.get_items() == [item]
+
+
+async def test_a_session_has_a_name_of_its_own(ann: AgentScope) -> None:
+    """Without one it would be all sessions of the user, and clearing it would erase them."""
+    await session(ann).add_items([{"role": "user", "content": "kept"}])
+    for name in (None, 5):
+        with pytest.raises(InvalidTypeError, match="session_id"):
+            HierarchicalMemorySession(name, ann)  # type: ignore[arg-type]
+    one = session(ann)
+    for wrong in (5, {"role": "user"}, "text"):
+        with pytest.raises(InvalidTypeError, match="items"):
+            await one.add_items(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match="limit"):
+        await one.get_items("1")  # type: ignore[arg-type]
+    assert await one.get_items() == [{"role": "user", "content": "kept"}]
