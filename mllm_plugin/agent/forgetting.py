@@ -37,14 +37,16 @@ def find(
 ) -> StoredDocument | None:
     """An item of a scope or of one below it; to be read only, also of those `within` around it."""
     near = (namespace, *outer_namespaces(namespace, within))
-    for place in chain(near, _below(shared, namespace)):
-        if found := items_with(shared, place, [id_of(item_id)]):
+    for place in chain(near, _below(shared, namespace, id_of(item_id))):
+        if found := items_with(shared, place, [item_id]):
             return found[0]
     return None
 
 
-def _below(shared: Shared, namespace: Namespace) -> Iterator[Namespace]:
-    yield from (place for place in shared.memory.namespaces(namespace) if place != namespace)
+def _below(shared: Shared, namespace: Namespace, item_id: str) -> Iterator[Namespace]:
+    with shared.memory.snapshot() as snapshot:
+        rows = snapshot.holding(namespace, item_id)
+    yield from (row.namespace for row in rows if row.namespace != namespace)
 
 
 def items_with(shared: Shared, namespace: Namespace, ids: Iterable[str]) -> list[StoredDocument]:

@@ -81,7 +81,8 @@ def remember(
         ]
     try:
         return _remember_new(shared, namespace, items, duplicates, history)
-    except VersionConflictError:  # somebody else was faster: it is there now
+    except VersionConflictError:  # somebody else was faster: the id is there now, or the place in the session
+        shared.turns.forget()
         return remember(shared, namespace, items, duplicates, history)
 
 
@@ -98,7 +99,8 @@ def _remember_new(
             else _document(shared, namespace, one, said)
             for one, said, found in zip(items, told, alike, strict=True)
         ]
-        batch.add([one for one in documents if one is not None], namespace=namespace, new=True)
+        written = [one for one in documents if one is not None]
+        batch.add(written, namespace=namespace, new=True, unless=_places(written))
         for one, document, said, ended in zip(items, documents, told, gone, strict=True):
             if document is not None:
                 _end(batch, ended, document.id, said.at, history)
@@ -113,6 +115,12 @@ def _remember_new(
     ]
     shared.audit.note("remember", namespace, [report.id for report in reports])
     return reports
+
+
+def _places(documents: Sequence[Document]) -> Mapping[str, Any] | None:
+    """What no message may be at yet: two of a session would have one place."""
+    places = [said["place"] for one in documents if "place" in (said := own(one.metadata))]
+    return {f"{FIELD}.place": {"$in": places}} if places else None
 
 
 def _there(shared: Shared, namespace: Namespace, ids: Sequence[str]) -> set[str]:

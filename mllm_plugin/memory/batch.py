@@ -14,10 +14,11 @@ from mllm_plugin.calls.options import explain_calls
 from mllm_plugin.documents.given import check_documents
 from mllm_plugin.documents.ingest import Embedding, Job
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.memory.checks import id_of, label_of, mask_of, version_of, which_of
+from mllm_plugin.memory.checks import filter_of, id_of, label_of, mask_of, version_of, which_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.updating import KEEP, change_of
 from mllm_plugin.store.cache import hash_text
+from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Edit
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.writer import PreparedDocument
@@ -89,19 +90,23 @@ class Batch:
         namespace: Namespace | str = (),
         split: bool = True,
         new: bool = False,
+        unless: Mapping[str, Any] | None = None,
     ) -> None:
         """As `MemoryIndex.add`.
 
         Args:
             documents, namespace, split: As there.
             new: An id that is there already when the batch is written is a `VersionConflictError`.
+            unless: So is a document of the namespace that matches this filter then.
         """
         where, given = check_namespace(namespace), check_documents(documents).documents
         ids = tuple(one.id for one in given)
+        taken = [Which(list(ids))] if new and ids else []
+        taken += [] if unless is None else [Which(None, filter_of(unless))]
 
         def write(edit: Edit, prepared: list[PreparedDocument]) -> Report:
-            if new:
-                edit.check_absent(where, ids)
+            for which in taken:
+                edit.check_absent(where, which)
             put = edit.put(where, given, prepared, split=split, renew=True) if given else (0, 0, 0, 0)
             return AddReport(ids, *put, encoded=0)
 

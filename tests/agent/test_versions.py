@@ -161,3 +161,22 @@ def test_a_fact_is_embedded_once(memory: AgentMemory, ann: AgentScope) -> None:
     assert pooled.tobytes() == expected.tobytes()
     assert windows == same != b""
     assert memory.index.verify().problems == ()
+
+
+def test_two_processes_never_give_two_messages_one_place(
+    ann: AgentScope, tmp_path: Path, monkeypatch
+) -> None:
+    with AgentMemory.open(tmp_path / "m", encoder=ToyEncoder(64)) as other:
+        turns, theirs = ann._shared.turns, other.scope(user="ann")
+        numbered, said = turns.next, []
+
+        def next_and_then_the_other_speaks(namespace, session) -> int:
+            place = numbered(namespace, session)
+            if not said:
+                said.append(theirs.remember("theirs", speaker="Bo", session="s"))
+            return place
+
+        monkeypatch.setattr(turns, "next", next_and_then_the_other_speaks)
+        ann.remember("ours", speaker="Ann", session="s")
+    (found,) = ann.recall("ours", k=1, neighbours=1)
+    assert (found.text, found.before) == ("ours", ("Bo: theirs",))

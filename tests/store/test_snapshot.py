@@ -170,3 +170,17 @@ def test_modules_that_one_search_passes(stocked, options):
         sys.setprofile(None)
     assert any(name.endswith("engine.py") for name in entered)
     assert len(entered) <= MOST_MODULES + 3 * ("filter" in options), sorted(entered)
+
+
+def test_it_tells_which_namespaces_have_a_document(tmp_path):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        for namespace, name in ((("a",), "x"), (("a", "b"), "x"), (("a", "c"), "y"), (("ab",), "x")):
+            memory.add([Document("some words", id=name)], namespace=namespace)
+        with memory.snapshot() as snapshot:
+
+            def holding(namespace, name):
+                return [row.namespace for row in snapshot.holding(namespace, name)]
+
+            assert holding((), "x") == [("a",), ("a", "b"), ("ab",)]
+            assert holding(("a",), "x") == [("a",), ("a", "b")]
+            assert holding(("a", "c"), "x") == holding((), "z") == []
