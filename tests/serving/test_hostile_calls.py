@@ -208,6 +208,7 @@ def test_only_a_plain_yes_erases_everything(client: Client, tokens) -> None:
     for word in ("yes", "true", 1, [True]):
         assert client.call("forget", tokens["ann"], everything=word)[0] == 422
     assert client.call("get", tokens["ann"], id="kept")[0] == 200
+    assert client.call("forget", tokens["ann"], id="kept")[0] == 200
 
 
 def test_a_message_of_odd_parts_is_read_as_far_as_it_is_text(client: Client, tokens) -> None:
