@@ -24,15 +24,15 @@ from langgraph.store.base import (
     SearchOp,
     TTLConfig,
     ensure_embeddings,
-    get_text_at_path,
 )
 from typing_extensions import Self
 
+from langgraph_mllm.checks import checked, fields_of, texts_at
 from langgraph_mllm.filters import lookup, matches
 from langgraph_mllm.items import ABOUT, UNINDEXED, StoredItem, document_id, is_first, stored_item
 from langgraph_mllm.sweeping import Sweeper
 from mllm_plugin import MemoryIndex, clock
-from mllm_plugin.errors import InvalidInputError, NotFoundError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
 from mllm_plugin.types import Namespace
 
 _WIDER = 4  # times as many hits are asked for when filters or pieces left too few items
@@ -58,6 +58,7 @@ class HierarchicalMemoryStore(BaseStore):
 
     Raises:
         InvalidInputError: `index` brings embeddings, which only `open` can take.
+        InvalidTypeError: `memory` or `index` is something else.
     """
 
     supports_ttl = True
@@ -69,7 +70,9 @@ class HierarchicalMemoryStore(BaseStore):
         index: IndexConfig | Mapping[str, Any] | bool | None = None,
         ttl: TTLConfig | None = None,
     ) -> None:
-        config: Mapping[str, Any] = index if isinstance(index, Mapping) else {}
+        if not isinstance(memory, MemoryIndex):
+            raise InvalidTypeError(f"a store stands on a MemoryIndex, got {type(memory).__name__}")
+        config = fields_of(index)
         if config.get("embed") is not None:
             raise InvalidInputError(
                 "index: a memory brings its own encoder; leave 'embed' and 'dims' out, or let "
@@ -99,9 +102,9 @@ class HierarchicalMemoryStore(BaseStore):
             ttl: As above.
             **options: For `MemoryIndex.open`, such as `encoder`.
         """
-        if isinstance(index, Mapping) and (embed := index.get("embed")) is not None:
+        if (embed := fields_of(index).get("embed")) is not None:
             options.setdefault("encoder", ensure_embeddings(embed))
-            index = {"fields": index.get("fields")}
+            index = {"fields": fields_of(index).get("fields")}
         store = cls(MemoryIndex.open(path, **options), index=index, ttl=ttl)
         store._owns_memory = True
         return store
@@ -126,7 +129,7 @@ class HierarchicalMemoryStore(BaseStore):
         Raises:
             InvalidInputError: An operation is unknown, or a value is not made of JSON values.
         """
-        wanted = list(ops)
+        wanted = [checked(op) for op in ops]
         with self._writing:
             results = self._read(wanted)
             self._write({(op.namespace, op.key): op for op in wanted if isinstance(op, PutOp)})
@@ -154,8 +157,6 @@ class HierarchicalMemoryStore(BaseStore):
                 results.append(self._namespaces(op))
             elif isinstance(op, PutOp):
                 results.append(None)
-            else:
-                raise InvalidInputError(f"unknown operation {type(op).__name__}; batch takes LangGraph's Op")
             if isinstance(op, GetOp | SearchOp) and op.refresh_ttl:
                 seen |= {(item.namespace, item.key): item for item in found}
         self._refresh(seen.values())
@@ -277,7 +278,7 @@ class HierarchicalMemoryStore(BaseStore):
         if op.index is False or not self._fields or op.value is None:
             return []
         fields = self._fields if op.index is None else op.index
-        texts = [text for field in fields for text in get_text_at_path(op.value, field)]
+        texts = [text for field in fields for text in texts_at(op.value, field)]
         return list(dict.fromkeys(text for text in texts if text.strip()))
 
     # -- expiry

@@ -70,6 +70,8 @@ class HierarchicalMemoryBlock(BaseMemoryBlock[str]):
                 f"memory is an AgentMemory or a scope of one, got {type(memory).__name__}; a MemoryIndex "
                 f"becomes one with AgentMemory(index)"
             )
+        if scope is not None and not isinstance(scope, Mapping):
+            raise InvalidTypeError(f"scope is a dictionary such as {{'user': 'ann'}}, got {scope!r}")
         bound = memory.scope(**scope) if scope else memory
         super().__init__(scope=bound.names, **options)  # type: ignore[call-arg]
         self._memory, self._tokenizer = bound, tokenizer or get_tokenizer()

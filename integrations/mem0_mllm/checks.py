@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime, time, timedelta, timezone
 from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 
 ENTITIES = {"user_id": "user", "agent_id": "agent", "run_id": "session"}  # and the keys of a scope
+ANY = "*"  # in filters: whatever id there is
 _ALIASES = {"limit": "top_k"}  # of releases before 2
 
 
@@ -22,7 +23,11 @@ def entity_ids(given: Mapping[str, Any], *, wildcard: bool = False) -> dict[str,
     Raises:
         InvalidInputError: One is empty or holds a blank, or there is none.
     """
-    said = {name: str(given[name]).strip() for name in ENTITIES if given.get(name) is not None}
+    named = {name: given[name] for name in ENTITIES if given.get(name) is not None}
+    for name, value in named.items():
+        if isinstance(value, bool | Mapping | Sequence | Set) and not isinstance(value, str):
+            raise InvalidInputError(f"Invalid {name}: {value!r}. Must be one id.")
+    said = {name: str(value).strip() for name, value in named.items()}
     for name, value in said.items():
         if not value or any(letter.isspace() for letter in value):
             raise InvalidInputError(f"Invalid {name}: {value!r} is empty or contains whitespace")
@@ -31,7 +36,20 @@ def entity_ids(given: Mapping[str, Any], *, wildcard: bool = False) -> dict[str,
             "at least one of user_id, agent_id and run_id is needed, as an argument or in filters: "
             "filters={'user_id': 'u1'}"
         )
-    return {name: value for name, value in said.items() if not (wildcard and value == "*")}
+    return {name: value for name, value in said.items() if not (wildcard and value == ANY)}
+
+
+def one_of_each(ids: Mapping[str, str]) -> None:
+    """Refuses ids that stand for everybody where one is meant.
+
+    Raises:
+        InvalidInputError: One does.
+    """
+    for name, value in ids.items():
+        if value == ANY:
+            raise InvalidInputError(
+                f"Invalid {name}: {ANY!r} stands for any in filters; name one, or reset()"
+            )
 
 
 def query_filters(filters: Mapping[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +82,24 @@ def threshold_of(threshold: Any) -> float:
     if not isinstance(found, int | float) or isinstance(found, bool) or not 0 <= found <= 1:
         raise InvalidInputError(f"Invalid threshold: {found!r}. Must be between 0 and 1 (inclusive).")
     return float(found)
+
+
+def metadata_given(value: Any) -> dict[str, Any]:
+    """What a caller says of an item."""
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidInputError(f"Invalid metadata: {value!r}. Must be a dictionary.")
+    return dict(value or {})
+
+
+def facts_of(found: Any) -> list[str]:
+    """What a function of the caller made of messages."""
+    if (
+        isinstance(found, str)
+        or not isinstance(found, Sequence)
+        or not all(isinstance(x, str) for x in found)
+    ):
+        raise InvalidTypeError(f"extract must return a list of texts, got {found!r:.200}")
+    return [text for text in found if text.strip()]
 
 
 def text_of(name: str, value: Any) -> str:

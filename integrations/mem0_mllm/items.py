@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mem0_mllm.checks import ENTITIES
+from mem0_mllm.checks import ENTITIES, metadata_given
 from mllm_plugin.agent import Memory as Item
 
 ABOUT, METADATA = "mem0", "metadata"  # keys of an item's metadata: what mem0 says of it, what the caller does
@@ -19,7 +19,7 @@ _log = logging.getLogger("mem0_mllm")
 
 def stored(about: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """The metadata of an item; ids of user, agent and run come from `about` alone."""
-    given = dict(metadata or {})
+    given = metadata_given(metadata)
     for name in _FIXED:
         if name in given and given.pop(name) != about.get(name):
             _log.warning("metadata[%r] is ignored: it cannot be set through metadata", name)

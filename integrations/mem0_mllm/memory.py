@@ -14,7 +14,10 @@ from mem0_mllm.checks import (
     entity_ids,
     expiration_of,
     expires_at,
+    facts_of,
     messages_of,
+    metadata_given,
+    one_of_each,
     query_filters,
     text_of,
     threshold_of,
@@ -105,6 +108,7 @@ class Memory:
             raise InvalidInputError(f"Invalid 'memory_type': {memory_type!r}; expected {_PROCEDURAL!r}")
         day = expiration_of(expiration_date)
         ids = entity_ids({"user_id": user_id, "agent_id": agent_id, "run_id": run_id})
+        one_of_each(ids)
         said = self._said(messages_of(messages), infer, memory_type)
         about = [{**ids, **_told(message), "expiration_date": day} for _, message in said]
         items = [
@@ -127,7 +131,7 @@ class Memory:
     ) -> list[tuple[str, dict[str, Any] | None]]:
         """Texts to store, each with its message, or None for a fact made of several."""
         if infer and self._extract is not None and messages:
-            facts = [text for text in self._extract(messages) if text.strip()]
+            facts = facts_of(self._extract(messages))
         elif memory_type is not None and messages:
             facts = [f"{message['role']}: {message['content']}" for message in messages]
         else:
@@ -166,7 +170,7 @@ class Memory:
         self.memory.update(
             item.id,
             text=None if text is None else text_of("text", text),
-            metadata=stored(about, {**metadata_of(item), **(metadata or {})}),
+            metadata=stored(about, {**metadata_of(item), **metadata_given(metadata)}),
             expires=expires_at(about.get("expiration_date")),
         )
         return {"message": "Memory updated successfully!"}
@@ -275,6 +279,7 @@ class Memory:
             user_id, agent_id, run_id: Whose; all that are given must agree.
         """
         ids = entity_ids({"user_id": user_id, "agent_id": agent_id, "run_id": run_id})
+        one_of_each(ids)
         scope, condition = self._selection(ids)
         _report(scope.forget(filter=condition))
         return {"message": "Memories deleted successfully!"}

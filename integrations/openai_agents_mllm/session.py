@@ -43,6 +43,8 @@ class HierarchicalMemorySession(SessionABC):
                 f"memory is an AgentMemory or a scope of one, got {type(memory).__name__}; a MemoryIndex "
                 f"becomes one with AgentMemory(index)"
             )
+        if not isinstance(session_id, str):  # None would be the whole scope, with every session in it
+            raise InvalidTypeError(f"session_id is a string, got {session_id!r}")
         self.session_id = session_id
         self.session_settings = session_settings or SessionSettings()
         self.scope = memory.scope(session=session_id)
@@ -55,6 +57,8 @@ class HierarchicalMemorySession(SessionABC):
         """
         if limit is None and self.session_settings is not None:
             limit = self.session_settings.limit
+        if limit is not None and not isinstance(limit, int):
+            raise InvalidTypeError(f"limit is a number of items, got {limit!r}")
         found = await asyncio.to_thread(self._items)
         return [item_of(one) for one in (found if limit is None else found[max(0, len(found) - limit) :])]
 
@@ -64,6 +68,8 @@ class HierarchicalMemorySession(SessionABC):
         Raises:
             InvalidTypeError: One is not made of JSON values; none was added.
         """
+        if items is not None and not isinstance(items, list | tuple):
+            raise InvalidTypeError(f"items is a list of dictionaries, got {type(items).__name__}")
         if items:
             await self.scope.aremember_many([remembered(item) for item in items])
 

@@ -11,8 +11,9 @@ from mllm_plugin.agent.scope import AgentScope
 from mllm_plugin.agent.shared import Duplicates, Shared
 from mllm_plugin.calls.twins import class_twin, twin
 from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike
-from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.memory.checks import share
 
 
 class AgentMemory(AgentScope):
@@ -32,10 +33,9 @@ class AgentMemory(AgentScope):
         similar: float = 0.95,
         audit: bool = True,
     ) -> None:
-        if duplicates not in get_args(Duplicates):
-            raise InvalidInputError(f"duplicates must be one of {get_args(Duplicates)}, got {duplicates!r}")
-        if not 0 < similar <= 1:
-            raise InvalidInputError(f"similar must be above 0 and at most 1, got {similar}")
+        _check(duplicates, similar)
+        if not isinstance(index, MemoryIndex):
+            raise InvalidTypeError(f"an agent memory stands on a MemoryIndex, got {type(index).__name__}")
         log = Audit(index.path, audit and not index.read_only)
         super().__init__(Shared(index, duplicates, Likeness(index, similar), log), {})
         self.index = index
@@ -64,6 +64,7 @@ class AgentMemory(AgentScope):
             audit: Whether a log is kept.
             options: Further ones of `MemoryIndex.open`.
         """
+        _check(duplicates, similar)  # before a folder is made
         index = MemoryIndex.open(path, encoder=encoder, **options) if memory is None else memory
         return cls(index, duplicates=duplicates, similar=similar, audit=audit)
 
@@ -87,3 +88,10 @@ class AgentMemory(AgentScope):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+
+def _check(duplicates: Any, similar: Any) -> None:
+    if duplicates not in get_args(Duplicates):
+        raise InvalidInputError(f"duplicates must be one of {get_args(Duplicates)}, got {duplicates!r}")
+    if share("similar", similar) == 0:
+        raise InvalidInputError("similar must be above 0: else everything is like everything")

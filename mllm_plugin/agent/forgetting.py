@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent.items import Forgotten
-from mllm_plugin.agent.naming import FIELD, HIDDEN, SUPERSEDED, outer_namespaces, own
-from mllm_plugin.errors import InvalidInputError, NotFoundError
-from mllm_plugin.memory.checks import mask_of
+from mllm_plugin.agent.naming import FIELD, is_version, outer_namespaces, own
+from mllm_plugin.errors import NotFoundError
+from mllm_plugin.memory.checks import id_of
 from mllm_plugin.types import Namespace, RemoveReport, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared
 
 Chosen = dict[Namespace, dict[str, str]]  # by scope: ids of documents, and of the items that they belong to
-
-
-def hiding_mask(label: str | None) -> str:
-    """The name of a mask that hides items.
-
-    Raises:
-        InvalidInputError: The memory itself masks under it.
-    """
-    if label == SUPERSEDED:
-        raise InvalidInputError(
-            f"the mask {label!r} is the agent memory's own, for old versions; use another label"
-        )
-    return mask_of(label or HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -48,14 +36,23 @@ def find(
     shared: Shared, namespace: Namespace, item_id: str, *, within: Sequence[str] | None = ()
 ) -> StoredDocument | None:
     """An item of a scope or of one below it; to be read only, also of those `within` around it."""
-    memory = shared.memory
-    for place in (namespace, *outer_namespaces(namespace, within)):
-        if found := memory.get(item_id, namespace=place):
-            return found[0]
-    for place in memory.namespaces(namespace):
-        if place != namespace and (found := memory.get(item_id, namespace=place)):
+    near = (namespace, *outer_namespaces(namespace, within))
+    for place in chain(near, _below(shared, namespace, id_of(item_id))):
+        if found := items_with(shared, place, [item_id]):
             return found[0]
     return None
+
+
+def _below(shared: Shared, namespace: Namespace, item_id: str) -> Iterator[Namespace]:
+    with shared.memory.snapshot() as snapshot:
+        rows = snapshot.holding(namespace, item_id)
+    yield from (row.namespace for row in rows if row.namespace != namespace)
+
+
+def items_with(shared: Shared, namespace: Namespace, ids: Iterable[str]) -> list[StoredDocument]:
+    """The items of a namespace that have these ids, each once; an old version is none."""
+    found = shared.memory.get(list(dict.fromkeys(ids)), namespace=namespace)
+    return [document for document in found if not is_version(document)]
 
 
 def found(
@@ -81,11 +78,15 @@ def chosen(
     ids: Iterable[str] | None,
     condition: Mapping[str, Any] | None,
 ) -> tuple[Chosen, tuple[str, ...]]:
-    """Which items a call means, by scope, and ids that are not there."""
+    """Which items a call means, by scope, and ids that are not there.
+
+    A filter looks at items as they are now; their old versions go with them.
+    """
     named: Chosen = {}
     missing: list[str] = []
     if ids is None:
-        for document in shared.memory.documents(namespace=namespace, prefix=True, filter=condition):
+        now = None if condition is None else {"$and": [condition, {f"{FIELD}.of": {"$exists": False}}]}
+        for document in shared.memory.documents(namespace=namespace, prefix=True, filter=now):
             item_id = own(document.metadata).get("of", document.id)
             named.setdefault(document.namespace, {})[document.id] = item_id
         return named, ()
@@ -116,10 +117,16 @@ def derived(shared: Shared, named: Chosen, outermost: Namespace = ()) -> Chosen:
                 if (document.namespace, document.id) in known or not _means(shared, document, place, ids):
                     continue
                 known.add((document.namespace, document.id))
-                more.setdefault(document.namespace, {})[document.id] = document.id
+                more.setdefault(document.namespace, {})[document.id] = _shown(document)
                 following.setdefault(document.namespace, []).append(document.id)
         open_ids = following
     return more
+
+
+def _shown(document: StoredDocument) -> str:
+    """What a report calls a document: "home@1" for the first version of "home"."""
+    said = own(document.metadata)
+    return f"{said['of']}@{said.get('version', 1)}" if is_version(document) else document.id
 
 
 def _means(shared: Shared, document: StoredDocument, place: Namespace, ids: Sequence[str]) -> bool:
@@ -133,7 +140,7 @@ def _means(shared: Shared, document: StoredDocument, place: Namespace, ids: Sequ
     if place[:shorter] != document.namespace[:shorter]:
         return False
     named = [name for name in own(document.metadata).get("derived_from", ()) if name in set(ids)]
-    return len(shared.memory.get(named, namespace=document.namespace)) < len(named)
+    return len(items_with(shared, document.namespace, named)) < len(named)
 
 
 def erase(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...]) -> Forgotten:
@@ -152,7 +159,41 @@ def erase(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...]) -
     shared.audit.note_count("forget", here.namespace, sum(map(len, together.values())))
     reports = tuple(report for report in batch.reports if isinstance(report, RemoveReport))
     reason = "; ".join(filter(None, (erased.reason, kept)))
-    return Forgotten(gone, _names_in(more), erased.erased and not kept, missing, reason, reports)
+    return Forgotten(gone, _items_of(more), erased.erased and not kept, missing, reason, reports)
+
+
+def sweep(shared: Shared, here: Here) -> RemoveReport:
+    """Removes what has expired, with all that is derived from it, as if it were forgotten."""
+    report = shared.memory.sweep(here.namespace)
+    expired: Chosen = {}
+    for place, name in report.removed:
+        expired.setdefault(place, {})[name] = name
+    more = derived(shared, expired, here.outermost)
+    if more:
+        report = _with_derived(shared, report, here, more)
+    shared.likeness.forget()
+    shared.turns.forget()
+    kept = shared.audit.erase(name for _, name in report.removed)
+    shared.audit.note_count("expire", here.namespace, report.documents)
+    return replace(report, erased=False, reason=kept) if kept and report.erased else report
+
+
+def _with_derived(shared: Shared, report: RemoveReport, here: Here, more: Chosen) -> RemoveReport:
+    names = [(place, name) for place, ids in more.items() for name in ids]
+    with shared.memory.batch() as batch:
+        for place, ids in more.items():
+            batch.remove(list(ids), namespace=place)
+    took = [one for one in batch.reports if isinstance(one, RemoveReport)]
+    erased = shared.memory.remove([], namespace=here.namespace)
+    return replace(
+        report,
+        documents=report.documents + sum(one.documents for one in took),
+        chunks=report.chunks + sum(one.chunks for one in took),
+        erased=erased.erased,
+        reason=erased.reason,
+        weights=tuple(dict.fromkeys([*report.weights, *(name for one in took for name in one.weights)])),
+        removed=(*report.removed, *names),
+    )
 
 
 def hide(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...], label: str) -> Forgotten:
@@ -163,7 +204,7 @@ def hide(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...], la
             batch.mask(ids, label=label, namespace=place)
     gone = _items_of(named)
     shared.audit.note("hide", here.namespace, gone)
-    return Forgotten(gone, _names_in(more), False, missing, "hidden, not erased: restore() brings it back")
+    return Forgotten(gone, _items_of(more), False, missing, "hidden, not erased: restore() brings it back")
 
 
 def restore(shared: Shared, here: Here, named: Chosen, label: str) -> tuple[str, ...]:
@@ -188,7 +229,3 @@ def _together(named: Chosen, more: Chosen) -> dict[Namespace, list[str]]:
 
 def _items_of(named: Chosen) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for ids in named.values() for name in ids.values()))
-
-
-def _names_in(more: Chosen) -> tuple[str, ...]:
-    return tuple(name for ids in more.values() for name in ids)

@@ -63,8 +63,8 @@ class Memory(_Report):
 
     def line(self) -> str:
         """The item as one line of a prompt: date, speaker and text."""
-        text = " ".join(self.text.split())
-        return f"[{self.at:%Y-%m-%d}] {f'{self.speaker}: ' if self.speaker else ''}{text}"
+        said = f"{self.speaker}: {self.text}" if self.speaker else self.text
+        return f"[{self.at:%Y-%m-%d}] {' '.join(said.split())}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 from mllm_plugin import clock
 from mllm_plugin.agent.items import Memory
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.memory.checks import mask_of
 from mllm_plugin.types import Namespace, StoredDocument
 
 KEYS = ("app", "user", "agent", "session")
@@ -59,6 +60,37 @@ def checked_names(bound: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
             )
         names[key] = name
     return names
+
+
+def checked_keys(within: Any) -> tuple[str, ...]:
+    """Keys of scopes; a string is one of them.
+
+    Raises:
+        InvalidTypeError: It is no list of strings.
+        InvalidInputError: One is no key.
+    """
+    keys = names_in("within", within)
+    if unknown := [key for key in keys if key not in KEYS]:
+        raise InvalidInputError(f"within names the unknown key {unknown[0]!r}; expected {', '.join(KEYS)}")
+    return keys
+
+
+def names_in(name: str, value: Any) -> tuple[str, ...]:
+    """Several names of an argument; a string is one of them.
+
+    Raises:
+        InvalidTypeError: It is no list of strings.
+        InvalidInputError: One is empty.
+    """
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidTypeError(f"{name} is a string or a list of them, got {type(value).__name__} {value!r}")
+    found = (value,) if isinstance(value, str) else tuple(value)
+    for one in found:
+        if not isinstance(one, str):
+            raise InvalidTypeError(f"{name} is a string or a list of them, got {one!r} in it")
+        if not one:
+            raise InvalidInputError(f"{name} holds an empty string; leave it out or name it")
+    return found
 
 
 def inner_keys(outermost: Namespace, within: Iterable[str] | None = None) -> tuple[str, ...] | None:
@@ -117,6 +149,24 @@ def place_of(session: str, turn: int) -> int:
     return (int.from_bytes(digest, "big") >> 12) + turn  # below 2**53: floats hold it exactly
 
 
+def hiding_mask(label: str | None) -> str:
+    """The name of a mask that hides items.
+
+    Raises:
+        InvalidInputError: The memory itself masks under it.
+    """
+    if label == SUPERSEDED:
+        raise InvalidInputError(
+            f"the mask {label!r} is the agent memory's own, for old versions; use another label"
+        )
+    return mask_of(label or HIDDEN)
+
+
+def is_version(document: StoredDocument) -> bool:
+    """Whether a document is an old version of an item, which has an id of its own that nobody names."""
+    return "of" in own(document.metadata)
+
+
 def new_id() -> str:
     """An id that nothing else has."""
     return uuid.uuid4().hex
@@ -132,8 +182,11 @@ def given_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """The caller's metadata, checked.
 
     Raises:
+        InvalidTypeError: It is no dictionary.
         InvalidInputError: It uses the reserved name.
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidTypeError(f"metadata is a dictionary, got {type(metadata).__name__} {metadata!r}")
     if metadata is not None and FIELD in metadata:
         raise InvalidInputError(
             f"the metadata field {FIELD!r} is the agent memory's own; use another name, or pass kind=, "

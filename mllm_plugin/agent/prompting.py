@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mllm_plugin.errors import InvalidTypeError
@@ -17,7 +17,8 @@ def query_of(messages: str | Sequence[Any]) -> str:
     Raises:
         InvalidTypeError: A message has no content.
     """
-    given = [messages] if isinstance(messages, str) else list(messages)
+    several = isinstance(messages, Iterable) and not isinstance(messages, str | Mapping)
+    given = list(messages) if several else [messages]
     texts = [text for message in given if (text := _text(message).strip())]
     return "\n".join(text[-_LONGEST:] for text in texts[-_LAST:])
 
@@ -29,7 +30,8 @@ def _text(message: Any) -> str:
     if isinstance(named, str):
         return named
     if isinstance(named, Sequence):
-        return " ".join(part.get("text", "") for part in named if isinstance(part, Mapping))
+        texts = [part.get("text") if isinstance(part, Mapping) else part for part in named]
+        return " ".join(text for text in texts if isinstance(text, str))
     if named is None and isinstance(message, Mapping) and "content" in message:
         return ""
     raise InvalidTypeError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent import turns
 from mllm_plugin.agent.items import Memory
-from mllm_plugin.agent.naming import FIELD, memory_of, namespace_of, outer_namespaces
+from mllm_plugin.agent.naming import FIELD, memory_of, names_in, namespace_of, outer_namespaces
 from mllm_plugin.agent.turns import Place
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory.checks import positive
@@ -50,7 +50,7 @@ def condition_of(
     """The caller's filter and kinds as one filter."""
     if kind is None:
         return filter
-    kinds = {f"{FIELD}.kind": {"$in": [kind] if isinstance(kind, str) else list(kind)}}
+    kinds = {f"{FIELD}.kind": {"$in": list(names_in("kind", kind))}}
     return kinds if filter is None else {"$and": [kinds, filter]}
 
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin.agent import forgetting, prompting, recalling, topics, writing
-from mllm_plugin.agent.forgetting import hiding_mask
+from mllm_plugin.agent.given import Given, given_item, given_items
 from mllm_plugin.agent.items import AgentTopic, AuditEntry, Consolidated, Forgotten, Memory, Remembered
-from mllm_plugin.agent.naming import FIELD, HIDDEN, checked_names, inner_keys, memory_of, namespace_of
+from mllm_plugin.agent.naming import (
+    FIELD,
+    HIDDEN,
+    checked_keys,
+    checked_names,
+    hiding_mask,
+    inner_keys,
+    memory_of,
+    names_in,
+    namespace_of,
+)
 from mllm_plugin.agent.recalling import Wanted, condition_of
-from mllm_plugin.agent.writing import Given, given_item
+from mllm_plugin.agent.writing import Change
 from mllm_plugin.calls.options import explain_calls
 from mllm_plugin.calls.twins import twin
-from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.memory.checks import at_least, positive
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.memory.checks import at_least, ids_of, positive, share
 from mllm_plugin.memory.updating import KEEP
 from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.listing import Order
@@ -74,7 +83,7 @@ class AgentScope:
                 f"a scope of {self.names} cannot be bound to {names}, which lies above it; begin with the "
                 f"whole memory: memory.scope(…)"
             )
-        who = self._participants if participants is None else participants
+        who = self._participants if participants is None else names_in("participants", participants)
         return AgentScope(self._shared, names, who, self._outermost)
 
     def closed(self) -> AgentScope:
@@ -109,25 +118,28 @@ class AgentScope:
 
         Args:
             text: One or a few sentences, or a message.
-            id: Made when left out; one that is there gets a new version.
+            id: Made when left out; one that is there gets a new version, which keeps what is not told anew,
+                but for metadata and expiry.
             kind: "message" for what somebody said, "fact" for anything else, or a name of yours. Left out:
                 a message where `speaker` is given. Messages of a session are in order, and are not compared
                 with each other for duplicates.
             metadata: JSON values by name; filters read it. "item" is reserved.
             at: When it was said or became true; now when left out.
             expires: From when on it is hidden; `sweep` erases it then.
-            supersedes: Items of this scope whose place it takes: they end at `at` and are masked.
+            supersedes: Items of this scope, one id or several, whose place it takes: they end at `at` and
+                are masked.
             source: Where it comes from: any JSON value, such as a link with a span.
             speaker: Who said it.
             session: In which session, where the scope is not bound to one.
             participants: Who speaks with whom, where the scope does not say.
-            derived_from: Ids of items that it was made of: it is forgotten with any of them.
-            mask: Name of a mask that a new item has from the first: no recall finds it before
-                `restore(label=...)`.
-            history: False erases what it takes the place of.
+            derived_from: Id or ids of items that it was made of: it is forgotten with any of them.
+            mask: Name of a mask that it has from the first: no recall finds it before `restore(label=...)`.
+            history: False erases what it takes the place of, with all versions.
 
         Raises:
-            InvalidDocumentError: The text is empty or cannot be stored.
+            InvalidInputError: The text or a name is empty, or a moment has no time zone.
+            InvalidTypeError: An argument is of another type.
+            InvalidDocumentError: The text or the metadata cannot be stored.
             NotFoundError: What it supersedes is not there.
         """
         item = {
@@ -161,7 +173,7 @@ class AgentScope:
                 there, not with each other.
             history: As for `remember`.
         """
-        return self._remember(list(items), history)
+        return self._remember(given_items(items), history)
 
     aremember_many = twin(remember_many)
 
@@ -198,20 +210,12 @@ class AgentScope:
 
         Raises:
             NotFoundError: It is not there.
-            VersionConflictError: It has another version.
+            InvalidInputError: Another item took its place, or an argument says nothing.
+            VersionConflictError: It has another version than `if_version`; without one, what somebody else
+                writes at the same time becomes a version too.
         """
-        return writing.update(
-            self._shared,
-            forgetting.found(self._shared, self.namespace, id),
-            text=text,
-            metadata=metadata,
-            merge=merge,
-            kind=kind,
-            expires=expires,
-            at=at,
-            if_version=if_version,
-            history=history,
-        )
+        change = Change(text, metadata, merge, kind, expires, at, if_version)
+        return writing.update(self._shared, self.namespace, id, change, history)
 
     aupdate = twin(update)
 
@@ -249,20 +253,18 @@ class AgentScope:
             include_masked: Names of masks to look through.
             neighbours: Of each message, bring so many before and after it in its session.
         """
-        if min_relevance is not None and not 0 <= min_relevance <= 1:
-            raise InvalidInputError(f"min_relevance must be from 0 to 1, got {min_relevance}")
         wanted = Wanted(
             k=positive("k", k),
-            within=inner_keys(self._outermost, within),
+            within=inner_keys(self._outermost, None if within is None else checked_keys(within)),
             condition=condition_of(filter, kind),
-            min_relevance=min_relevance,
+            min_relevance=None if min_relevance is None else share("min_relevance", min_relevance),
             budget_tokens=None if budget_tokens is None else positive("budget_tokens", budget_tokens),
             neighbours=at_least("neighbours", neighbours, 0),
             options={
                 "since": since,
                 "as_of": as_of,
                 "recency": recency,
-                "include_masked": tuple(include_masked),
+                "include_masked": include_masked,
             },
         )
         return recalling.recall(self._shared, self.namespace, query, wanted)
@@ -310,7 +312,9 @@ class AgentScope:
                 them. None only proposes.
             similar: Least cosine with the middle of a group.
         """
-        return topics.consolidate(self._shared, self.namespace, merge, similar)
+        if merge is not None and not callable(merge):
+            raise InvalidTypeError(f"merge is a function of items, got {type(merge).__name__}")
+        return topics.consolidate(self._shared, self.namespace, merge, share("similar", similar))
 
     aconsolidate = twin(consolidate)
 
@@ -380,7 +384,7 @@ class AgentScope:
 
         Args:
             id: Which; one id or several.
-            filter: Those of this scope and below that match.
+            filter: Those of this scope and below that match, as they are now; an empty one is refused.
             everything: All of this scope and below.
             how: "erase" leaves nothing in any file; "hide" masks, and `restore` brings back.
         """
@@ -436,16 +440,14 @@ class AgentScope:
     def _chosen(self, id: Any, filter: Any, everything: bool) -> Any:
         if (id is not None) + (filter is not None) + bool(everything) != 1:
             raise InvalidInputError("say which items: one of id, filter and everything=True")
-        ids = [id] if isinstance(id, str) else id
+        if filter is not None and not filter:
+            raise InvalidInputError("an empty filter matches everything; pass everything=True for that")
+        ids = ids_of(id)
         return forgetting.chosen(self._shared, self.namespace, ids, filter)
 
     def sweep(self) -> RemoveReport:
-        """Erases what has expired in this scope and below."""
-        report = self._shared.memory.sweep(self.namespace)
-        self._shared.likeness.forget()
-        kept = self._shared.audit.erase(name for _, name in report.removed)
-        self._shared.audit.note_count("expire", self.namespace, report.documents)
-        return replace(report, erased=False, reason=kept) if kept and report.erased else report
+        """Erases what has expired in this scope and below, with its versions and whatever was made of it."""
+        return forgetting.sweep(self._shared, self._here)
 
     asweep = twin(sweep)
 
@@ -453,7 +455,9 @@ class AgentScope:
 
     def audit(self, *, limit: int = 100) -> list[AuditEntry]:  # type: ignore[valid-type]
         """What was done in this scope and below, the newest first; no entry holds a text."""
-        return self._shared.audit.entries(self.namespace, positive("limit", limit))
+        most = positive("limit", limit)
+        with self._shared.memory.snapshot():  # which a closed memory refuses
+            return self._shared.audit.entries(self.namespace, most)
 
     aaudit = twin(audit)
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mllm_plugin.agent.given import given_item
 from mllm_plugin.agent.items import AgentTopic, Consolidated, Memory
 from mllm_plugin.agent.naming import memory_of, names_of
-from mllm_plugin.agent.writing import Given, remember
+from mllm_plugin.agent.writing import remember
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import Namespace
@@ -120,6 +121,6 @@ def _merged(shared: Shared, namespace: Namespace, group: Consolidated, merge: Me
     documents = shared.memory.get(group.ids, namespace=namespace)
     text = merge([memory_of(document) for document in documents])
     kind = memory_of(documents[0]).kind
-    new = Given(text, kind=kind, supersedes=group.ids, derived_from=group.ids)
+    new = given_item({"text": text, "kind": kind, "supersedes": group.ids, "derived_from": group.ids}, {})
     (written,) = remember(shared, namespace, [new], "keep", history=True)
     return Consolidated(group.ids, group.texts, group.similarity, written.id)

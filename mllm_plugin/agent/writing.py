@@ -3,106 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mllm_plugin import clock
+from mllm_plugin.agent import forgetting
+from mllm_plugin.agent.given import Given, check_name, check_text
 from mllm_plugin.agent.items import Duplicate, Remembered
 from mllm_plugin.agent.naming import (
-    FACT,
     FIELD,
     MESSAGE,
     SUPERSEDED,
     Told,
     given_metadata,
+    is_version,
     new_id,
     own,
 )
-from mllm_plugin.errors import (
-    InvalidDocumentError,
-    InvalidInputError,
-    InvalidTypeError,
-    NotFoundError,
-    VersionConflictError,
-)
+from mllm_plugin.errors import InvalidInputError, NotFoundError, VersionConflictError
 from mllm_plugin.memory.batch import Batch
+from mllm_plugin.memory.checks import version_of
 from mllm_plugin.memory.updating import KEEP
-from mllm_plugin.text.unicode import text_flaw
-from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
+from mllm_plugin.store.times import EXPIRED
+from mllm_plugin.types import AddReport, Document, Moment, Namespace, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared
 
+_ATTEMPTS = 10
+_KEPT = ("version", "place", "said", "by")  # of an item that is told again
+
 
 @dataclass(frozen=True)
-class Given:
-    """An item as a caller gives it; see `AgentScope.remember`."""
+class Change:
+    """What becomes of an item; see `AgentScope.update`.
 
-    text: str
-    id: str | None = None
-    kind: str | None = None
+    Attributes:
+        told: Where it is told anew by `remember`: all that is said of it then.
+    """
+
+    text: str | None = None
     metadata: Mapping[str, Any] | None = None
-    at: Any = None
-    expires: Any = None
-    supersedes: str | Sequence[str] | None = None
-    source: Any = None
-    speaker: str | None = None
-    session: str | None = None
-    participants: Sequence[str] = ()
-    derived_from: Sequence[str] = ()
-    mask: str | None = None
+    merge: bool = False
+    kind: str | None = None
+    expires: Moment | Literal["keep"] | None = KEEP
+    at: Moment | None = None
+    if_version: int | None = None
+    told: Given | None = None
 
-    def told(self) -> Told:
-        """What is said of the item, with what follows from the rest."""
-        moment = clock.at(clock.moment("at", self.at))
-        kind = self.kind or (MESSAGE if self.speaker is not None else FACT)
-        session = self.session if kind == MESSAGE else None
-        dated = moment is not None or session is not None
-        return Told(
-            kind,
-            self.speaker,
-            self.session,
-            tuple(self.participants),
-            self.source,
-            tuple(self.derived_from),
-            moment or clock.now(),
-            dated,
-        )
-
-
-def given_item(item: Any, defaults: Mapping[str, Any]) -> Given:
-    """One of `remember_many`: a text, or a dictionary of the arguments of `remember`.
-
-    Raises:
-        InvalidTypeError: It is neither, or has an unknown argument.
-    """
-    fields = {"text": item} if isinstance(item, str) else item
-    if not isinstance(fields, Mapping):
-        raise InvalidTypeError(
-            f"an item is a text or a dictionary of the arguments of remember(), got {type(item).__name__}"
-        )
-    if unknown := set(fields) - set(Given.__dataclass_fields__):
-        expected = ", ".join(Given.__dataclass_fields__)
-        raise InvalidTypeError(
-            f"an item has the unknown argument {sorted(unknown)[0]!r}; expected {expected}"
-        )
-    _check_text(fields.get("text"))
-    said = {name: value for name, value in fields.items() if value is not None}
-    return Given(**{**defaults, **said})
-
-
-def _check_text(text: Any) -> None:
-    """Looks at a text before its header, which would make an empty one look full, is put above it.
-
-    Raises:
-        InvalidInputError: It is no text, or empty.
-        InvalidDocumentError: It cannot be stored.
-    """
-    if not isinstance(text, str) or not text.strip():
-        raise InvalidInputError(f"an item needs a text that is not empty, got {text!r}")
-    if flaw := text_flaw(text):
-        raise InvalidDocumentError(f"the text of an item {flaw}")
+    def check(self) -> None:
+        """Raises where an argument is of another type, or names nothing."""
+        if self.text is not None:
+            check_text(self.text)
+        check_name("kind", self.kind)
+        given_metadata(self.metadata)
+        version_of(self.if_version)
+        clock.moment("at", self.at)
+        if self.expires != KEEP:
+            clock.moment("expires", self.expires)
 
 
 def remember(
@@ -112,35 +71,40 @@ def remember(
 
     An id that is there makes a new version of its item.
     """
-    ids = [item.id for item in items if item.id is not None]
-    there = {one.id: one for one in shared.memory.get(ids, namespace=namespace)} if ids else {}
+    there = _there(shared, namespace, [item.id for item in items if item.id is not None])
     if there:
         return [
-            _again(shared, there[item.id], item, history)
+            _again(shared, namespace, item, history)
             if item.id in there
             else remember(shared, namespace, [item], duplicates, history)[0]
             for item in items
         ]
-    alike = _alike(shared, namespace, items, duplicates)
-    merged = [
-        bool(found) and duplicates == "merge" and one.id is None
-        for one, found in zip(items, alike, strict=True)
-    ]
+    try:
+        return _remember_new(shared, namespace, items, duplicates, history)
+    except VersionConflictError:  # somebody else was faster: the id is there now, or the place in the session
+        shared.turns.forget()
+        return remember(shared, namespace, items, duplicates, history)
+
+
+def _remember_new(
+    shared: Shared, namespace: Namespace, items: Sequence[Given], duplicates: str, history: bool
+) -> list[Remembered]:
     told = [item.told() for item in items]
-    new = [not one for one in merged]
-    documents = [
-        _document(shared, namespace, one, said) if fresh else None
-        for one, said, fresh in zip(items, told, new, strict=True)
-    ]
-    gone = [_to_end(shared, namespace, item) for item in items]
-    written = [one for one in documents if one is not None]
+    gone = [_to_end(shared, namespace, item.supersedes) for item in items]
     with shared.memory.batch() as batch:
-        batch.add(written, namespace=namespace)
+        alike = _alike(shared, namespace, items, duplicates, batch)
+        documents = [
+            None
+            if found and duplicates == "merge" and one.id is None
+            else _document(shared, namespace, one, said)
+            for one, said, found in zip(items, told, alike, strict=True)
+        ]
+        written = [one for one in documents if one is not None]
+        batch.add(written, namespace=namespace, new=True, unless=_places(written))
         for one, document, said, ended in zip(items, documents, told, gone, strict=True):
-            if document is not None and ended:
+            if document is not None:
                 _end(batch, ended, document.id, said.at, history)
-            if document is not None and one.mask is not None:
-                batch.mask(document.id, label=one.mask, namespace=namespace)
+                _mask(batch, namespace, document.id, one.mask)
     if any(gone) and not history:
         shared.likeness.forget()
     reports = [
@@ -153,80 +117,144 @@ def remember(
     return reports
 
 
-def update(
-    shared: Shared,
-    document: StoredDocument,
-    *,
-    text: str | None,
-    metadata: Mapping[str, Any] | None,
-    merge: bool,
-    kind: str | None,
-    expires: Any,
-    at: Any,
-    if_version: int | None,
-    history: bool,
-) -> Remembered:
-    """Makes a new version of an item; the old one is kept under the mask "superseded", or erased."""
-    if text is not None:
-        _check_text(text)
-    said = own(document.metadata)
-    version = said.get("version", 1)
-    if if_version not in (None, version):
-        raise VersionConflictError(
-            f"item {document.id!r} has version {version}, expected {if_version}: somebody changed it "
-            f"meanwhile. Get it again, and decide anew"
+def _places(documents: Sequence[Document]) -> Mapping[str, Any] | None:
+    """What no message may be at yet: two of a session would have one place."""
+    places = [said["place"] for one in documents if "place" in (said := own(one.metadata))]
+    return {f"{FIELD}.place": {"$in": places}} if places else None
+
+
+def _there(shared: Shared, namespace: Namespace, ids: Sequence[str]) -> set[str]:
+    """Which ids an item has already.
+
+    Raises:
+        InvalidInputError: An old version has one of them, as in memories of earlier releases.
+    """
+    found = shared.memory.get(ids, namespace=namespace) if ids else []
+    for one in found:
+        if is_version(one):
+            raise InvalidInputError(
+                f"the id {one.id!r} is taken by an old version of {own(one.metadata)['of']!r}; take another"
+            )
+    return {one.id for one in found}
+
+
+def update(shared: Shared, namespace: Namespace, item_id: str, change: Change, history: bool) -> Remembered:
+    """Makes a new version of an item; the old one is kept under the mask "superseded", or erased.
+
+    Where somebody else changes the item meanwhile, that is done anew, unless the caller named a version.
+
+    Raises:
+        NotFoundError: It is not there.
+        VersionConflictError: It has another version than the caller named.
+    """
+    change.check()
+    for _ in range(_ATTEMPTS):
+        document = forgetting.found(shared, namespace, item_id)
+        version = own(document.metadata).get("version", 1)
+        if change.if_version not in (None, version):
+            break
+        try:
+            report = _renew(shared, document, change, history)
+        except VersionConflictError:
+            continue
+        shared.audit.note("update", document.namespace, [document.id])
+        return report
+    raise VersionConflictError(
+        f"item {item_id!r} has version {version}, expected {change.if_version or 'one that stays'}: somebody "
+        f"changed it meanwhile. Get it again, and decide anew"
+    )
+
+
+def _renew(shared: Shared, document: StoredDocument, change: Change, history: bool) -> Remembered:
+    """Writes a new version in place of the one that was read."""
+    if document.valid_to is not None:
+        raise InvalidInputError(
+            f"item {document.id!r} has ended; update what took its place, or remember anew"
         )
-    moment = _after(document, clock.at(clock.moment("at", at)) or clock.now())
+    moment = _after(document, clock.at(clock.moment("at", change.at)) or clock.now())
+    new, where, told = _changed(document, change, moment), document.namespace, change.told
+    others = () if told is None else tuple(name for name in told.supersedes if name != document.id)
+    ended = _to_end(shared, where, others)
+    with shared.memory.batch() as batch:
+        if history:
+            old = _archived(document, moment)
+            batch.add([old], namespace=where, split=document.split)
+            for mask in {SUPERSEDED, *document.masks} - {EXPIRED}:
+                batch.mask(old.id, label=mask, namespace=where)
+        batch.update(document.id, valid_from=moment, namespace=where, if_version=document.version)
+        batch.add([new], namespace=where, split=document.split)
+        _end(batch, ended, document.id, moment, history)
+        _mask(batch, where, document.id, None if told is None else told.mask)
+    if change.text is not None:
+        shared.likeness.forget()
+    report = [one for one in batch.reports if isinstance(one, AddReport)][-1]
+    version, names = new.metadata[FIELD]["version"], tuple(one.id for one in ended)
+    erased = history or report.erased
+    return Remembered(
+        document.id, version, superseded=names, erased=erased, reason="" if erased else report.reason
+    )
+
+
+def _changed(document: StoredDocument, change: Change, moment: datetime) -> Document:
+    """The new version of an item."""
+    said = own(document.metadata)
+    head = document.text[: said.get("head", 0)]
     before = {key: value for key, value in document.metadata.items() if key != FIELD}
-    given = before if metadata is None else given_metadata(metadata)
-    after = {**before, **given} if merge else given
-    changed = {**said, "version": version + 1} | ({} if kind is None else {"kind": kind})
-    where = document.namespace
-    new = Document(
+    given = before if change.metadata is None else given_metadata(change.metadata)
+    if change.told is not None:
+        head, fields = _told_anew(change.told, said)
+        said = {key: value for key, value in said.items() if key in _KEPT} | fields
+    elif change.text is not None and said.get("kind") != MESSAGE:
+        said["at"] = moment.isoformat()  # a message keeps its time: correcting it does not say it anew
+    if change.kind is not None:
+        said["kind"] = change.kind
+    bare = document.text[own(document.metadata).get("head", 0) :]
+    return Document(
         id=document.id,
-        text=document.text if text is None else document.text[: said.get("head", 0)] + text,
-        metadata={**after, FIELD: changed},
+        text=head + (bare if change.text is None else change.text),
+        metadata={
+            **(before | given if change.merge else given),
+            FIELD: {**said, "version": said.get("version", 1) + 1},
+        },
         labels=document.labels,
-        expires_at=document.expires_at if expires == KEEP else expires,
+        expires_at=document.expires_at if change.expires == KEEP else change.expires,
         valid_from=moment,
         valid_to=document.valid_to,
     )
-    with shared.memory.batch() as batch:
-        if history:
-            batch.add([_archived(document, moment)], namespace=where, split=document.split)
-            batch.mask(f"{document.id}@{version}", label=SUPERSEDED, namespace=where)
-        batch.update(document.id, valid_from=moment, namespace=where, if_version=document.version)
-        batch.add([new], namespace=where, split=document.split)
-    if text is not None:
-        shared.likeness.forget()
-    report = batch.reports[-1]
-    assert isinstance(report, AddReport)
-    shared.audit.note("update", where, [document.id])
-    return Remembered(document.id, version + 1, erased=history or report.erased, reason=report.reason)
 
 
-def _again(shared: Shared, document: StoredDocument, given: Given, history: bool) -> Remembered:
+def _told_anew(given: Given, said: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Header and fields of an item that is told again; what is left out stays as it was."""
+    kind = given.kind or said.get("kind")
+    told = replace(
+        given,
+        kind=kind,
+        at=given.at or (said.get("at") if kind == MESSAGE else None),
+        speaker=given.speaker or said.get("speaker"),
+        session=said.get("session") or given.session,
+        source=said.get("source") if given.source is None else given.source,
+        derived_from=given.derived_from or tuple(said.get("derived_from", ())),
+    ).told()
+    header = told.header()
+    return header, _fields(told, header)
+
+
+def _again(shared: Shared, namespace: Namespace, given: Given, history: bool) -> Remembered:
     """A new version of an item that is there already."""
-    return update(
-        shared,
-        document,
-        text=given.text,
-        metadata=given.metadata or {},
-        merge=False,
-        kind=given.kind,
-        expires=given.expires,
-        at=given.at,
-        if_version=None,
-        history=history,
-    )
+    assert given.id is not None
+    change = Change(given.text, given.metadata or {}, expires=given.expires, at=given.at, told=given)
+    return update(shared, namespace, given.id, change, history)
 
 
-def _document(shared: Shared, namespace: Namespace, given: Given, said: Told) -> Document:
-    """An item as it is stored."""
-    header = said.header()
-    fields: dict[str, Any] = {
+def _mask(batch: Batch, namespace: Namespace, item_id: str, mask: str | None) -> None:
+    if mask is not None:
+        batch.mask(item_id, label=mask, namespace=namespace)
+
+
+def _fields(said: Told, header: str) -> dict[str, Any]:
+    """What the memory says of an item."""
+    fields = {
         "kind": said.kind,
-        "version": 1,
         "head": len(header),
         "speaker": said.speaker,
         "session": said.session,
@@ -234,28 +262,34 @@ def _document(shared: Shared, namespace: Namespace, given: Given, said: Told) ->
         "derived_from": list(said.derived_from),
         "at": said.at.isoformat(),
     }
+    return {key: value for key, value in fields.items() if value not in (None, [], 0)}
+
+
+def _document(shared: Shared, namespace: Namespace, given: Given, said: Told) -> Document:
+    """An item as it is stored."""
+    header = said.header()
+    fields = {"version": 1, **_fields(said, header)}
     if said.session is not None and said.kind == MESSAGE:
         fields["place"] = shared.turns.next(namespace, said.session)
-    stored = {key: value for key, value in fields.items() if value not in (None, [], 0)}
     return Document(
         id=given.id or new_id(),
         text=header + given.text,
-        metadata={**given_metadata(given.metadata), FIELD: stored},
+        metadata={**given_metadata(given.metadata), FIELD: fields},
         expires_at=given.expires,
         valid_from=said.at if given.at is not None else None,
     )
 
 
 def _alike(
-    shared: Shared, namespace: Namespace, items: Sequence[Given], duplicates: str
+    shared: Shared, namespace: Namespace, items: Sequence[Given], duplicates: str, batch: Batch
 ) -> list[tuple[Duplicate, ...]]:
     """Near-duplicates of each item; messages repeat each other without being any."""
     asked = [
         place
         for place, one in enumerate(items)
-        if duplicates != "keep" and one.told().kind != MESSAGE and one.supersedes is None
+        if duplicates != "keep" and one.told().kind != MESSAGE and not one.supersedes
     ]
-    found = shared.likeness.duplicates([items[place].text for place in asked], namespace)
+    found = shared.likeness.duplicates([items[place].text for place in asked], namespace, batch)
     alike: list[tuple[Duplicate, ...]] = [()] * len(items)
     for place, own_found in zip(asked, found, strict=True):
         alike[place] = tuple(one for one in own_found if one.id != items[place].id)
@@ -273,16 +307,13 @@ def _refresh(shared: Shared, namespace: Namespace, given: Given, found: Sequence
     return Remembered(there.id, said.get("version", 1), tuple(found), merged=True)
 
 
-def _to_end(shared: Shared, namespace: Namespace, given: Given) -> list[StoredDocument]:
-    """The items that a new one takes the place of.
+def _to_end(shared: Shared, namespace: Namespace, ids: Sequence[str]) -> list[StoredDocument]:
+    """The items that another one takes the place of.
 
     Raises:
         NotFoundError: One is not there.
     """
-    if given.supersedes is None:
-        return []
-    ids = [given.supersedes] if isinstance(given.supersedes, str) else list(given.supersedes)
-    found = shared.memory.get(ids, namespace=namespace)
+    found = forgetting.items_with(shared, namespace, ids) if ids else []
     if absent := sorted(set(ids) - {one.id for one in found}):
         raise NotFoundError(f"no item {absent[0]!r} in this scope to supersede; list() shows what there is")
     return found
@@ -293,6 +324,7 @@ def _end(batch: Batch, ended: Sequence[StoredDocument], by: str, moment: datetim
     for document in ended:
         if not history:
             batch.remove(document.id, namespace=document.namespace)
+            batch.remove(filter={f"{FIELD}.of": document.id}, namespace=document.namespace)
             continue
         metadata = {**document.metadata, FIELD: {**own(document.metadata), "by": by}}
         end = _after(document, moment)
@@ -307,7 +339,7 @@ def _archived(document: StoredDocument, moment: datetime) -> Document:
     for name, value in (("created", document.created_at), ("updated", document.updated_at)):
         kept |= {} if value is None else {name: value.isoformat()}
     return Document(
-        id=f"{document.id}@{said.get('version', 1)}",
+        id=new_id(),  # no name that could be another item's
         text=document.text,
         metadata={**document.metadata, FIELD: kept},
         labels=document.labels,

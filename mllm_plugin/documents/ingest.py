@@ -160,12 +160,23 @@ class Ingest:
         ((prepared,), (encoded,)) = self.prepare_all([Job(documents, namespace, split)])
         return prepared, encoded
 
-    def prepare_all(self, jobs: Iterable[Job | None]) -> tuple[list[list[PreparedDocument]], list[int]]:
-        """Cuts and embeds several lots of documents, all in one go, with how many texts each had encoded."""
+    def embedded(self, texts: Sequence[str], namespace: Namespace) -> dict[bytes, Embedding]:
+        """Embeddings of whole texts by hash; those that the encoder makes are kept nowhere."""
+        return self._embed([Piece(text, hash_text(namespace, text)) for text in texts], keep=False)[0]
+
+    def prepare_all(
+        self, jobs: Iterable[Job | None], known: Mapping[bytes, Embedding] = {}
+    ) -> tuple[list[list[PreparedDocument]], list[int]]:
+        """Cuts and embeds several lots of documents, all in one go, with how many texts each had encoded.
+
+        Args:
+            jobs: The lots.
+            known: Embeddings that were made already, by hash.
+        """
         lots = [
             [] if job is None else [self._pieces(document, job) for document in job.documents] for job in jobs
         ]
-        embedded, encoded = self._embed([piece for lot in lots for cut in lot for piece in cut.pieces])
+        embedded, encoded = self._embed([piece for lot in lots for cut in lot for piece in cut.pieces], known)
         counts, left = [], set(encoded)
         for lot in lots:
             own = {piece.text_hash for cut in lot for piece in cut.pieces} & left
@@ -250,8 +261,15 @@ class Ingest:
         limit = token_limit(self._encoder, self._config.chunking.chunk_tokens)
         return split_text(document.text, limit, token_offsets(self._encoder))
 
-    def _embed(self, pieces: Sequence[Piece]) -> tuple[dict[bytes, Embedding], list[bytes]]:
-        """Embeddings by text hash: from the store, from the cache, and only then from the encoder.
+    def _embed(
+        self, pieces: Sequence[Piece], known: Mapping[bytes, Embedding] = {}, *, keep: bool = True
+    ) -> tuple[dict[bytes, Embedding], list[bytes]]:
+        """Embeddings by text hash: known ones, from the store or the cache, and only then from the encoder.
+
+        Args:
+            pieces: What is embedded.
+            known: Embeddings by hash.
+            keep: Put what the encoder makes into the cache.
 
         Returns:
             All of them, and the hashes of those that the encoder made.
@@ -259,6 +277,7 @@ class Ingest:
         wanted = {piece.text_hash: piece.text for piece in pieces}
         with self._database.snapshot() as snapshot:
             found: dict[bytes, Embedding] = snapshot.embeddings(wanted)
+        found |= {name: known[name] for name in wanted if name in known and name not in found}
         kept = ((name, self._cached(name)) for name in wanted if name not in found)
         found.update({name: embedding for name, embedding in kept if embedding is not None})
         missing = [(text_hash, text) for text_hash, text in wanted.items() if text_hash not in found]
@@ -267,11 +286,11 @@ class Ingest:
         found.update((one[0], empty) for one, skip in zip(missing, nothing, strict=True) if skip)
         missing = [one for one, skip in zip(missing, nothing, strict=True) if not skip]
         for rows in document_batches(self._encoder, [text for _, text in missing]):
-            found.update(self._encode([missing[row] for row in rows]))
+            found.update(self._encode([missing[row] for row in rows], keep))
         return found, [text_hash for text_hash, _ in missing]
 
-    def _encode(self, missing: Sequence[tuple[bytes, str]]) -> dict[bytes, Embedding]:
-        """Embeds one batch and keeps it in the cache, so that an interruption costs no more than a batch."""
+    def _encode(self, missing: Sequence[tuple[bytes, str]], keep: bool) -> dict[bytes, Embedding]:
+        """Embeds one batch; kept in the cache, an interruption costs no more than a batch."""
         result = self._encoder.encode_documents([text for _, text in missing])
         pooled, windows = result if isinstance(result, tuple) else (result, None)
         vectors = as_vectors(pooled, self._encoder.dim).astype(np.float16)
@@ -285,7 +304,7 @@ class Ingest:
                 )
             packed = [pack_windows(as_windows(found, self._encoder.dim)) for found in windows]
         hashes = [text_hash for text_hash, _ in missing]
-        if self.cache is not None:
+        if keep and self.cache is not None:
             self.cache.put(zip(hashes, vectors, packed, strict=True))
         return dict(zip(hashes, zip(vectors, packed, strict=True), strict=True))
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mllm_plugin.calls.options import explain_calls
 from mllm_plugin.documents.given import check_documents
-from mllm_plugin.documents.ingest import Job
+from mllm_plugin.documents.ingest import Embedding, Job
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.memory.checks import id_of, label_of, mask_of, version_of, which_of
+from mllm_plugin.memory.checks import filter_of, id_of, label_of, mask_of, version_of, which_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.updating import KEEP, change_of
+from mllm_plugin.store.cache import hash_text
+from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Edit
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.writer import PreparedDocument
@@ -58,17 +63,50 @@ class Batch:
     def __init__(self, memory: Handle) -> None:
         self._memory, self._steps = memory, list[_Step]()
         self._open = True
+        self._known: dict[bytes, Embedding] = {}
         self.reports: list[Report] = []
         memory.database.check_writable()
 
+    def embed(self, texts: Sequence[str], *, namespace: Namespace | str = ()) -> NDArray[np.float32]:
+        """Vectors [n, d] of texts, at once; where this batch adds them, they are not embedded again.
+
+        Args:
+            texts: Each is embedded whole.
+            namespace: Where they will be added.
+        """
+        where = check_namespace(namespace)
+        self._known |= self._memory.ingest.embedded(texts, where)
+        vectors = [self._known[hash_text(where, text)][0] for text in texts]
+        return (
+            np.stack(vectors).astype(np.float32)
+            if vectors
+            else np.zeros((0, self._memory.encoder.dim), np.float32)
+        )
+
     def add(
-        self, documents: Iterable[Document], *, namespace: Namespace | str = (), split: bool = True
+        self,
+        documents: Iterable[Document],
+        *,
+        namespace: Namespace | str = (),
+        split: bool = True,
+        new: bool = False,
+        unless: Mapping[str, Any] | None = None,
     ) -> None:
-        """As `MemoryIndex.add`."""
+        """As `MemoryIndex.add`.
+
+        Args:
+            documents, namespace, split: As there.
+            new: An id that is there already when the batch is written is a `VersionConflictError`.
+            unless: So is a document of the namespace that matches this filter then.
+        """
         where, given = check_namespace(namespace), check_documents(documents).documents
         ids = tuple(one.id for one in given)
+        taken = [Which(list(ids))] if new and ids else []
+        taken += [] if unless is None else [Which(None, filter_of(unless))]
 
         def write(edit: Edit, prepared: list[PreparedDocument]) -> Report:
+            for which in taken:
+                edit.check_absent(where, which)
             put = edit.put(where, given, prepared, split=split, renew=True) if given else (0, 0, 0, 0)
             return AddReport(ids, *put, encoded=0)
 
@@ -151,7 +189,7 @@ class Batch:
     # -- writing
 
     def _write(self) -> None:
-        prepared, encoded = self._memory.ingest.prepare_all(step.job for step in self._steps)
+        prepared, encoded = self._memory.ingest.prepare_all((step.job for step in self._steps), self._known)
         with self._memory.edit() as edit:
             reports = [step.write(edit, own) for step, own in zip(self._steps, prepared, strict=True)]
         self._memory.ingest.forget(document for own in prepared for document in own)

@@ -23,6 +23,7 @@ from mllm_plugin.text.unicode import text_flaw
 from mllm_plugin.types import SearchMode
 
 _MODES = ("auto", "beam", "flat", "exact")
+_MOST = 2**62  # documents; SQLite counts to twice as many
 _LONGEST_WAIT = 1_000_000  # seconds
 
 
@@ -50,6 +51,15 @@ def reranker_of(given: Any) -> Reranker | None:
     reranker = as_reranker(given)
     positive("the reranker's finalists", reranker.finalists)
     return reranker
+
+
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise InvalidInputError(f"{name} must be from 0 to 1, got {value}")
+    return float(value)
 
 
 def seconds(name: str, value: Any) -> float:
@@ -133,8 +143,8 @@ def listing_of(filter: Any, masked: Any, order: Any = None, limit: Any = None, o
         raise InvalidTypeError(f"masked is True, False or None, got {masked!r}")
     if order is not None and order not in ORDERS:
         raise InvalidInputError(f"unknown order {order!r}; expected one of {', '.join(ORDERS)}")
-    most = None if limit is None else at_least("limit", limit, 0)
-    return Listing(filter_of(filter), masked, order, most, at_least("offset", offset, 0))
+    most = None if limit is None else min(_MOST, at_least("limit", limit, 0))
+    return Listing(filter_of(filter), masked, order, most, min(_MOST, at_least("offset", offset, 0)))
 
 
 def version_of(version: Any) -> int | None:

@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from mllm_plugin.errors import InvalidInputError, NotFoundError
 from mllm_plugin.serving.access import MOST, Access
+
+if sys.platform != "win32":
+    import fcntl
 
 _PREFIX = "mllm_"
 _Key = Literal["app", "user", "agent", "session"]
@@ -88,22 +94,53 @@ def add_token(file: Path, name: str, scope: dict[str, str], **limits: object) ->
 
     Raises:
         InvalidInputError: The file is no list of tokens, or a field is wrong.
+        NotFoundError: Its folder is not there.
     """
-    known = _read(file).tokens if file.exists() else []
     secret = _PREFIX + secrets.token_urlsafe(32)
     fields: dict[str, object] = {"name": name, "sha256": _hash(secret), "scope": scope, **limits}
     try:
         token = Token.model_validate(fields)
     except ValidationError as error:
         raise InvalidInputError(f"not a token: {_first(error)}") from error
-    shown = {"tokens": [one.model_dump(exclude_defaults=True) for one in (*known, token)]}
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(
-        os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as written:
-        json.dump(shown, written, indent=2, ensure_ascii=False)
-    beside.replace(file)
+    with _alone_in(file.parent):
+        known = _read(file).tokens if file.exists() else []
+        shown = {"tokens": [one.model_dump(exclude_defaults=True) for one in (*known, token)]}
+        _write(file, json.dumps(shown, indent=2, ensure_ascii=False))
     return secret
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One at a time adds to the files of a folder, of all threads and processes, or one entry would be lost.
+
+    Windows has no locks of folders: there, run one `mllm token` at a time.
+
+    Raises:
+        NotFoundError: There is no such folder.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise NotFoundError(f"no folder {folder} for the tokens file: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write(file: Path, text: str) -> None:
+    """Replaces a file whole, for its owner alone to read."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    handle = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with open(handle, "w", encoding="utf-8") as written:
+        written.write(text)
+        written.flush()
+        os.fsync(handle)
+    beside.replace(file)
 
 
 def _read(file: Path) -> _File:

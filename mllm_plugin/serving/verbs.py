@@ -118,7 +118,7 @@ class Which(Arguments):
 class Forget(Which):
     """Arguments of `forget`."""
 
-    everything: bool = Field(False, description="All of the scope; needs neither id nor filter.")
+    everything: bool = Field(False, strict=True, description="All of the scope; needs neither id nor filter.")
 
 
 class Mask(Which):

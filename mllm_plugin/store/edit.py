@@ -170,6 +170,20 @@ class Edit:
             writer.finish()
         return Put(added, updated, len(documents) - added - updated, chunks)
 
+    def check_absent(self, namespace: Namespace, which: Which) -> None:
+        """Looks whether documents are still not there.
+
+        Raises:
+            VersionConflictError: One is.
+        """
+        row = find_namespace(self._tx, namespace)
+        found = [] if row is None else select_documents(self._tx, row.namespace_id, **which._asdict()).rowids
+        if found:
+            raise VersionConflictError(
+                f"{len(found)} documents are there that were not, in namespace {namespace!r}: somebody added "
+                f"them meanwhile. Read them, and decide anew"
+            )
+
     def update(
         self,
         namespace: Namespace,

@@ -66,12 +66,22 @@ def namespace_of(tx: apsw.Connection, namespace_id: int) -> NamespaceRow:
     return NamespaceRow(*tx.execute(f"SELECT {_COLUMNS} WHERE n.namespace_id = ?", (namespace_id,)).get)
 
 
-def namespaces_below(tx: apsw.Connection, prefix: Namespace) -> list[NamespaceRow]:
-    """All namespaces that begin with `prefix`, itself included, in order of their names."""
+def namespaces_below(
+    tx: apsw.Connection, prefix: Namespace, *, holding: str | None = None
+) -> list[NamespaceRow]:
+    """All namespaces that begin with `prefix`, itself included, in order of their names.
+
+    Args:
+        tx: Where to read.
+        prefix: Their beginning.
+        holding: Only those with a document of this id.
+    """
     low = _path(prefix)
     high = low[:-1] + " " if low else None  # the character after the separator
     rows = tx.execute(
-        f"SELECT {_COLUMNS} WHERE n.path >= ?1 AND (?2 IS NULL OR n.path < ?2) ORDER BY n.path", (low, high)
+        f"SELECT {_COLUMNS} WHERE n.path >= ?1 AND (?2 IS NULL OR n.path < ?2) AND (?3 IS NULL OR EXISTS "
+        "(SELECT 1 FROM documents d WHERE d.namespace_id = n.namespace_id AND d.id = ?3)) ORDER BY n.path",
+        (low, high, holding),
     )
     return [NamespaceRow(*row) for row in rows]
 

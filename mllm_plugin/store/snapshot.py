@@ -25,7 +25,7 @@ from mllm_plugin.store.documents import Selection, select_documents
 from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.filters import Clause
 from mllm_plugin.store.listing import Listing, count_documents, listed_documents
-from mllm_plugin.store.namespaces import NamespaceRow, select_namespaces
+from mllm_plugin.store.namespaces import NamespaceRow, namespaces_below, select_namespaces
 from mllm_plugin.store.times import ALWAYS, EXPIRED, Times, When, last_overdue
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.text.lexical import FIRST_RULE
@@ -146,6 +146,10 @@ class Snapshot:
     def namespaces(self, name: Namespace = (), *, prefix: bool = True) -> list[NamespaceRow]:
         """A namespace, or with `prefix` every one that begins with it, in order of their names."""
         return select_namespaces(self._tx, name, prefix=prefix)
+
+    def holding(self, name: Namespace, document_id: str) -> list[NamespaceRow]:
+        """Namespaces that begin with a name and have a document of this id, in order of their names."""
+        return namespaces_below(self._tx, name, holding=document_id)
 
     # -- nodes
     # ---------------------------------------------------------------------------------------------------

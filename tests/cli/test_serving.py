@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from mllm_plugin.cli import main
-from mllm_plugin.serving import Tokens
+from mllm_plugin.errors import NotFoundError
+from mllm_plugin.serving import Tokens, add_token
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -69,3 +71,14 @@ def test_a_missing_package_names_the_extra(tmp_path, name, package) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert f"pip install 'mllm-plugin[{name.removeprefix('serve_')}]'" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_tokens_that_are_made_at_once_are_all_kept(tmp_path) -> None:
+    file = tmp_path / "tokens.json"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: add_token(file, f"t{n}", {"user": f"u{n}"}), range(24)))
+    known = Tokens(file)
+    assert [known.of(secret).name for secret in made] == [f"t{n}" for n in range(24)]
+    assert [one.name for one in tmp_path.iterdir()] == ["tokens.json"]
+    with pytest.raises(NotFoundError, match="folder"):
+        add_token(tmp_path / "nowhere" / "tokens.json", "t", {})

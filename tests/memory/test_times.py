@@ -6,6 +6,7 @@ import threading
 from contextlib import suppress
 from datetime import date, datetime, timedelta, timezone
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -477,6 +478,35 @@ async def test_a_batch_in_an_event_loop(memory):
     assert batch.reports[0].added == 3
     assert await memory.acount() == 3
     assert (await memory.aupdate("c0", text="dog")).changed
+
+
+def test_a_batch_adds_only_what_is_still_new(memory):
+    memory.add([Document("cat one", id="one", metadata={"place": 1})], namespace="a")
+    for options in ({"new": True}, {"unless": {"place": 1}}):
+        batch = memory.batch()
+        batch.add([Document("cat two", id="two")], namespace="a")
+        batch.add([Document("cat anew", id="one")], namespace="a", **options)
+        with pytest.raises(VersionConflictError, match="meanwhile"):
+            batch.__exit__(None)
+        assert [one.text for one in memory.documents(namespace="a")] == ["cat one"]
+    with memory.batch() as batch:
+        batch.add([Document("cat two", id="one")], namespace="b", new=True, unless={"place": 1})
+    assert memory.count(prefix=True) == 2
+
+
+def test_a_batch_embeds_a_text_once(memory):
+    encoder = memory.encoder
+    encoder.encoded.clear()
+    with memory.batch() as batch:
+        vectors = batch.embed(["cat one", "cat two"], namespace="a")
+        assert batch.embed([], namespace="a").shape == (0, encoder.dim)
+        batch.add([Document("cat one", id="one"), Document("cat three", id="three")], namespace="a")
+        batch.add([Document("cat one", id="one")], namespace="b")
+    assert encoder.encoded == ["cat one", "cat two", "cat three", "cat one"]
+    np.testing.assert_allclose(vectors, encoder.encode_documents(["cat one", "cat two"])[0], atol=1e-3)
+    with memory.batch() as batch:
+        batch.embed(["cat one"], namespace="a")  # is read from the file
+    assert encoder.encoded[4:] == ["cat one", "cat two"]
 
 
 def test_a_reader_has_no_batch_and_no_sweep(memory, tmp_path):

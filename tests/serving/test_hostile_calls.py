@@ -201,3 +201,16 @@ def test_a_busy_store_says_when_to_come_back() -> None:
     problem = problem_of(StoreBusyError("another process writes"))
     assert problem.status == 503
     assert problem.headers()["retry-after"] == "1"
+
+
+def test_only_a_plain_yes_erases_everything(client: Client, tokens) -> None:
+    client.call("remember", tokens["ann"], text="kept", id="kept")
+    for word in ("yes", "true", 1, [True]):
+        assert client.call("forget", tokens["ann"], everything=word)[0] == 422
+    assert client.call("get", tokens["ann"], id="kept")[0] == 200
+    assert client.call("forget", tokens["ann"], id="kept")[0] == 200
+
+
+def test_a_message_of_odd_parts_is_read_as_far_as_it_is_text(client: Client, tokens) -> None:
+    messages = [{"content": [{"text": 5}, "x", {"text": None}]}]
+    assert client.call("context", tokens["ann"], messages=messages)[0] == 200

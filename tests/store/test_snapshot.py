@@ -176,3 +176,17 @@ def test_modules_that_one_search_passes(stocked, options):
 def test_the_rarest_terms_that_lead_to_chunks_come_first():
     known = {5: Frequency(1, 3, 1), 9: Frequency(2, 2, 1), 7: Frequency(1, 1, 0)}
     assert rare_terms(known) == [(2, 9), (3, 5)]
+
+
+def test_it_tells_which_namespaces_have_a_document(tmp_path):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        for namespace, name in ((("a",), "x"), (("a", "b"), "x"), (("a", "c"), "y"), (("ab",), "x")):
+            memory.add([Document("some words", id=name)], namespace=namespace)
+        with memory.snapshot() as snapshot:
+
+            def holding(namespace, name):
+                return [row.namespace for row in snapshot.holding(namespace, name)]
+
+            assert holding((), "x") == [("a",), ("a", "b"), ("ab",)]
+            assert holding(("a",), "x") == [("a",), ("a", "b")]
+            assert holding(("a", "c"), "x") == holding((), "z") == []

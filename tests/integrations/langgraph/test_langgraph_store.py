@@ -14,7 +14,7 @@ from langgraph.store.base import BaseStore, GetOp, ListNamespacesOp, PutOp, Sear
 from langgraph_mllm import HierarchicalMemoryStore
 
 from mllm_plugin import MemoryIndex, clock
-from mllm_plugin.errors import FilterError, InvalidInputError
+from mllm_plugin.errors import FilterError, InvalidInputError, InvalidTypeError
 from tests.helpers.langmem_tools import create_manage_memory_tool, create_search_memory_tool
 from tests.helpers.toy import ToyEncoder
 
@@ -236,3 +236,44 @@ def test_a_graph_remembers_across_threads_and_forgets_on_request(tmp_path: Path)
     assert ask("forget") == "nothing"
     files = (path for path in (tmp_path / "memory").rglob("*") if path.is_file())
     assert not any(b"zanzibar" in path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize(
+    ("op", "error"),
+    [
+        (PutOp(NOTES, "k", "text"), InvalidTypeError),
+        (PutOp(NOTES, "k", {"a": object()}), InvalidTypeError),
+        (PutOp(NOTES, "k", {"a": "x"}, index="a"), InvalidTypeError),
+        (PutOp(NOTES, "k", {"a": "x"}, ttl="5"), InvalidTypeError),
+        (PutOp(NOTES, "k", {"a": "x"}, ttl=float("inf")), InvalidInputError),
+        (PutOp(NOTES, "k", {"a": "x"}, ttl=1e12), InvalidInputError),
+        (PutOp("abc", "k", {"a": "x"}), InvalidTypeError),
+        (GetOp("abc", "k"), InvalidTypeError),
+        (SearchOp("abc"), InvalidTypeError),
+        (SearchOp(NOTES, query=5), InvalidTypeError),
+        (SearchOp(NOTES, filter="x"), InvalidTypeError),
+        (SearchOp(NOTES, limit=-1), InvalidInputError),
+        (SearchOp(NOTES, query="x", offset=-1), InvalidInputError),
+        (ListNamespacesOp(limit=-1), InvalidInputError),
+        ("put", InvalidInputError),
+    ],
+)
+def test_what_is_no_operation_is_refused_before_anything_is_written(
+    store: HierarchicalMemoryStore, op: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        store.batch([PutOp(NOTES, "first", {"text": "tea"}), op])
+    assert store.memory.count(prefix=True) == 0
+
+
+def test_a_namespace_may_be_a_list(store: HierarchicalMemoryStore) -> None:
+    store.batch([PutOp(list(NOTES), "k", {"text": "tea"})])  # type: ignore[arg-type]
+    assert store.get(NOTES, "k").value == {"text": "tea"}
+
+
+def test_what_is_no_memory_and_no_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTypeError, match="MemoryIndex"):
+        HierarchicalMemoryStore("memory")  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match="index"):
+        HierarchicalMemoryStore.open(tmp_path / "m", index="text")  # type: ignore[arg-type]
+    assert not (tmp_path / "m").exists()

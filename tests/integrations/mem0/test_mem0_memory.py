@@ -360,3 +360,36 @@ def test_a_script_for_mem0_runs_when_its_import_is_changed(
         "{'message': 'Memory deleted successfully!'}",
         "{'message': 'Memories deleted successfully!'}",
     ]
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize("given", [["ann"], {"in": ["ann"]}, True])
+def test_an_id_is_one_id(m: Memory, given: Any) -> None:
+    for call in (m.search, m.get_all):
+        with pytest.raises(InvalidInputError, match="one id"):
+            call(*(["tea"] if call == m.search else []), filters={"user_id": given})
+
+
+def test_nobody_is_called_as_everybody_is(m: Memory) -> None:
+    add(m, "tea", user_id="ann")
+    for call in (m.delete_all, lambda **who: m.add("tea", **who)):
+        with pytest.raises(InvalidInputError, match="stands for any"):
+            call(user_id="*")
+    assert texts(m.get_all(filters=ANN)) == {"tea"}
+
+
+def test_metadata_is_a_dictionary(m: Memory) -> None:
+    item = add(m, "tea", **ANN)
+    for call in (lambda: m.add("milk", metadata="x", **ANN), lambda: m.update(item, metadata="x")):
+        with pytest.raises(InvalidInputError, match="metadata"):
+            call()
+
+
+@pytest.mark.parametrize("made", [None, "a text", [5]])
+def test_what_an_extraction_makes_is_texts(m: Memory, made: Any) -> None:
+    other = Memory(memory=m.memory, extract=lambda messages: made)
+    with pytest.raises(InvalidTypeError, match="extract"):
+        other.add("tea", **ANN)
+    assert m.get_all(filters=ANN) == {"results": []}

@@ -336,3 +336,68 @@ def test_clear_errors(ann: AgentScope, memory: MemoryIndex) -> None:
         session(ann, "")
     with pytest.raises(InvalidInputError, match="bound"):
         session(ann.scope(session="s1"), "s2")
+
+
+@pytest.mark.parametrize(
+    ("item", "after"),
+    [
+        ({"role": "user", "content": "lives in Oslo"}, {"role": "user", "content": "lives in Rome"}),
+        (
+            {"role": "user", "content": [{"type": "input_text", "text": "lives"}, {"text": "in Oslo"}]},
+            {"role": "user", "content": [{"type": "input_text", "text": "lives in Rome"}, {"text": ""}]},
+        ),
+        (
+            {"type": "function_call_output", "call_id": "1", "output": "lives in Oslo"},
+            {"type": "function_call_output", "call_id": "1", "output": "lives in Rome"},
+        ),
+        (
+            {
+                "role": "user",
+                "content": "Oslo \ud800",
+            },  # no memory can have it, so it is kept beside the text
+            {"role": "user", "content": "lives in Rome"},
+        ),
+    ],
+)
+async def test_what_the_scope_changed_is_what_a_model_gets(
+    ann: AgentScope, item: Any, after: Any, tmp_path: Path
+) -> None:
+    one = session(ann)
+    await one.add_items([item])
+    assert await one.get_items() == [item]
+    (memory,) = one.scope.list()
+    one.scope.update(memory.id, text="lives in Rome")
+    assert await one.get_items() == [after]
+
+
+async def test_a_text_that_was_replaced_for_good_is_in_no_file(ann: AgentScope, tmp_path: Path) -> None:
+    one = session(ann)
+    await one.add_items([{"role": "user", "content": "my pin is zebra9417"}])
+    (memory,) = one.scope.list()
+    assert one.scope.update(memory.id, text="my pin is a secret", history=False).erased
+    folder = ann._shared.memory.path
+    assert b"zebra9417" not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("text", ["  blanks around \n", "a\n\nb", "\n"])
+@pytest.mark.parametrize("parts", [False, True], ids=["text", "parts"])
+async def test_texts_come_back_to_the_letter(ann: AgentScope, text: str, parts: bool) -> None:
+    item = {"role": "user", "content": [{"text": text}, "", {"text": "end"}] if parts else text}
+    one = session(ann)
+    await one.add_items([item])
+    assert await one.get_items() == [item]
+
+
+async def test_a_session_has_a_name_of_its_own(ann: AgentScope) -> None:
+    """Without one it would be all sessions of the user, and clearing it would erase them."""
+    await session(ann).add_items([{"role": "user", "content": "kept"}])
+    for name in (None, 5):
+        with pytest.raises(InvalidTypeError, match="session_id"):
+            HierarchicalMemorySession(name, ann)  # type: ignore[arg-type]
+    one = session(ann)
+    for wrong in (5, {"role": "user"}, "text"):
+        with pytest.raises(InvalidTypeError, match="items"):
+            await one.add_items(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTypeError, match="limit"):
+        await one.get_items("1")  # type: ignore[arg-type]
+    assert await one.get_items() == [{"role": "user", "content": "kept"}]
