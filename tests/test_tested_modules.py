@@ -19,7 +19,6 @@ REACHED_OTHERWISE = {
     "mem0_mllm": "parts of the memory, by calls of mem0",
     "openai_agents_mllm": "parts of the session, by calls of the framework",
     "mllm_plugin.memory": "parts of `MemoryIndex`, which the whole of tests/memory calls",
-    "mllm_plugin.agent.scope": "everything that `AgentMemory` has, which is one",
     "mllm_plugin.documents": "`add`, `export` and `import_records`, by calls of the memory",
     "mllm_plugin.search.overview": "`MemoryIndex.overview`",
     "mllm_plugin.search.recall": "`MemoryIndex.recall`",

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from mllm_plugin import Document, InvalidInputError, InvalidTypeError, MemoryIndex
-from mllm_plugin.agent import naming
+from mllm_plugin.agent import forgetting, naming
 from mllm_plugin.agent.audit import FILE_NAME, Audit
-from mllm_plugin.agent.forgetting import hiding_mask
+from mllm_plugin.agent.given import Given, given_item
 from mllm_plugin.agent.items import AgentTopic, Memory
 from mllm_plugin.agent.likeness import Likeness, same
 from mllm_plugin.agent.prompting import query_of
 from mllm_plugin.agent.recalling import by_time
 from mllm_plugin.agent.shared import Shared
 from mllm_plugin.agent.topics import consolidate, overview
-from mllm_plugin.agent.writing import Given, given_item, remember
+from mllm_plugin.agent.writing import remember
 from tests.helpers.toy import ToyEncoder
 
 JUNE = datetime(2025, 6, 1, 9, 30, tzinfo=timezone.utc)
@@ -109,9 +109,9 @@ def test_the_last_two_messages_are_asked_for():
 
 
 def test_old_versions_are_masked_by_the_memory_alone():
-    assert hiding_mask(None) == "hidden"
+    assert naming.hiding_mask(None) == "hidden"
     with pytest.raises(InvalidInputError, match="agent memory's own"):
-        hiding_mask("superseded")
+        naming.hiding_mask("superseded")
 
 
 # -- likeness
@@ -120,11 +120,13 @@ def test_old_versions_are_masked_by_the_memory_alone():
 def test_equal_but_for_case_and_blanks_is_a_duplicate(memory):
     memory.add([Document("The mill  stands", id="mill"), Document("the fox runs", id="fox")])
     alike = Likeness(memory, 0.9)
-    ((found,), none) = alike.duplicates(["the MILL stands", "a kettle whistles"], ())
+    with memory.batch() as batch:
+        ((found,), none) = alike.duplicates(["the MILL stands", "a kettle whistles"], (), batch)
     assert (found.id, found.similarity) == ("mill", 1.0)
     assert none == ()
     assert same("A  b", "a B ")
-    assert alike.duplicates(["x"], ("other",)) == [()]
+    with memory.batch() as batch:
+        assert alike.duplicates(["x"], ("other",), batch) == [()]
 
 
 def test_vectors_of_texts_are_made_once_until_forgotten(memory):
@@ -150,6 +152,22 @@ def test_items_that_say_the_same_are_grouped_and_merged(shared):
     assert document.text == "merged 2"
     (topic,) = overview(shared, ANN, None, 1, 1)
     assert topic.size == 2
+
+
+def test_what_was_made_of_an_item_goes_with_it(shared):
+    made = [
+        Given("the mill stands", id="mill"),
+        Given("a sum", id="sum", derived_from=("mill",)),
+        Given("a sum of it", id="more", derived_from=("sum",)),
+        Given("a fox runs", id="fox"),
+    ]
+    remember(shared, ANN, made, "keep", history=True)
+    named, missing = forgetting.chosen(shared, ANN, ["mill", "owl"], None)
+    assert (named, missing) == ({ANN: {"mill": "mill"}}, ("owl",))
+    assert forgetting.derived(shared, named) == {ANN: {"sum": "sum", "more": "more"}}
+    report = forgetting.erase(shared, forgetting.Here(ANN), named, missing)
+    assert (report.ids, set(report.derived), report.missing) == (("mill",), {"sum", "more"}, ("owl",))
+    assert [one.id for one in shared.memory.documents(namespace=ANN)] == ["fox"]
 
 
 # -- items as lines
