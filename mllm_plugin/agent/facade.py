@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from mllm_plugin.agent.audit import Audit
 from mllm_plugin.agent.likeness import Likeness
 from mllm_plugin.agent.scope import AgentScope
 from mllm_plugin.agent.shared import Duplicates, Shared
@@ -14,6 +13,7 @@ from mllm_plugin.encoders import DEFAULT_ENCODER, EncoderLike
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.checks import share
+from mllm_plugin.store.audit import Audit
 
 
 class AgentMemory(AgentScope):

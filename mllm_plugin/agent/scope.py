@@ -18,6 +18,7 @@ from mllm_plugin.agent.naming import (
     inner_keys,
     memory_of,
     names_in,
+    names_of,
     namespace_of,
 )
 from mllm_plugin.agent.recalling import Wanted, condition_of
@@ -457,7 +458,11 @@ class AgentScope:
         """What was done in this scope and below, the newest first; no entry holds a text."""
         most = positive("limit", limit)
         with self._shared.memory.snapshot():  # which a closed memory refuses
-            return self._shared.audit.entries(self.namespace, most)
+            found = self._shared.audit.entries(self.namespace, most)
+        return [
+            AuditEntry(entry.at, entry.action, names_of(entry.namespace), entry.ids, entry.count)
+            for entry in found
+        ]
 
     aaudit = twin(audit)
 

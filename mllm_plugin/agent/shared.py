@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mllm_plugin.agent.audit import Audit
 from mllm_plugin.agent.likeness import Likeness
 from mllm_plugin.agent.turns import Turns
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.store.audit import Audit
 
 Duplicates = Literal["report", "merge", "keep"]
 

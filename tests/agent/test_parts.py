@@ -1,4 +1,4 @@
-"""The parts of an agent memory, each by itself: names, headers, likeness, prompts, the audit log."""
+"""The parts of an agent memory, each by itself: names, headers, likeness, prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from mllm_plugin import Document, InvalidInputError, InvalidTypeError, MemoryIndex
 from mllm_plugin.agent import forgetting, naming
-from mllm_plugin.agent.audit import FILE_NAME, Audit
 from mllm_plugin.agent.given import Given, given_item
 from mllm_plugin.agent.items import AgentTopic, Memory
 from mllm_plugin.agent.likeness import Likeness, same
@@ -19,6 +18,7 @@ from mllm_plugin.agent.recalling import by_time
 from mllm_plugin.agent.shared import Shared
 from mllm_plugin.agent.topics import consolidate, overview
 from mllm_plugin.agent.writing import remember
+from mllm_plugin.store.audit import Audit
 from tests.helpers.toy import ToyEncoder
 
 JUNE = datetime(2025, 6, 1, 9, 30, tzinfo=timezone.utc)
@@ -181,30 +181,3 @@ def test_items_and_topics_as_lines_of_a_prompt():
     assert topic.line() == "mill (2 items, 2025-06-01 to 2025-06-01); e.g. by the river"
     later = replace(item, id="b", at=JUNE.replace(month=7))
     assert [one.id for one in by_time([later, item])] == ["a", "b"]
-
-
-# -- audit
-
-
-def test_the_log_tells_what_was_done_and_forgets_erased_ids(tmp_path):
-    log = Audit(tmp_path, True)
-    log.note("remember", ANN, ["a", "b"])
-    log.note("recall", ("user:bob",), ["c"])
-    log.note_count("expire", ANN, 4)
-    assert [(one.action, one.ids, one.count) for one in log.entries(ANN, 9)] == [
-        ("expire", (), 4),
-        ("remember", ("a", "b"), 2),
-    ]
-    assert log.erase(["a"]) == ""
-    assert log.entries(ANN, 9)[-1].ids == ("b",)
-    assert log.entries(ANN, 9)[-1].count == 2
-    log.close()
-    assert b"remember" in (tmp_path / FILE_NAME).read_bytes()
-
-
-def test_a_log_that_is_off_writes_nothing(tmp_path):
-    log = Audit(tmp_path, False)
-    log.note("remember", ANN, ["a"])
-    assert log.entries((), 9) == []
-    log.close()
-    assert not (tmp_path / FILE_NAME).exists()

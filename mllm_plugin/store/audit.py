@@ -1,4 +1,4 @@
-"""The audit log: what was written, recalled, masked and removed, when and in which scope; never a text.
+"""The audit log of an agent memory: what was written, recalled, masked, removed, when and where; never a text.
 
 A small SQLite file beside the memory's. What is erased takes its id along: of it remains that something was.
 """
@@ -13,11 +13,11 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from mllm_plugin import clock
-from mllm_plugin.agent.items import AuditEntry
-from mllm_plugin.agent.naming import names_of
 from mllm_plugin.errors import StoreError
 from mllm_plugin.store.forks import watch_forks
 from mllm_plugin.types import Namespace
@@ -32,6 +32,16 @@ _SCHEMA = """
     CREATE INDEX IF NOT EXISTS items_by_id ON items (id);
     CREATE INDEX IF NOT EXISTS items_by_entry ON items (entry);
 """
+
+
+class Noted(NamedTuple):
+    """One entry: what was done to how many items of a namespace, and the ids of those that are not erased."""
+
+    at: datetime
+    action: str
+    namespace: Namespace
+    ids: tuple[str, ...]
+    count: int
 
 
 class Audit:
@@ -86,8 +96,8 @@ class Audit:
             return str(error)
         return ""
 
-    def entries(self, namespace: Namespace, limit: int) -> list[AuditEntry]:
-        """The last entries of a scope and of those below it, the newest first."""
+    def entries(self, namespace: Namespace, limit: int) -> list[Noted]:
+        """The last entries of a namespace and of those below it, the newest first."""
         if not self._path.exists():
             return []
         begins = json.dumps(namespace)[:-1]
@@ -101,14 +111,12 @@ class Audit:
             return [self._entry(file, *row) for row in rows]
 
     @staticmethod
-    def _entry(
-        file: sqlite3.Connection, entry: int, at: int, action: str, scope: str, count: int
-    ) -> AuditEntry:
+    def _entry(file: sqlite3.Connection, entry: int, at: int, action: str, scope: str, count: int) -> Noted:
         found = file.execute("SELECT id FROM items WHERE entry = ? ORDER BY place", (entry,))
         moment = clock.at(at)
         assert moment is not None
         ids = tuple(name for (name,) in found)
-        return AuditEntry(moment, action, names_of(tuple(json.loads(scope))), ids, count)
+        return Noted(moment, action, tuple(json.loads(scope)), ids, count)
 
     def close(self) -> None:
         """Closes the file; a later entry opens it again."""
