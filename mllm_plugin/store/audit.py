@@ -1,4 +1,4 @@
-"""The audit log of an agent memory: what was written, recalled, masked, removed, when and where; never a text.
+"""The audit log of an agent memory: what was written, recalled, masked, removed, when and where; no texts.
 
 A small SQLite file beside the memory's. What is erased takes its id along: of it remains that something was.
 """
