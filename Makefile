@@ -13,7 +13,7 @@ demo: $(DEMO)
 	$(BIN)/mllm demo
 
 test: $(READY) lint
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --benchmark-disable
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
 
 # Kills, power failures, I/O errors, damage, hostile files and callers by the thousands; prints what became of
 # each. Takes hours.
