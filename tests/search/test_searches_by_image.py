@@ -48,6 +48,21 @@ def walks(monkeypatch):
     return counts
 
 
+@pytest.fixture
+def begun(monkeypatch) -> threading.Event:
+    """Set when an image is being made, which then goes on until it is broken off."""
+    begun, real = threading.Event(), keeper.read_levels
+
+    def slow(snapshot, row, go_on):
+        begun.set()
+        while go_on():
+            time.sleep(0.001)
+        return real(snapshot, row, go_on)
+
+    monkeypatch.setattr(keeper, "read_levels", slow)
+    return begun
+
+
 def open_memory(folder, *, image_from: int | None = 1, **options) -> MemoryIndex:
     config = MemoryConfig(tree=_TREE, search=SearchConfig(image_from=image_from))
     return MemoryIndex.open(
@@ -231,16 +246,7 @@ def test_nothing_removed_stays_on_disk(memory):
     assert not generations(memory)
 
 
-def test_a_removal_breaks_off_what_is_being_made(memory, monkeypatch):
-    begun, real = threading.Event(), keeper.read_levels
-
-    def slow(snapshot, row, go_on):
-        begun.set()
-        while go_on():
-            time.sleep(0.001)
-        return real(snapshot, row, go_on)
-
-    monkeypatch.setattr(keeper, "read_levels", slow)
+def test_a_removal_breaks_off_what_is_being_made(memory, begun):
     memory.search("word1", mode="beam")
     assert begun.wait(30)
     assert memory.remove(["d1"], wait=5).erased
@@ -352,16 +358,7 @@ def test_a_backup_has_none_and_verify_minds_none(memory, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_fork_while_it_is_made(memory, monkeypatch):
-    begun, real = threading.Event(), keeper.read_levels
-
-    def slow(snapshot, row, go_on):
-        begun.set()
-        while go_on():
-            time.sleep(0.001)
-        return real(snapshot, row, go_on)
-
-    monkeypatch.setattr(keeper, "read_levels", slow)
+def test_a_fork_while_it_is_made(memory, begun):
     truth = found(memory, "word3", mode="exact")
     memory.search("word1", mode="beam")
     assert begun.wait(30)
