@@ -73,18 +73,21 @@ def bare(folder: Path, turns: list[dict]) -> MemoryIndex:
 
 
 @contextmanager
-def share(value: float) -> Iterator[None]:
-    """So much of the best neighbour's score is added."""
-    usual, turns_of_agent.SHARE = turns_of_agent.SHARE, value
+def setting(**values: float) -> Iterator[None]:
+    """The evidence of a message's context with other constants of `mllm_plugin.agent.turns`."""
+    usual = {name: getattr(turns_of_agent, name) for name in values}
     try:
+        for name, value in values.items():
+            setattr(turns_of_agent, name, value)
         yield
     finally:
-        turns_of_agent.SHARE = usual
+        for name, value in usual.items():
+            setattr(turns_of_agent, name, value)
 
 
-def without_neighbours(memory: AgentMemory, query: str, group: str) -> list[Memory]:
-    """A recall by the messages' own scores."""
-    with share(0.0):
+def recalled_with(memory: AgentMemory, query: str, group: str, **values: float) -> list[Memory]:
+    """A recall with other constants."""
+    with setting(**values):
         return memory.scope(user=group).recall(query, k=20)
 
 
@@ -120,8 +123,9 @@ def print_levers(
         before[key] = f"{turn['text']}\n"
     with remembered(folder, longer)[0] as other:
         ways: dict[str, Callable[[str, str], list[Memory]]] = {
-            "header and neighbours, as it is": lambda q, g: memory.scope(user=g).recall(q, k=20),
-            "header alone": lambda q, g: without_neighbours(memory, q, g),
+            "header, neighbours and who is named, as it is": lambda q, g: recalled_with(memory, q, g),
+            "header and neighbours": lambda q, g: recalled_with(memory, q, g, OTHERS=1.0),
+            "header alone": lambda q, g: recalled_with(memory, q, g, SHARE=0.0, OTHERS=1.0),
             "a second hop": lambda q, g: second_hop(memory, q, g),
             "spread over sessions": lambda q, g: spread(memory, q, g),
             "previous turn in the text": lambda q, g: other.scope(user=g).recall(q, k=20),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from mllm_plugin import clock
 from mllm_plugin.agent.items import Forgotten
 from mllm_plugin.agent.naming import FIELD, is_version, outer_namespaces, own
 from mllm_plugin.errors import NotFoundError
@@ -164,36 +165,37 @@ def erase(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...]) -
 
 def sweep(shared: Shared, here: Here) -> RemoveReport:
     """Removes what has expired, with all that is derived from it, as if it were forgotten."""
-    report = shared.memory.sweep(here.namespace)
-    expired: Chosen = {}
-    for place, name in report.removed:
-        expired.setdefault(place, {})[name] = name
-    more = derived(shared, expired, here.outermost)
-    if more:
-        report = _with_derived(shared, report, here, more)
+    expired = _expired(shared, here.namespace)
+    together = _together(expired, derived(shared, expired, here.outermost))
+    with shared.memory.batch() as batch:
+        for place, ids in together.items():
+            batch.remove(ids, namespace=place)
+    took = [one for one in batch.reports if isinstance(one, RemoveReport)]
+    report = shared.memory.remove([], namespace=here.namespace)  # waits for readers of old pages
     shared.likeness.forget()
     shared.turns.forget()
-    kept = shared.audit.erase(name for _, name in report.removed)
-    shared.audit.note_count("expire", here.namespace, report.documents)
-    return replace(report, erased=False, reason=kept) if kept and report.erased else report
-
-
-def _with_derived(shared: Shared, report: RemoveReport, here: Here, more: Chosen) -> RemoveReport:
-    names = [(place, name) for place, ids in more.items() for name in ids]
-    with shared.memory.batch() as batch:
-        for place, ids in more.items():
-            batch.remove(list(ids), namespace=place)
-    took = [one for one in batch.reports if isinstance(one, RemoveReport)]
-    erased = shared.memory.remove([], namespace=here.namespace)
+    names = tuple((place, name) for place, ids in together.items() for name in ids)
+    kept = shared.audit.erase(name for _, name in names)
+    shared.audit.note_count("expire", here.namespace, len(names))
     return replace(
         report,
-        documents=report.documents + sum(one.documents for one in took),
-        chunks=report.chunks + sum(one.chunks for one in took),
-        erased=erased.erased,
-        reason=erased.reason,
+        documents=sum(one.documents for one in took),
+        chunks=sum(one.chunks for one in took),
+        erased=report.erased and not kept,
+        reason="; ".join(filter(None, (report.reason, kept))),
         weights=tuple(dict.fromkeys([*report.weights, *(name for one in took for name in one.weights)])),
-        removed=(*report.removed, *names),
+        removed=names,
     )
+
+
+def _expired(shared: Shared, namespace: Namespace) -> Chosen:
+    found: Chosen = {}
+    now = clock.now()
+    for one in shared.memory.documents(namespace=namespace, prefix=True, masked=True, order="expires_at"):
+        if one.expires_at is None or one.expires_at > now:
+            break
+        found.setdefault(one.namespace, {})[one.id] = one.id
+    return found
 
 
 def hide(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...], label: str) -> Forgotten:

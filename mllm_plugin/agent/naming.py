@@ -178,6 +178,12 @@ def own(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
+def successors(said: Mapping[str, Any]) -> list[str]:
+    """The items that took the place of one; early releases kept the last of them alone."""
+    found = said.get("by", [])
+    return [found] if isinstance(found, str) else list(found)
+
+
 def given_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """The caller's metadata, checked.
 

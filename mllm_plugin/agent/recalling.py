@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_plugin.agent import turns
 from mllm_plugin.agent.items import Memory
-from mllm_plugin.agent.naming import FIELD, memory_of, names_in, namespace_of, outer_namespaces
+from mllm_plugin.agent.naming import FIELD, memory_of, names_in, namespace_of, outer_namespaces, own
 from mllm_plugin.agent.turns import Place
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory.checks import positive
@@ -73,7 +73,7 @@ def recall(shared: Shared, namespace: Namespace, query: str, wanted: Wanted) -> 
     pool = max(_POOL, 4 * positive("k", wanted.k))
     places = levels(namespace, wanted.within)
     hits = [hit for place in places for hit in _searched(shared, query, place, pool, wanted)]
-    found = _ranked(shared, hits, wanted, full=len(hits) >= pool)
+    found = _ranked(shared, query, hits, wanted, full=len(hits) >= pool)
     if wanted.min_relevance is not None:
         found = [one for one in found if one.relevance >= wanted.min_relevance]
     items = _items(shared, found[: wanted.k])
@@ -111,7 +111,7 @@ def _searched(
     )
 
 
-def _ranked(shared: Shared, hits: Sequence[Hit], wanted: Wanted, *, full: bool) -> list[Found]:
+def _ranked(shared: Shared, query: str, hits: Sequence[Hit], wanted: Wanted, *, full: bool) -> list[Found]:
     """Hits by their own evidence and that of their neighbours; neighbours beyond the pool with them.
 
     A message that the pool does not hold has at most the score of the last that it does, and counts so:
@@ -119,41 +119,43 @@ def _ranked(shared: Shared, hits: Sequence[Hit], wanted: Wanted, *, full: bool) 
     """
     hits = sorted(hits, key=lambda hit: -hit.score)
     places = [turns.place(hit) for hit in hits]
+    speakers = [own(hit.metadata).get("speaker") for hit in hits]
+    asked_of = turns.named(query, {speaker for speaker in speakers if speaker is not None})
     scores = {place: hit.score for hit, place in zip(hits, places, strict=True) if place is not None}
     unseen = hits[-1].score if full else None
     totals = turns.in_context([hit.score for hit in hits], places, unseen)
     found = [
-        Found(hit.document_id, hit.namespace, total, hit.relevance)
-        for hit, total in zip(hits, totals, strict=True)
+        Found(hit.document_id, hit.namespace, turns.weighed(total, speaker, asked_of), hit.relevance)
+        for hit, total, speaker in zip(hits, totals, speakers, strict=True)
     ]
     found.sort(key=lambda one: -one.score)
     if full and scores:
-        found = sorted([*found, *_beyond(shared, hits, scores, wanted, found)], key=lambda one: -one.score)
+        beyond = _beyond(shared, hits[-1], scores, wanted, found[: wanted.k][-1].score, asked_of)
+        found = sorted([*found, *beyond], key=lambda one: -one.score)
     return found
 
 
 def _beyond(
     shared: Shared,
-    hits: Sequence[Hit],
+    last: Hit,
     scores: Mapping[Place, float],
     wanted: Wanted,
-    found: Sequence[Found],
+    least: float,
+    asked_of: str | None,
 ) -> list[Found]:
-    """Neighbours of hits that are none themselves, and would be among the best."""
-    last = min(hits, key=lambda hit: hit.score)
-    least = found[min(wanted.k, len(found)) - 1].score
+    """Neighbours of hits that are none themselves, and might score above `least`."""
     unknown = {near for place in scores for near, _ in turns.around(place) if near not in scores}
     worth = {near: last.score + (turns.evidence(near, scores, last.score) or 0.0) for near in unknown}
     worth = {near: score for near, score in worth.items() if score > least}
     beyond = []
     for namespace in {namespace for namespace, _ in worth}:
-        own_places = [at for name, at in worth if name == namespace]
-        condition = {f"{FIELD}.place": {"$in": own_places}}
+        condition = {f"{FIELD}.place": {"$in": [at for name, at in worth if name == namespace]}}
         if wanted.condition is not None:
             condition = {"$and": [condition, wanted.condition]}
         for document in shared.memory.documents(namespace=namespace, filter=condition, masked=False):
-            place = (namespace, document.metadata[FIELD]["place"])
-            beyond.append(Found(document.id, namespace, worth[place], last.relevance))
+            said = own(document.metadata)
+            score = turns.weighed(worth[namespace, said["place"]], said.get("speaker"), asked_of)
+            beyond.append(Found(document.id, namespace, score, last.relevance))
     return beyond
 
 

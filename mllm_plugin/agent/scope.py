@@ -364,7 +364,7 @@ class AgentScope:
     def history(self, id: str) -> list[Memory]:  # type: ignore[valid-type]
         """All versions of an item, and what it took the place of, the newest first."""
         document = forgetting.found(self._shared, self.namespace, id, within=inner_keys(self._outermost))
-        condition = {"$or": [{f"{FIELD}.of": id}, {f"{FIELD}.by": id}]}
+        condition = {"$or": [{f"{FIELD}.of": id}, {f"{FIELD}.by": {"$in": [id]}}]}
         older = self._shared.memory.documents(namespace=document.namespace, filter=condition)
         versions = [memory_of(one) for one in older]
         return [memory_of(document), *sorted(versions, key=lambda one: one.valid_to or one.at, reverse=True)]

@@ -4,20 +4,25 @@ A message is short and leans on those around it: "Really? Where?" answers nothin
 of a recall's pool counts some of the best score among its neighbours, less with distance. What stands alone,
 a fact or the one message of a session, gains by the same part as the best message does, or any message with
 a good neighbour would come before a fact that answers better.
+
+A question that names one of those who speak is mostly about what that one says, so the messages of the others
+count a little less.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mllm_plugin.agent.naming import FIELD, own, place_of
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.text.lexical import terms_of
 from mllm_plugin.types import Hit, Namespace
 
 REACH = 2  # messages before and after
 SHARE = 0.6  # of the best neighbour's score
 DECAY = 0.3  # a neighbour at distance d counts 1 / (1 + DECAY (d - 1)) of its score
+OTHERS = 0.95  # of its score counts a message whose speaker is not the one that a question names
 
 Place = tuple[Namespace, int]
 
@@ -89,3 +94,19 @@ def in_context(scores: Sequence[float], places: Sequence[Place | None], unseen: 
         score + (gain * max(0.0, score) if more is None else more)
         for score, more in zip(scores, added, strict=True)
     ]
+
+
+def named(query: str, speakers: Iterable[str]) -> str | None:
+    """The one of the speakers whom a query names, by the first word of the name; None for none or several."""
+    asked = set(terms_of(query))
+    found = [one for one in speakers if _is_named(terms_of(one), asked)]
+    return found[0] if len(found) == 1 else None
+
+
+def weighed(score: float, speaker: str | None, asked_of: str | None) -> float:
+    """A message's score, by who says it and whom the query names."""
+    return OTHERS * score if score > 0 and asked_of is not None and speaker not in (None, asked_of) else score
+
+
+def _is_named(name: Sequence[str], asked: set[str]) -> bool:
+    return bool(name) and name[0] in asked

@@ -20,6 +20,7 @@ from mllm_plugin.agent.naming import (
     is_version,
     new_id,
     own,
+    successors,
 )
 from mllm_plugin.errors import InvalidInputError, NotFoundError, VersionConflictError
 from mllm_plugin.memory.batch import Batch
@@ -320,14 +321,16 @@ def _to_end(shared: Shared, namespace: Namespace, ids: Sequence[str]) -> list[St
 
 
 def _end(batch: Batch, ended: Sequence[StoredDocument], by: str, moment: datetime, history: bool) -> None:
-    """Ends items that a new one takes the place of."""
+    """Ends items that a new one takes the place of; what has ended keeps its end, and names both."""
     for document in ended:
         if not history:
             batch.remove(document.id, namespace=document.namespace)
             batch.remove(filter={f"{FIELD}.of": document.id}, namespace=document.namespace)
             continue
-        metadata = {**document.metadata, FIELD: {**own(document.metadata), "by": by}}
-        end = _after(document, moment)
+        said = own(document.metadata)
+        names = list(dict.fromkeys([*successors(said), by]))
+        metadata = {**document.metadata, FIELD: {**said, "by": names}}
+        end = document.valid_to or _after(document, moment)
         batch.update(document.id, metadata=metadata, valid_to=end, namespace=document.namespace)
         batch.mask(document.id, label=SUPERSEDED, namespace=document.namespace)
 

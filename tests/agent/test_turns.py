@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 import pytest
 
 from mllm_plugin.agent import AgentMemory
-from mllm_plugin.agent.turns import DECAY, SHARE, in_context
+from mllm_plugin.agent.turns import DECAY, OTHERS, SHARE, in_context, named, weighed
 
 JUNE = datetime(2025, 6, 1, tzinfo=timezone.utc)
 HERE = ("user:ann",)
@@ -34,6 +34,38 @@ def test_what_stands_alone_meets_the_best_message_by_its_own_score(own: float) -
 def test_without_messages_nothing_is_added() -> None:
     assert in_context([1.0, 0.5], [None, None], 0.5) == [1.0, 0.5]
     assert in_context([1.0], [at(1)], None) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("query", "speaker"),
+    [
+        ("What did Ann paint?", "Ann Lee"),
+        ("what did ann paint?", "Ann Lee"),
+        ("What did Ann and Bob paint?", None),
+        ("Who paints?", None),
+        ("安娜画了什么？", None),
+        ("What does Lee paint?", None),
+    ],
+)
+def test_whom_a_query_names(query: str, speaker: str | None) -> None:
+    assert named(query, ["Ann Lee", "Bob", "?!"]) == speaker
+
+
+def test_what_another_says_counts_less_and_what_nobody_says_does_not() -> None:
+    assert weighed(2.0, "Bob", "Ann") == OTHERS * 2.0
+    assert weighed(2.0, "Ann", "Ann") == weighed(2.0, None, "Ann") == weighed(2.0, "Bob", None) == 2.0
+    assert weighed(-2.0, "Bob", "Ann") == -2.0
+
+
+@pytest.mark.parametrize("name", ["Ann", "Bob"])
+def test_who_is_named_is_heard_first(tmp_path, name: str) -> None:
+    with AgentMemory.open(tmp_path / "m") as memory:
+        for number, (speaker, other) in enumerate([("Ann", "Bob"), ("Bob", "Ann")]):
+            chat = memory.scope(user="both", session=f"s{number}", participants=("Ann", "Bob"))
+            chat.remember("I went swimming in the lake.", speaker=speaker, at=JUNE)
+            chat.remember("That sounds lovely.", speaker=other, at=JUNE)
+        found = memory.scope(user="both").recall(f"Where did {name} go swimming?", k=2)
+        assert next(item.speaker for item in found if "lake" in item.text) == name
 
 
 def test_a_fact_is_told_before_messages_that_answer_worse(tmp_path) -> None:

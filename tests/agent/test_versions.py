@@ -11,6 +11,7 @@ import pytest
 
 from mllm_plugin import Document, InvalidInputError, VersionConflictError
 from mllm_plugin.agent import AgentMemory, AgentScope
+from mllm_plugin.memory.batch import Batch
 from mllm_plugin.store.cache import hash_text
 from tests.helpers.toy import ToyEncoder
 
@@ -74,6 +75,35 @@ def test_what_expires_takes_its_versions_and_summaries_along(ann: AgentScope) ->
     assert texts(ann.list(masked=None)) == ["tea"]
     folder = ann._shared.memory.path
     assert b"visa" not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_sweep_that_fails_leaves_what_expired_and_what_was_made_of_it(
+    ann: AgentScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann.remember("visa number one", id="visa", expires=PAST)
+    ann.remember("a summary of the visa", id="sum", derived_from="visa")
+    remove = Batch.remove
+
+    def failing(batch: Batch, ids: list[str], **where: object) -> None:
+        remove(batch, ids, **where)
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "remove", failing)
+        with pytest.raises(OSError, match="gone"):
+            ann.sweep()
+    assert sorted(item.id for item in ann.list(masked=None)) == ["sum", "visa"]
+    assert ann.sweep().documents == 2
+
+
+def test_what_is_superseded_twice_keeps_its_end_and_goes_with_either(ann: AgentScope) -> None:
+    ann.remember("lives in Oslo", id="a", at=DAY)
+    ann.remember("lives in Rome", id="b", supersedes="a", at=DAY + timedelta(days=1))
+    ann.remember("lives in Paris", id="c", supersedes="a", at=DAY + timedelta(days=2))
+    assert [item.id for item in ann.history("b")] == ["b", "a"]
+    assert [item.id for item in ann.history("c")] == ["c", "a"]
+    assert ann.get("a").valid_to == DAY + timedelta(days=1)
+    assert ann.forget("b").derived == ("a",)
 
 
 def test_a_filter_forgets_items_as_they_are_now(ann: AgentScope) -> None:
