@@ -177,13 +177,28 @@ def long_chat(folder: Path, messages: int, times: int) -> Iterator[list[str]]:
         chat.remember("hello", speaker="me")
         user.recall("hello")
         name = f"at {messages:,} messages"
-        yield [f"encode a message ({name})", *timed(lambda n: encoder.encode_documents([queries[n]]), times)]
+        yield [
+            f"recall while the search image is made ({name})",
+            *timed(lambda n: user.recall(queries[n]), 10),
+        ]
+        settled(memory, lambda: user.recall(queries[0]))
+        yield ["encode a message", *timed(lambda n: encoder.encode_documents([queries[n]]), times)]
         yield ["remember a message", *timed(lambda n: chat.remember(queries[n], speaker="me"), times)]
         yield ["remember a fact", *timed(lambda n: user.remember(f"fact: {queries[-n]}"), times)]
         yield ["recall", *timed(lambda n: user.recall(queries[n]), times)]
         yield ["recall of a kind", *timed(lambda n: user.recall(queries[n], kind="fact"), times)]
         yield ["list the last 20", *timed(lambda _: user.list(), times)]
         yield ["forget one", *timed(lambda n: user.forget(user.list(limit=1)[0].id), min(times, 5))]
+
+
+def settled(memory: AgentMemory, ask: Callable[[], Any]) -> None:
+    """Asks until a search image is there to answer."""
+    until = time.monotonic() + 120
+    while not memory.index.stats().image_bytes:
+        if time.monotonic() > until:
+            raise TimeoutError("no search image was made in two minutes")
+        ask()
+        time.sleep(0.5)
 
 
 def fill(memory: AgentMemory, messages: int, draw: random.Random) -> None:

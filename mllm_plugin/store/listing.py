@@ -78,8 +78,6 @@ def listed_documents(
         if listing.order is None and most >= 0 and len(found) >= most:
             break
         clause, parameters = _which(row, listing, live)
-        if listing.condition is None:
-            clause = clause.replace("d.namespace_id = ?", _IN_ORDER, 1)
         query = (
             f"SELECT {column}, d.document_rowid FROM documents d LEFT JOIN times t USING (document_rowid) "
             f"WHERE {clause} ORDER BY {column} IS NULL, {column} {way}, d.document_rowid {way} LIMIT ?"
@@ -107,4 +105,6 @@ def count_documents(tx: apsw.Connection, rows: Sequence[NamespaceRow], listing: 
 def _which(row: NamespaceRow, listing: Listing, live: str) -> tuple[str, tuple[Any, ...]]:
     clause = compile_filter(listing.condition, row.namespace_id)
     masked = {None: "1", False: live, True: f"NOT ({live})"}[listing.masked]
-    return f"d.namespace_id = ? AND {masked} AND ({clause.sql})", (row.namespace_id, *clause.parameters)
+    every_row_is_read = listing.condition is None and listing.masked is not None
+    here = _IN_ORDER if every_row_is_read else "d.namespace_id = ?"
+    return f"{here} AND {masked} AND ({clause.sql})", (row.namespace_id, *clause.parameters)
