@@ -150,14 +150,12 @@ def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
             f"the windows of a chunk have {bad[0]} bytes, expected a multiple of {width}; `mllm verify` says "
             f"which, `mllm repair` makes them anew"
         )
-    sizes = np.array([len(data) // width for data in packed], dtype=np.int64)
-    count = int(sizes.sum())
-    windows = Windows(np.empty((count, dim), np.int8), np.empty(count, np.float32), sizes)
-    for size in np.unique(sizes[sizes > 0]).tolist():
-        rows = np.flatnonzero(sizes == size)
-        joined = b"".join(packed[row] for row in rows.tolist())
-        table = np.frombuffer(joined, dtype=np.int8).reshape(len(rows), size * width)
-        places = windows.starts[rows][:, None] + np.arange(size)
-        windows.scales[places] = np.ascontiguousarray(table[:, : _SCALE_BYTES * size]).view("<f4")
-        windows.codes[places] = table[:, _SCALE_BYTES * size :].reshape(len(rows), size, dim)
-    return windows
+    sizes = [len(data) // width for data in packed]
+    cuts = [_SCALE_BYTES * size for size in sizes]
+    scales = bytearray().join([data[:cut] for data, cut in zip(packed, cuts, strict=True)])
+    codes = bytearray().join([data[cut:] for data, cut in zip(packed, cuts, strict=True)])
+    return Windows(
+        np.frombuffer(codes, dtype=np.int8).reshape(-1, dim),
+        np.frombuffer(scales, dtype="<f4"),
+        np.array(sizes, dtype=np.int64),
+    )
