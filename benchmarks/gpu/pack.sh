@@ -10,7 +10,8 @@ split -n 3 -d "$gguf" "$into/piece."
 mv "$into/piece.00" "$into/a/" && mv "$into/piece.01" "$into/b/" && mv "$into/piece.02" "$into/c/"
 platforms=()
 for name in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do platforms+=(--platform "${name}_x86_64"); done
-for name in pydantic pydantic-core annotated-types typing-inspection typing-extensions apsw diskcache gguf pathspec regex; do
+for name in pydantic pydantic-core annotated-types typing-inspection typing-extensions apsw diskcache gguf pathspec regex \
+    pytest iniconfig packaging pluggy Pygments beartype jaxtyping wadler-lindig; do
     version=$(grep -iE "^${name//-/[-_]}==" "$here/constraints.txt" | head -1 | cut -d' ' -f1 || true)
     python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version "$python" --implementation cp \
         --abi "cp${python//./}" --abi abi3 --abi none "${platforms[@]}" --dest "$into/t" "${version:-$name}"

@@ -198,9 +198,3 @@ def test_unchanged_text_is_never_encoded_again(memory, encoder):
     assert len(encoder.encoded) == seen
     memory.remove(["0", "copy"])
     assert memory.add([documents[0]]).encoded == 1
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_gives_the_same_vectors(minilm, model_folder):
-    on_gpu = HuggingFaceEncoder(model_folder, device="cuda")
-    assert np.allclose(on_gpu.encode_documents(_TEXTS)[0], minilm.encode_documents(_TEXTS)[0], atol=1e-3)

@@ -207,6 +207,7 @@ def test_mixed_precision_learns_too(monkeypatch):
     assert fitted.comparison.better
 
 
+@pytest.mark.cuda
 def test_on_cuda():
     import torch
 
