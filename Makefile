@@ -20,7 +20,7 @@ test: $(READY) lint
 # Kills, power failures, I/O errors, damage, hostile files and callers by the thousands; prints what became of
 # each. Takes hours.
 SOAK := $(addprefix tests/store/,test_disk_faults.py test_damage.py test_forks.py test_forgetting.py) tests/bulk/test_repair.py \
-	$(addprefix tests/memory/,test_tenants.py test_many_processes.py) tests/properties/test_hostile_files.py
+	$(addprefix tests/memory/,test_tenants.py test_many_processes.py test_concurrency.py) tests/properties/test_hostile_files.py
 soak: $(READY)
 	MLLM_SOAK=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rP $(SOAK)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/churn.py

@@ -142,20 +142,23 @@ def _digits(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[
     return scales, np.stack([high, middle, rest - middle * _BASE]).astype(np.float32)
 
 
+_WHAT_TO_DO = "`mllm verify` says which, `mllm repair` makes them anew"
+
+
 def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
     """Windows of many chunks at once; an empty entry has none."""
     width = _SCALE_BYTES + dim
     if bad := [len(data) for data in packed if len(data) % width]:
         raise DamagedStoreError(
-            f"the windows of a chunk have {bad[0]} bytes, expected a multiple of {width}; `mllm verify` says "
-            f"which, `mllm repair` makes them anew"
+            f"the windows of a chunk have {bad[0]} bytes, expected a multiple of {width}; {_WHAT_TO_DO}"
         )
     sizes = [len(data) // width for data in packed]
     cuts = [_SCALE_BYTES * size for size in sizes]
     scales = bytearray().join([data[:cut] for data, cut in zip(packed, cuts, strict=True)])
     codes = bytearray().join([data[cut:] for data, cut in zip(packed, cuts, strict=True)])
+    worth = np.frombuffer(scales, dtype="<f4")
+    if not np.isfinite(worth).all():
+        raise DamagedStoreError(f"the windows of a chunk are no numbers; {_WHAT_TO_DO}")
     return Windows(
-        np.frombuffer(codes, dtype=np.int8).reshape(-1, dim),
-        np.frombuffer(scales, dtype="<f4"),
-        np.array(sizes, dtype=np.int64),
+        np.frombuffer(codes, dtype=np.int8).reshape(-1, dim), worth, np.array(sizes, dtype=np.int64)
     )

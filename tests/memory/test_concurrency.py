@@ -1,8 +1,12 @@
-"""Threads share a memory, processes share a folder: no errors, nothing lost, every invariant holds."""
+"""Threads share a memory, processes share a folder: no errors, nothing lost, every invariant holds.
+
+`make soak` has each thread and each task do $MLLM_STEPS (150) rounds of eleven calls.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -11,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mllm_plugin import ClosedError, Document, MemoryConfig, MemoryIndex, StoreBusyError, TreeConfig
+from tests.helpers.fault_tools import SOAK
 from tests.helpers.file_tools import changing
 from tests.helpers.robustness_tools import KEPT, assert_sound, finish, some_documents, start_python
 from tests.helpers.toy import ToyEncoder
 
 SMALL_GROUPS = MemoryConfig(tree=TreeConfig(fan_out=4))
+STEPS = int(os.environ.get("MLLM_STEPS", 150 if SOAK else 8))
 
 
 def together(*calls: Callable[[], object]) -> list[object]:
@@ -27,14 +33,14 @@ def together(*calls: Callable[[], object]) -> list[object]:
         return call()
 
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result(60) for future in [pool.submit(run, call) for call in calls]]
+        return [future.result(60 * STEPS) for future in [pool.submit(run, call) for call in calls]]
 
 
 def busy_worker(memory: MemoryIndex, worker: int) -> set[str]:
     """Adds, masks, updates, searches and removes documents of its own; returns the ids that it left."""
     generator = random.Random(worker)
     mine: set[str] = set()
-    for step in range(8):
+    for step in range(STEPS):
         batch = some_documents(4, prefix=f"t{worker}s{step}x")
         memory.add(batch)
         mine |= {document.id for document in batch}
@@ -55,7 +61,7 @@ def busy_worker(memory: MemoryIndex, worker: int) -> set[str]:
 
 
 def test_eight_threads_edit_and_search_one_memory(tmp_path):
-    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(), config=SMALL_GROUPS) as memory:
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(128), config=SMALL_GROUPS) as memory:
         memory.add(KEPT)
         left = together(*(lambda worker=worker: busy_worker(memory, worker) for worker in range(8)))
         expected = {document.id for document in KEPT}.union(*left)
@@ -64,6 +70,37 @@ def test_eight_threads_edit_and_search_one_memory(tmp_path):
         for document in KEPT:
             for mode in ("beam", "flat", "exact"):
                 assert memory.search(document.text, k=1, mode=mode)[0].document_id == document.id
+
+
+async def busy_task(memory: MemoryIndex, task: int) -> set[str]:
+    """What `busy_worker` does, awaited."""
+    generator = random.Random(task)
+    mine: set[str] = set()
+    for step in range(STEPS):
+        batch = some_documents(4, prefix=f"a{task}s{step}x")
+        await memory.aadd(batch)
+        mine |= {document.id for document in batch}
+        chosen = generator.choice(sorted(mine))
+        mode = generator.choice(["auto", "beam", "flat", "exact"])
+        assert chosen in {hit.document_id for hit in await memory.asearch(chosen, k=9, mode=mode)}
+        await memory.amask([chosen], label=f"by{task}")
+        assert chosen not in {hit.document_id for hit in await memory.asearch(chosen, k=9, mode=mode)}
+        assert (await memory.aget([chosen]))[0].masks == (f"by{task}",)
+        await memory.aunmask(label=f"by{task}")
+        await memory.aadd([Document(f"{chosen} rewritten", id=chosen)])
+        gone = generator.choice(sorted(mine))
+        assert (await memory.aremove([gone], wait=0)).documents == 1
+        mine.discard(gone)
+    return mine
+
+
+async def test_eight_tasks_edit_and_search_one_memory(tmp_path):
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(128), config=SMALL_GROUPS) as memory:
+        memory.add(KEPT)
+        left = await asyncio.gather(*(busy_task(memory, task) for task in range(8)))
+        expected = {document.id for document in KEPT}.union(*left)
+        assert_sound(memory, expected)
+        assert memory.stats().live_chunks == len(expected)
 
 
 def test_threads_in_namespaces_of_their_own(tmp_path):
