@@ -1,6 +1,6 @@
 """Threads share a memory, processes share a folder: no errors, nothing lost, every invariant holds.
 
-`make soak` has each thread and each task do $MLLM_STEPS (150) rounds of eleven calls.
+`make soak` has each thread and each task do $MLLM_STEPS (150) rounds of eight or nine calls.
 """
 
 from __future__ import annotations
