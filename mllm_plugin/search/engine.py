@@ -126,7 +126,8 @@ class Searcher:
             by_view = [self._search_view(view, part, request, clock) for view in apart]
             by_view += [self._search_together(one, part, request, clock) for one in together]
             found += [[own[place] for own in by_view] for place in range(len(part))]
-        modes: set[SearchMode] = {self._mode(view, request) for view in views}
+        modes: set[SearchMode] = {self._mode(view, request) for view in apart}
+        modes |= {"flat"} if together else set()
         mode = modes.pop() if len(modes) == 1 else request.mode
         leaf = views[0].hierarchy.leaf_ranker if views else LeafRanker()
         return [_merged(own, request.k, mode, leaf, clock) for own in found]

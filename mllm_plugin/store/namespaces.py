@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import apsw
 
@@ -17,8 +17,7 @@ _COLUMNS = """
     FROM namespaces n LEFT JOIN nodes r ON r.node_id = n.root_id"""
 
 
-@dataclass(frozen=True)
-class NamespaceRow:
+class NamespaceRow(NamedTuple):
     """A namespace as stored; `version` is the last write that touched it."""
 
     namespace_id: int
