@@ -172,7 +172,7 @@ def put(draft: Path, target: Path) -> None:
 
 def _held_folder(target: Path) -> tuple[Path, int]:
     while True:
-        folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_DRAFT}")
+        folder = target.with_name(f".{_stem(target)}.{uuid.uuid4().hex}{_DRAFT}")
         folder.mkdir()
         with suppress(FileNotFoundError):
             handle, is_free = _lock(folder)
@@ -183,7 +183,15 @@ def _held_folder(target: Path) -> tuple[Path, int]:
 
 def drafts_of(target: Path) -> Iterator[Path]:
     """The draft folders beside a file or folder."""
-    return target.parent.glob(f".{glob.escape(target.name)}.*{_DRAFT}")
+    return target.parent.glob(f".{glob.escape(_stem(target))}.*{_DRAFT}")
+
+
+def _stem(target: Path) -> str:
+    """As much of a target's name as leaves room for the rest of a draft's: a name has at most 255 bytes."""
+    name = target.name
+    while len(os.fsencode(name)) > 200:
+        name = name[:-1]
+    return name
 
 
 def _sweep(target: Path) -> None:

@@ -55,14 +55,21 @@ def places(count: int, short: int) -> list[int]:
     return list(range(count)) if SOAK else [count * place // short for place in range(short)]
 
 
+def beside_the_log(memory: MemoryIndex) -> list[str]:
+    """Problems but for a write that nobody was told of, which lies in the log behind a lost frame."""
+    return [one for one in memory.verify().problems if not one.startswith("log: 1 transactions lie")]
+
+
 def check(folder: Path, expected: list[dict[str, tuple]], step: int) -> None:
     """The memory is sound and holds what `step` steps made of it, or one more."""
     with MemoryIndex.open(folder, encoder=ToyEncoder()) as memory:
-        problems = [one for one in memory.verify().problems if not one.startswith("log: 1 transactions lie")]
-        assert problems == []
+        assert beside_the_log(memory) == []
         assert state(memory) in expected[step : step + 2]
         memory.add(KEPT)
-        assert memory.verify().ok
+        if not memory.verify().ok:  # of what was not acknowledged, a part still lies behind the new end
+            assert beside_the_log(memory) == []
+            assert memory.compact().erased
+            assert memory.verify().ok
     leftovers = [path.name for path in folder.iterdir() if path.name.endswith(".draft")]
     assert leftovers == []
 

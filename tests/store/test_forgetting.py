@@ -30,6 +30,7 @@ class History:
         self.memory.add(some_documents(60))
         self.live: dict[tuple[tuple[str, ...], str], str] = {}  # the canary by namespace and id
         self.gone: set[str] = set()
+        self.moves = 0
 
     def document(self, name: str, canary: str) -> Document:
         words = f"canary{canary} " + "word " * self.draw.choice((2, 50, 400))
@@ -85,7 +86,8 @@ class History:
 
     def move(self) -> None:
         """A backup, a repair and a copy with another encoder hold what lives now, and go on as the memory."""
-        target = self.folder.with_name(f"{self.folder.name}x")
+        self.moves += 1
+        target = self.folder.with_name(f"memory{self.moves}")
         way = self.draw.randrange(3)
         if way == 0:
             target.mkdir()

@@ -19,3 +19,12 @@ def test_a_large_backup_of_a_memory_just_built_can_be_read(tmp_path):
     with MemoryIndex.open(tmp_path / "copy", encoder=ToyEncoder(_DIM)) as copy:
         assert copy.verify().ok
         assert copy.stats().chunks == _DOCUMENTS
+
+
+def test_a_copy_may_have_a_long_name(tmp_path):
+    names = ["x" * 240, "ж" * 120]
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder()) as memory:
+        memory.add([Document("the old lighthouse keeper", id="a")])
+        for name in names:
+            memory.backup(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["memory", *names])
