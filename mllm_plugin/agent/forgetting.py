@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from mllm_plugin import clock
 from mllm_plugin.agent.items import Forgotten
 from mllm_plugin.agent.naming import FIELD, is_version, outer_namespaces, own
-from mllm_plugin.errors import NotFoundError
+from mllm_plugin.errors import NotFoundError, VersionConflictError
 from mllm_plugin.memory.checks import id_of
 from mllm_plugin.types import Namespace, RemoveReport, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared
 
+ATTEMPTS = 10  # at what somebody else changes meanwhile
 Chosen = dict[Namespace, dict[str, str]]  # by scope: ids of documents, and of the items that they belong to
 
 
@@ -164,17 +165,15 @@ def erase(shared: Shared, here: Here, named: Chosen, missing: tuple[str, ...]) -
 
 
 def sweep(shared: Shared, here: Here) -> RemoveReport:
-    """Removes what has expired, with all that is derived from it, as if it were forgotten."""
-    expired = _expired(shared, here.namespace)
-    together = _together(expired, derived(shared, expired, here.outermost))
-    with shared.memory.batch() as batch:
-        for place, ids in together.items():
-            batch.remove(ids, namespace=place)
-    took = [one for one in batch.reports if isinstance(one, RemoveReport)]
+    """Removes what has expired, with all that is derived from it, as if it were forgotten.
+
+    Raises:
+        VersionConflictError: Somebody gives what has expired more time again and again.
+    """
+    took, names = _swept(shared, here)
     report = shared.memory.remove([], namespace=here.namespace)  # waits for readers of old pages
     shared.likeness.forget()
     shared.turns.forget()
-    names = tuple((place, name) for place, ids in together.items() for name in ids)
     kept = shared.audit.erase(name for _, name in names)
     shared.audit.note_count("expire", here.namespace, len(names))
     return replace(
@@ -184,17 +183,39 @@ def sweep(shared: Shared, here: Here) -> RemoveReport:
         erased=report.erased and not kept,
         reason="; ".join(filter(None, (report.reason, kept))),
         weights=tuple(dict.fromkeys([*report.weights, *(name for one in took for name in one.weights)])),
-        removed=names,
+        removed=tuple(names),
     )
 
 
-def _expired(shared: Shared, namespace: Namespace) -> Chosen:
-    found: Chosen = {}
+def _swept(shared: Shared, here: Here) -> tuple[list[RemoveReport], list[tuple[Namespace, str]]]:
+    """Removes in one transaction what is expired then; reports, and what was removed."""
+    for attempt in range(ATTEMPTS):
+        expired = _expired(shared, here.namespace)
+        named = {place: {one.id: one.id for one in documents} for place, documents in expired.items()}
+        together = _together(named, derived(shared, named, here.outermost))
+        try:
+            with shared.memory.batch() as batch:
+                for place, documents in expired.items():
+                    for one in documents:  # changes nothing, and is refused where somebody gave it more time
+                        batch.update(one.id, if_version=one.version, namespace=place)
+                for place, ids in together.items():
+                    batch.remove(ids, namespace=place)
+        except (VersionConflictError, NotFoundError):
+            if attempt + 1 == ATTEMPTS:
+                raise
+        else:
+            took = [one for one in batch.reports if isinstance(one, RemoveReport)]
+            return took, [(place, name) for place, ids in together.items() for name in ids]
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _expired(shared: Shared, namespace: Namespace) -> dict[Namespace, list[StoredDocument]]:
+    found: dict[Namespace, list[StoredDocument]] = {}
     now = clock.now()
     for one in shared.memory.documents(namespace=namespace, prefix=True, masked=True, order="expires_at"):
         if one.expires_at is None or one.expires_at > now:
             break
-        found.setdefault(one.namespace, {})[one.id] = one.id
+        found.setdefault(one.namespace, []).append(one)
     return found
 
 

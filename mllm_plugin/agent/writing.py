@@ -32,7 +32,6 @@ from mllm_plugin.types import AddReport, Document, Moment, Namespace, StoredDocu
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared
 
-_ATTEMPTS = 10
 _KEPT = ("version", "place", "said", "by")  # of an item that is told again
 
 
@@ -149,7 +148,7 @@ def update(shared: Shared, namespace: Namespace, item_id: str, change: Change, h
         VersionConflictError: It has another version than the caller named.
     """
     change.check()
-    for _ in range(_ATTEMPTS):
+    for _ in range(forgetting.ATTEMPTS):
         document = forgetting.found(shared, namespace, item_id)
         version = own(document.metadata).get("version", 1)
         if change.if_version not in (None, version):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mllm_plugin import Document, InvalidInputError, VersionConflictError
-from mllm_plugin.agent import AgentMemory, AgentScope
+from mllm_plugin.agent import AgentMemory, AgentScope, forgetting
 from mllm_plugin.memory.batch import Batch
 from mllm_plugin.store.cache import hash_text
 from tests.helpers.toy import ToyEncoder
@@ -94,6 +94,26 @@ def test_a_sweep_that_fails_leaves_what_expired_and_what_was_made_of_it(
             ann.sweep()
     assert sorted(item.id for item in ann.list(masked=None)) == ["sum", "visa"]
     assert ann.sweep().documents == 2
+
+
+def test_what_is_given_more_time_in_the_middle_of_a_sweep_stays(
+    ann: AgentScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann.remember("visa number one", id="visa", expires=PAST)
+    ann.remember("a summary of the visa", id="sum", derived_from="visa")
+    ann.remember("milk", id="milk", expires=PAST)
+    derived, given = forgetting.derived, []
+
+    def slow(*asked: object) -> object:
+        found = derived(*asked)
+        if not given:
+            given.append(ann.update("visa", expires=datetime(2100, 1, 1, tzinfo=timezone.utc)))
+        return found
+
+    monkeypatch.setattr(forgetting, "derived", slow)
+    removed = [name for _, name in ann.sweep().removed]  # the version that had expired too
+    assert (len(removed), "milk" in removed, len(given)) == (2, True, 1)
+    assert sorted(item.id for item in ann.list()) == ["sum", "visa"]
 
 
 def test_what_is_superseded_twice_keeps_its_end_and_goes_with_either(ann: AgentScope) -> None:
