@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what travels to a machine without a network, in folders of at most 34 MB: pack.sh DATA INTO [PYTHON_VERSION of that machine]
+# Makes what travels to a machine without a network, in folders of at most 38 MB: pack.sh DATA INTO [PYTHON_VERSION of that machine]
 # INTO/a, INTO/b, INTO/c: the model in pieces; INTO/t: wheels, and texts to train on.
 set -euo pipefail
 data=$1 into=$2 python=${3:-3.12}
