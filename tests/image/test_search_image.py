@@ -14,7 +14,6 @@ from mllm_plugin.image import (
     ImageFolder,
     Plan,
     SpaceWindows,
-    compare,
     exact_order,
     lexical,
     nearest,
@@ -29,7 +28,7 @@ from mllm_plugin.image.source import read_levels
 from mllm_plugin.store.snapshot import rare_terms
 from mllm_plugin.text.lexical import QueryTerms, term_hash
 from tests.helpers.file_tools import rows
-from tests.helpers.image_tools import documents
+from tests.helpers.image_tools import all_found, documents
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)
@@ -126,22 +125,9 @@ def test_all_kernels_agree_to_the_bit(library, queries, monkeypatch, width, mapp
     else:
         own = placed(space, torch.device("cpu"))
         assert own.kernels is tensors
-    found = [_found(own, queries, plan, chosen) for chosen in (None, counts)]
+    found = [all_found(own, queries, plan, chosen) for chosen in (None, counts)]
     monkeypatch.setattr("mllm_plugin.image.space.kernels", lambda: plain)
-    assert found == [_found(space, queries, plan, chosen) for chosen in (None, counts)]
-
-
-def _found(space, queries, plan, counts):
-    """All that a walk tells, as values."""
-    walked = [
-        (one.chunks.tolist(), one.scores.tolist(), one.scored, one.visited)
-        for one in walk(space, queries, plan, counts)
-    ]
-    best, scored = nearest(space, queries, plan, 4, counts)
-    some = [np.arange(place, 40) for place in range(5)]
-    compared = [(one.chunks.tolist(), one.scores.tolist()) for one in compare(space, queries, some, counts)]
-    order = [[part.tolist() for part in one] for one in exact_order(space, queries, some, 40)]
-    return walked, [one.tolist() for one in best], scored.tolist(), compared, order
+    assert found == [all_found(space, queries, plan, chosen) for chosen in (None, counts)]
 
 
 def test_the_nearest_are_the_best_that_the_walk_reaches(library, queries, monkeypatch):
