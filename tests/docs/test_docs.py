@@ -78,7 +78,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any, loa
         return encoder if given == DEFAULT_ENCODER else as_encoder(given)
 
     monkeypatch.setattr("mllm_plugin.memory.index.as_encoder", loaded)
-    monkeypatch.setattr("mllm_plugin.cli.settings.quick_encoder", loaded)
+    monkeypatch.setattr("mllm_plugin.encoders.quick.quick_encoder", loaded)
     monkeypatch.setattr("mllm_plugin.memory_llm.facade.load_llm", load_once)
     return tmp_path
 
