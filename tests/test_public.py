@@ -41,9 +41,8 @@ def test_a_name_that_is_not_there():
 
 
 def test_little_is_loaded_before_it_is_needed():
-    code = (
-        "import sys; from mllm_plugin.cli import main; main([], standalone_mode=False); print(*sys.modules)"
-    )
+    shown = "from mllm_plugin.cli import main; main(['--help'], standalone_mode=False)"
+    code = f"import sys; {shown}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Look after:" in loaded.stdout
     assert not {"numpy", "pydantic", "apsw", "asyncio", "torch"} & set(loaded.stdout.split())
