@@ -19,7 +19,7 @@ def stored_documents(
 ) -> Iterator[StoredDocument]:
     """Documents by row id, in the order asked; what has expired `now` is masked for it."""
     labels, masks = _names(tx, "labels", rowids), _names(tx, "masks", rowids)
-    rows = tx.execute(
+    rows: Any = tx.execute(
         "SELECT d.document_rowid, d.id, d.text, d.metadata, d.split, "
         "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid), "
         f"{TIMES} FROM {WANTED} documents d "
@@ -49,7 +49,7 @@ def stored_chunks(
     tx: apsw.Connection, row: NamespaceRow, rowids: Sequence[int], live: str
 ) -> Iterator[StoredChunk]:
     """Chunks of documents by row id, in the order asked, where a condition on the document `d` holds."""
-    rows = tx.execute(
+    rows: Any = tx.execute(
         'SELECT d.document_rowid, d.id, d.text, c.chunk_id, c.start, c."end" '
         f"FROM {WANTED} documents d ON d.document_rowid = wanted.value AND d.namespace_id = ? "
         f"JOIN chunks c USING (document_rowid) WHERE {live} "
@@ -64,7 +64,7 @@ def stored_chunks(
 
 def stored_masks(tx: apsw.Connection, row: NamespaceRow) -> dict[str, set[str]]:
     """Names of the masks on each document of a namespace but that of its expiry, by its id."""
-    rows = tx.execute(
+    rows: Any = tx.execute(
         "SELECT d.id, m.label FROM documents d LEFT JOIN times t USING (document_rowid) "
         "LEFT JOIN masks m ON m.document_rowid = d.document_rowid "
         "AND NOT (m.label = ?2 AND coalesce(t.hidden, 0)) "
