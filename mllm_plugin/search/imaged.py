@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import NO_MEANING
-from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, vectors_of, walk
+from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, walk
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates
 from mllm_plugin.search.view import View
@@ -143,7 +143,7 @@ def _best(
         mine = best[(best >= first) & (best < first + len(own.chunks))]
         chosen.append(own.chunks[mine - first])
         first += len(own.chunks)
-    vectors = [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
+    vectors = [part.space.vectors(own) for part, own in zip(parts, chosen, strict=True)]
     return Candidates(
         ids=ids[best],
         vectors=np.concatenate(vectors),
