@@ -13,9 +13,10 @@ demo: $(DEMO)
 	$(BIN)/mllm demo
 
 # Most tests write whole memories, with their syncs: into memory where it has room (`make soak` writes to the disk).
+# Modules are compiled once, not by every process that a test starts, where the environment keeps no compiled ones.
 RAM := $(shell test -w /dev/shm && df -Pk /dev/shm | awk 'NR == 2 && $$4 > 4000000 {print "/dev/shm"}')
 test: $(READY) lint
-	$(if $(RAM),PYTEST_DEBUG_TEMPROOT=$(RAM)) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
+	$(if $(RAM),PYTEST_DEBUG_TEMPROOT=$(RAM)) PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
 
 # Kills, power failures, I/O errors, damage, hostile files and callers by the thousands; prints what became of
 # each. Takes hours.

@@ -1,65 +1,71 @@
 """LLM with memory: documents in an editable tree of embeddings on disk, searched from the top down."""
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 import mllm_start  # noqa: F401 - makes an interruption of the imports below quiet
-from mllm_plugin.agent import AgentMemory, AgentScope
-from mllm_plugin.bulk.builder import IndexBuilder
-from mllm_plugin.bulk.reembedding import reembed
-from mllm_plugin.bulk.repairing import repair
-from mllm_plugin.config import (
-    ChunkingConfig,
-    LeafConfig,
-    LexicalConfig,
-    MemoryConfig,
-    SearchConfig,
-    TreeConfig,
-)
-from mllm_plugin.errors import (
-    AdapterMismatchError,
-    ClosedError,
-    DamagedStoreError,
-    DimensionMismatchError,
-    DiskFullError,
-    EncoderMismatchError,
-    FilterError,
-    FormatVersionError,
-    InvalidDocumentError,
-    InvalidInputError,
-    InvalidTypeError,
-    MissingDependencyError,
-    MLLMError,
-    ModelNotFoundError,
-    NotFoundError,
-    ReadOnlyStoreError,
-    StoreBusyError,
-    StoreError,
-    UnsupportedFilesystemError,
-    VersionConflictError,
-)
-from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.memory.batch import Batch
-from mllm_plugin.search.recency import Recency
-from mllm_plugin.types import (
-    AddReport,
-    BuildReport,
-    CompactReport,
-    Document,
-    Hit,
-    Hits,
-    InstallReport,
-    MaskReport,
-    MemoryEmbedding,
-    PathStep,
-    Recall,
-    RemoveReport,
-    RepairReport,
-    SearchStatistics,
-    SkippedDocument,
-    Stats,
-    StoredDocument,
-    Topic,
-    UpdateReport,
-    VerifyReport,
-)
+
+if TYPE_CHECKING:
+    from mllm_plugin.agent import AgentMemory, AgentScope
+    from mllm_plugin.bulk.builder import IndexBuilder
+    from mllm_plugin.bulk.reembedding import reembed
+    from mllm_plugin.bulk.repairing import repair
+    from mllm_plugin.config import (
+        ChunkingConfig,
+        LeafConfig,
+        LexicalConfig,
+        MemoryConfig,
+        SearchConfig,
+        TreeConfig,
+    )
+    from mllm_plugin.errors import (
+        AdapterMismatchError,
+        ClosedError,
+        DamagedStoreError,
+        DimensionMismatchError,
+        DiskFullError,
+        EncoderMismatchError,
+        FilterError,
+        FormatVersionError,
+        InvalidDocumentError,
+        InvalidInputError,
+        InvalidTypeError,
+        MissingDependencyError,
+        MLLMError,
+        ModelNotFoundError,
+        NotFoundError,
+        ReadOnlyStoreError,
+        StoreBusyError,
+        StoreError,
+        UnsupportedFilesystemError,
+        VersionConflictError,
+    )
+    from mllm_plugin.memory import MemoryIndex
+    from mllm_plugin.memory.batch import Batch
+    from mllm_plugin.search.recency import Recency
+    from mllm_plugin.types import (
+        AddReport,
+        BuildReport,
+        CompactReport,
+        Document,
+        Hit,
+        Hits,
+        InstallReport,
+        MaskReport,
+        MemoryEmbedding,
+        PathStep,
+        Recall,
+        RemoveReport,
+        RepairReport,
+        SearchStatistics,
+        SkippedDocument,
+        Stats,
+        StoredDocument,
+        Topic,
+        UpdateReport,
+        VerifyReport,
+    )
 
 __version__ = "0.1.0"
 
@@ -119,3 +125,31 @@ __all__ = [
     "reembed",
     "repair",
 ]
+
+# Modules are loaded when a name of theirs is asked for: a command that needs few of them answers at once.
+_HOMES = {
+    "AgentMemory": "agent",
+    "AgentScope": "agent",
+    "Batch": "memory.batch",
+    "IndexBuilder": "bulk.builder",
+    "MemoryIndex": "memory",
+    "Recency": "search.recency",
+    "reembed": "bulk.reembedding",
+    "repair": "bulk.repairing",
+}
+_VALUES = ("errors", "config", "types")  # where all others are
+
+
+def __getattr__(name: str) -> Any:
+    homes = ((_HOMES[name],) if name in _HOMES else _VALUES) if name in __all__ else ()
+    for module in (import_module(f"{__name__}.{home}") for home in homes):
+        if hasattr(module, name):
+            globals()[name] = getattr(module, name)
+            return globals()[name]
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

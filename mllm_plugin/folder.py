@@ -32,7 +32,7 @@ Shape = Sequence[int | str]
 
 TENSORS, CONFIG = ".safetensors", ".json"
 _SUM = "sha256"
-_TRIES = 8  # reads that another process's save may spoil, one after another
+_TRIES = 64  # reads that another process's save may spoil, one after another
 
 
 # -- a pair of files, whole or not at all

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
 
 import mllm_plugin
 from mllm_plugin import MemoryIndex, errors
@@ -11,6 +17,35 @@ from mllm_plugin import MemoryIndex, errors
 def test_exported_names():
     assert list(mllm_plugin.__all__) == sorted(mllm_plugin.__all__)
     assert all(hasattr(mllm_plugin, name) for name in mllm_plugin.__all__)
+
+
+def test_what_type_checkers_are_told_is_what_is_there():
+    tree = ast.parse(inspect.getsource(mllm_plugin))
+    told = {
+        alias.name: f"{node.module}"
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted(told) == mllm_plugin.__all__
+    assert all(
+        getattr(mllm_plugin, name) is getattr(import_module(home), name) for name, home in told.items()
+    )
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mllm_plugin.nothing
+
+
+def test_little_is_loaded_before_it_is_needed():
+    shown = "from mllm_plugin.cli import main; main(['--help'], standalone_mode=False)"
+    code = f"import sys; {shown}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Look after:" in loaded.stdout
+    assert not {"numpy", "pydantic", "apsw", "asyncio", "torch"} & set(loaded.stdout.split())
 
 
 def test_every_error_is_an_mllm_error_and_a_builtin():

@@ -10,7 +10,7 @@ from typing import IO, Any, NoReturn
 import click
 
 from mllm_plugin import __version__
-from mllm_plugin.cli import ask, care, demo, edit, index, move, query, read_index, serving, train, train_llm
+from mllm_plugin.cli.commands import SECTIONS, Commands
 from mllm_plugin.cli.settings import Settings, encoder_option, memory_option, namespace_option, output_options
 from mllm_plugin.cli.terminal import colour, hide_bars_of_others, judged
 from mllm_plugin.errors import MLLMError
@@ -19,14 +19,6 @@ _INTERRUPTED = "Interrupted."
 _KEPT = "What was written is kept; run the same command again to go on."
 _GO_ON = ("demo", "index", "import", "reembed", "train", "train-llm")
 _WANTS_JSON = f"{__name__}.json"
-_SECTIONS = {
-    "Use": ("demo", "index", "search", "ask", "read-index", "list", "show"),
-    "Edit": ("mask", "unmask", "remove"),
-    "Look after": ("stats", "verify", "compact", "backup", "restore", "repair"),
-    "Serve": ("mcp", "serve", "token"),
-    "Move": ("import", "export", "reembed"),
-    "Train": ("train", "install", "train-llm"),
-}
 
 
 class _Failure(click.ClickException):
@@ -74,13 +66,16 @@ class _Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands by what they are for."""
-        for title, names in _SECTIONS.items():
+        for title, commands in SECTIONS.items():
             with formatter.section(title):
-                shown = ((name, self.commands[name].get_short_help_str(formatter.width)) for name in names)
-                formatter.write_dl(list(shown))
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Group,
+    commands=Commands(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="mllm")
 @output_options
 def main(settings: Settings) -> None:
@@ -100,9 +95,6 @@ def main(settings: Settings) -> None:
 for _option in (encoder_option, namespace_option):
     _option(main)
 memory_option(main, envvar="MLLM_MEMORY")
-for _module in (index, move, query, ask, read_index, edit, care, serving, train, train_llm, demo):
-    for _command in _module.COMMANDS:
-        main.add_command(_command)
 
 
 def _fail(settings: Settings, error: Exception) -> NoReturn:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SHOWN = 4
 
 
-@click.command(short_help="Let a language model that reads the memory answer.")
+@click.command()
 @click.argument("question")
 @click.option("--model", metavar="NAME_OR_PATH", help="Language model: a name, a folder, or a GGUF file.")
 @click.option(

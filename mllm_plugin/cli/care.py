@@ -31,7 +31,7 @@ def stats(settings: Settings) -> None:
     emit(settings, found.to_dict(), _stats_lines(found))
 
 
-@click.command(short_help="Check every invariant of the memory.")
+@click.command()
 @shared_options
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings) -> None:
@@ -81,7 +81,7 @@ def backup(settings: Settings, file: Path) -> None:
     emit(settings, {"file": str(file), "bytes": written}, [f"{size(written)} written to {file}"])
 
 
-@click.command(short_help="Make a memory from a backup.")
+@click.command()
 @click.argument("file", type=UserPath(dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace the memory that is there.")
 @shared_options
@@ -138,7 +138,7 @@ def _verified(folder: Path, file: Path) -> int:
         return memory.stats().documents
 
 
-@click.command("repair", short_help="Save what can be read of a damaged memory.")
+@click.command("repair")
 @click.argument("damaged", type=UserPath(file_okay=False), required=False)
 @click.option("--to", "target", type=UserPath(), help="Folder of the new memory (default DAMAGED-repaired).")
 @click.option(

@@ -42,7 +42,7 @@ _FROM_MEMORY: dict[str, Any] = {"mode": "memory", "k": 1, "max_new_tokens": 24}
 _NOTE_QUESTION = "What do I do when the nightly export fails?"
 
 
-@click.command(short_help="See it all at work on the Python language reference.")
+@click.command()
 @click.option(
     "--into",
     type=UserPath(),

@@ -14,7 +14,7 @@ from mllm_plugin.memory import MemoryIndex
 EXIT_NEEDS_CARE = 3
 
 
-@click.command(short_help="Erase documents for good.")
+@click.command()
 @click.argument("ids", nargs=-1, metavar="[ID]…")
 @click.option("--label", help="Documents with this label.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -51,7 +51,7 @@ def remove(
         ctx.exit(EXIT_NEEDS_CARE)
 
 
-@click.command(short_help="Hide documents until they are unmasked.")
+@click.command()
 @click.argument("ids", nargs=-1, metavar="[ID]…")
 @click.option("--label", default="", help="Name of the mask; alone: masks the documents with this label.")
 @filter_option

@@ -31,7 +31,7 @@ def _known_encoding(ctx: click.Context, param: click.Parameter, value: str | Non
         raise click.BadParameter(f"{error}; examples: latin-1, cp1252, shift_jis") from error
 
 
-@click.command(short_help="Put files and folders into the memory.")
+@click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=UserPath())
 @click.option("--label", "labels", multiple=True, help="Label of the documents; may be given several times.")
 @click.option(

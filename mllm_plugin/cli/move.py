@@ -26,7 +26,7 @@ from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.transfer import Columns, Source, open_source, placed, write_jsonl
 
 
-@click.command("import", short_help="Import JSON lines, a Chroma or a LanceDB folder.")
+@click.command("import")
 @click.argument("path", type=UserPath())
 @click.option("--collection", help="Chroma collection or LanceDB table.")
 @click.option("--id-column", help="LanceDB column of the ids.")
@@ -65,7 +65,7 @@ def import_(
         note(report.reason)
 
 
-@click.command(short_help="Write documents as JSON lines.")
+@click.command()
 @click.argument("file", type=UserPath(dir_okay=False))
 @click.option("--vectors", is_flag=True, help="Write the vectors too, so that importing needs no encoder.")
 @namespace_option
@@ -80,7 +80,7 @@ def export(settings: Settings, file: Path, vectors: bool) -> None:
     emit(settings, {"file": str(file), "documents": count, "vectors": vectors}, [what])
 
 
-@click.command("reembed", short_help="Copy the memory with another encoder.")
+@click.command("reembed")
 @click.argument("target", type=UserPath(file_okay=False))
 @encoder_option
 @shared_options

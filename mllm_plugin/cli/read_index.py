@@ -19,7 +19,7 @@ from mllm_plugin.cli.settings import (
 from mllm_plugin.errors import InvalidInputError
 
 
-@click.command("read-index", short_help="Write what a language model reads, ahead of time.")
+@click.command("read-index")
 @click.argument("folder", metavar="[MEMORY]", required=False, type=UserPath())
 @click.option("--model", metavar="NAME_OR_PATH", help="Language model: a name, a folder, or a GGUF file.")
 @click.option(

@@ -56,7 +56,7 @@ _scope_option = click.option(
 _read_only_option = click.option("--read-only", is_flag=True, help="Never write.")
 
 
-@click.command(short_help="Serve the memory to an agent, as tools over MCP.")
+@click.command()
 @_scope_option
 @_read_only_option
 @click.option(
@@ -84,7 +84,7 @@ def mcp(
     )
 
 
-@click.command(short_help="Serve the memory over HTTP.")
+@click.command()
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -126,7 +126,7 @@ def serve(
     serve_http(settings.memory, encoder=settings.encoder, **where, **limits)
 
 
-@click.command(short_help="Make a token for `mllm serve`.")
+@click.command()
 @click.argument("name")
 @click.option("--tokens", type=UserPath(), metavar="FILE", required=True, help="File to add its hash to.")
 @_scope_option

@@ -10,21 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import BaseModel
 
 from mllm_plugin.cli.terminal import watched
-from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
-from mllm_plugin.encoders.quick import quick_encoder
 from mllm_plugin.errors import NotFoundError
-from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.models.files import choose_device
-from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.store.database import FILE_NAME
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from mllm_plugin.memory import MemoryIndex
+    from mllm_plugin.protocols import TextEncoder
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _default_encoder() -> str:
+    from mllm_plugin.encoders import DEFAULT_ENCODER
+
+    return DEFAULT_ENCODER
 
 
 @dataclass
@@ -40,7 +45,7 @@ class Settings:
 
     memory: Path = Path("memory")
     namespace: tuple[str, ...] = ()
-    encoder: Any = DEFAULT_ENCODER
+    encoder: Any = field(default_factory=_default_encoder)
     encoder_named: bool = False
     slashed: bool = False
     json: bool = False
@@ -49,6 +54,8 @@ class Settings:
 
     def exists(self) -> bool:
         """Whether there is a memory in the folder."""
+        from mllm_plugin.store.database import FILE_NAME
+
         return (self.memory / FILE_NAME).is_file()
 
     @property
@@ -67,6 +74,9 @@ class Settings:
 
     def load_encoder(self, encoder: Any) -> TextEncoder:
         """Finds an encoder; one of Hugging Face is read no sooner than it is needed."""
+        from mllm_plugin.encoders import as_encoder
+        from mllm_plugin.encoders.quick import quick_encoder
+
         with self.stage("load encoder"):
             return quick_encoder(encoder) if isinstance(encoder, str) else as_encoder(encoder)
 
@@ -102,6 +112,8 @@ class Settings:
     def _timed_open(self, encoder: Any, *, read_only: bool = False) -> Iterator[MemoryIndex]:
         if encoder is not None:
             encoder = self.load_encoder(encoder)
+        from mllm_plugin.memory import MemoryIndex
+
         with self.stage("open"):
             memory = MemoryIndex.open(self.memory, encoder=encoder, read_only=read_only)
         with memory:
@@ -145,6 +157,8 @@ class DeviceType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the name, or raises `InvalidInputError` with torch's reason."""
+        from mllm_plugin.models.files import choose_device
+
         choose_device(value)
         return value
 

@@ -21,7 +21,7 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.training.routing.config import TrainingConfig
 
 
-@click.command(short_help="Train level encoders and rankers on the memory's documents.")
+@click.command()
 @click.option(
     "--out", type=UserPath(file_okay=False), metavar="FOLDER", required=True, help="Where to write."
 )

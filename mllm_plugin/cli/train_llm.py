@@ -21,7 +21,7 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.training.reader.config import ReaderTrainingConfig
 
 
-@click.command("train-llm", short_help="Train a language model to write and read the memory.")
+@click.command("train-llm")
 @click.argument("folder", metavar="[MEMORY]", required=False, type=UserPath())
 @click.option(
     "--into", type=UserPath(file_okay=False), metavar="FOLDER", required=True, help="Where to write."

@@ -319,8 +319,18 @@ class MemoryReader:
             raise InvalidInputError(f"{where} is damaged: {error}") from error
 
 
+_SHIPPED: MutableMapping[LoadedLLM, MemoryReader | None] = WeakKeyDictionary()
+
+
 def shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
     """The reader that comes with the package for a model; None without one."""
+    # all who work with one loaded model share its reader, and with it the weights that the reader changes
+    if llm not in _SHIPPED:
+        _SHIPPED[llm] = _shipped_reader(llm)
+    return _SHIPPED[llm]
+
+
+def _shipped_reader(llm: LoadedLLM) -> MemoryReader | None:
     folder = files("mllm_plugin") / "trained"
     for source in folder.iterdir() if folder.is_dir() else ():
         if (source / CONFIG_NAME).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from mllm_plugin.extras import needs
 from mllm_plugin.serving.access import MOST, Access
 from mllm_plugin.serving.hosts import check_host
 from mllm_plugin.serving.opening import Opening, Source
+from mllm_plugin.serving.standard_output import standard_output_alone
 from mllm_plugin.serving.tokens import Token, Tokens, add_token
 from mllm_plugin.store.database import FILE_NAME
+
+_PROTOCOL = "the Model Context Protocol"
 
 __all__ = ["AccessError", "Token", "Tokens", "add_token", "serve", "serve_mcp"]
 
@@ -82,17 +86,27 @@ def serve_mcp(
     """
     from mllm_plugin import __version__
 
-    with needs("mcp", "the Model Context Protocol"):
-        from mllm_plugin.serving import mcp_server
     opening = Opening(_source(path, encoder, read_only).open)
     access = Access(dict(scope or {}), read_only)
     if http is None:
-        mcp_server.run_stdio(opening, access, __version__)
-    else:
-        check_host(
-            http[0], "tools over the network need a proxy that knows its users, or `mllm serve` with tokens"
-        )
-        mcp_server.run_http(opening, access, __version__, *http)
+        _serve_stdio(opening, access, __version__)
+        return
+    check_host(
+        http[0], "tools over the network need a proxy that knows its users, or `mllm serve` with tokens"
+    )
+    with needs("mcp", _PROTOCOL):
+        from mllm_plugin.serving.mcp_server import run_http
+    run_http(opening, access, __version__, *http)
+
+
+def _serve_stdio(opening: Opening, access: Access, version: str) -> None:
+    with needs("mcp", _PROTOCOL):
+        if find_spec("mcp") is None:
+            raise ModuleNotFoundError(name="mcp")  # before a memory is made
+        output = standard_output_alone()
+        opening.start()  # takes about as long as to load the SDK
+        from mllm_plugin.serving.mcp_server import run_stdio
+    run_stdio(opening, access, version, output)
 
 
 def _source(path: str | Path, encoder: Any, read_only: bool) -> Source:

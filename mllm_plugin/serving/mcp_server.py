@@ -46,14 +46,18 @@ def server_of(opening: Opening, access: Access, version: str) -> Server:
     return server
 
 
-def run_stdio(opening: Opening, access: Access, version: str) -> None:
-    """Serves the process that started this one, until that closes its end."""
-    protocol = os.dup(1)
-    os.dup2(2, 1)  # whatever else prints goes to stderr: the protocol alone is on stdout
-    sys.stdout = sys.stderr
+def run_stdio(opening: Opening, access: Access, version: str, output: int) -> None:
+    """Serves the process that started this one, until that closes its end.
+
+    Args:
+        opening: The memory; its opening has begun.
+        access: What the process may do.
+        version: Of the server.
+        output: Descriptor to answer on.
+    """
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, _end)
-    anyio.run(_serve_stdio, server_of(opening, access, version), opening, protocol)
+    anyio.run(_serve_stdio, server_of(opening, access, version), output)
     opening.close()
 
 
@@ -117,10 +121,9 @@ def _said(text: str, wrong: bool = False) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], isError=wrong)
 
 
-async def _serve_stdio(server: Server, opening: Opening, protocol: int) -> None:
-    written = anyio.wrap_file(TextIOWrapper(os.fdopen(protocol, "wb"), encoding="utf-8"))
+async def _serve_stdio(server: Server, output: int) -> None:
+    written = anyio.wrap_file(TextIOWrapper(os.fdopen(output, "wb"), encoding="utf-8"))
     async with stdio_server(stdout=written) as (read, write):
-        opening.start()
         await server.run(read, write, server.create_initialization_options())
 
 

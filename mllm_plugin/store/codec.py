@@ -1,9 +1,10 @@
-"""Vectors to bytes and back. Little endian; d dimensions, w windows."""
+"""Vectors to bytes and back, and values to a parameter. Little endian; d dimensions, w windows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,8 @@ from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.node import EmbeddingChunk
 
+# Rows of many values in one statement: `FROM {WANTED} chunks ON chunk_id = wanted.value`, `(wanted(ids),)`
+WANTED = "json_each(?) wanted CROSS JOIN"  # CROSS: the values lead, however many rows the table has
 _SCALE_BYTES = 4
 _BASE = 128
 _WINDOWS = ("codes", "scales", "sizes")
@@ -162,3 +165,8 @@ def unpack_all(packed: Sequence[bytes], dim: int) -> Windows:
     return Windows(
         np.frombuffer(codes, dtype=np.int8).reshape(-1, dim), worth, np.array(sizes, dtype=np.int64)
     )
+
+
+def wanted(values: Iterable[Any]) -> str:
+    """The parameter that goes with `WANTED`."""
+    return json.dumps(list(values))

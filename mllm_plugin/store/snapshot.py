@@ -8,7 +8,6 @@ Shapes: n chunks, c children, r vectors per embedding, d dimensions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 
 from mllm_plugin import clock
 from mllm_plugin.errors import ClosedError, DamagedStoreError
-from mllm_plugin.store.codec import Windows, children_of, unpack_all, vector_of
+from mllm_plugin.store.codec import WANTED, Windows, children_of, unpack_all, vector_of, wanted
 from mllm_plugin.store.documents import Selection, select_documents
 from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.filters import Clause
 from mllm_plugin.store.listing import Listing, count_documents, listed_documents
 from mllm_plugin.store.namespaces import NamespaceRow, namespaces_below, select_namespaces
-from mllm_plugin.store.times import ALWAYS, EXPIRED, Times, When, last_overdue
-from mllm_plugin.store.values import parsed_metadata
+from mllm_plugin.store.stored_documents import stored_chunks, stored_documents, stored_masks
+from mllm_plugin.store.times import ALWAYS, TIMES, Times, When, last_overdue, read_times
 from mllm_plugin.text.lexical import FIRST_RULE
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.tree.node import EmbeddingChunk
@@ -39,10 +38,8 @@ if TYPE_CHECKING:
 
 IMAGE = "image"  # key of the setting
 MOST_ROUTED = 512  # chunks that the rare words of a query lead to
-_TOP = 64  # no memory is so large that its tree has more levels
 _READ_BATCH = 64
-_TIMES = "t.created, t.updated, t.expires, t.valid_from, t.valid_to, t.version, t.hidden"
-_WANTED = "json_each(?) wanted CROSS JOIN"  # CROSS: the ids lead, however many rows the table has
+_TOP = 64  # no memory is so large that its tree has more levels
 
 
 class NodeRow(NamedTuple):
@@ -174,7 +171,7 @@ class Snapshot:
             "WITH RECURSIVE above (node_id) AS (SELECT value FROM json_each(?) UNION "
             "SELECT parent_id FROM nodes JOIN above USING (node_id) WHERE parent_id IS NOT NULL) "
             "SELECT node_id, level, parent_id, version FROM above JOIN nodes USING (node_id)",
-            (_listed(node_ids),),
+            (wanted(node_ids),),
         )
         found = {row[0]: NodeRow(*row) for row in rows}
         for node in found.values():
@@ -187,8 +184,8 @@ class Snapshot:
 
     def versions(self, node_ids: Iterable[int]) -> dict[int, int]:
         """The write that last changed the embedding chunk of each of these nodes, by id."""
-        query = f"SELECT node_id, version FROM {_WANTED} nodes ON node_id = value"
-        return dict(self._tx.execute(query, (_listed(node_ids),)))
+        query = f"SELECT node_id, version FROM {WANTED} nodes ON node_id = value"
+        return dict(self._tx.execute(query, (wanted(node_ids),)))
 
     def lowest_nodes(self, namespace_id: int) -> dict[int, int]:
         """Version by node id of all nodes of level 2 of a namespace."""
@@ -208,35 +205,35 @@ class Snapshot:
         """Where chunks lie, by id."""
         rows = self._tx.execute(
             'SELECT c.chunk_id, d.document_rowid, d.id, c.start, c."end", c.node_id '
-            f"FROM {_WANTED} chunks c ON c.chunk_id = wanted.value JOIN documents d USING (document_rowid)",
-            (_listed(chunk_ids),),
+            f"FROM {WANTED} chunks c ON c.chunk_id = wanted.value JOIN documents d USING (document_rowid)",
+            (wanted(chunk_ids),),
         )
         return {chunk_id: Place(*found) for chunk_id, *found in rows}
 
     def live(self, chunk_ids: Iterable[int]) -> set[int]:
         """Those of the chunks that are stored, and neither masked nor expired."""
         rows = self._tx.execute(
-            f"SELECT c.chunk_id FROM {_WANTED} chunks c ON c.chunk_id = wanted.value "
+            f"SELECT c.chunk_id FROM {WANTED} chunks c ON c.chunk_id = wanted.value "
             f"JOIN documents d USING (document_rowid) WHERE {self._live}",
-            (_listed(chunk_ids),),
+            (wanted(chunk_ids),),
         )
         return {chunk_id for (chunk_id,) in rows}
 
     def begins(self, chunk_ids: Iterable[int]) -> dict[int, int]:
         """When the validity, or else the existence, of the documents of chunks began; by chunk id."""
         rows = self._tx.execute(
-            f"SELECT c.chunk_id, coalesce(t.valid_from, t.created) FROM {_WANTED} chunks c "
+            f"SELECT c.chunk_id, coalesce(t.valid_from, t.created) FROM {WANTED} chunks c "
             "ON c.chunk_id = wanted.value JOIN times t USING (document_rowid)",
-            (_listed(chunk_ids),),
+            (wanted(chunk_ids),),
         )
         return {chunk_id: begin for chunk_id, begin in rows if begin is not None}
 
     def spans(self, document_rowids: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
         """Character offsets of all chunks of documents, in order, by row id."""
         rows = self._tx.execute(
-            f'SELECT c.document_rowid, c.start, c."end" FROM {_WANTED} chunks c '
+            f'SELECT c.document_rowid, c.start, c."end" FROM {WANTED} chunks c '
             "ON c.document_rowid = wanted.value ORDER BY c.start",
-            (_listed(document_rowids),),
+            (wanted(document_rowids),),
         )
         found: dict[int, list[tuple[int, int]]] = {}
         for rowid, start, end in rows:
@@ -246,8 +243,8 @@ class Snapshot:
     def windows(self, chunk_ids: NDArray[np.int64]) -> Windows:
         """Windows of chunks, in the order asked; none where none are stored."""
         ids = chunk_ids.tolist()
-        query = f"SELECT chunk_id, data FROM {_WANTED} windows ON chunk_id = wanted.value"
-        stored = dict(self._tx.execute(query, (_listed(ids),)))
+        query = f"SELECT chunk_id, data FROM {WANTED} windows ON chunk_id = wanted.value"
+        stored = dict(self._tx.execute(query, (wanted(ids),)))
         return unpack_all([stored.get(chunk_id, b"") for chunk_id in ids], self.dim)
 
     def chunks_of(self, document_rowid: int) -> list[ChunkVectors]:
@@ -266,9 +263,9 @@ class Snapshot:
     def embeddings(self, text_hashes: Iterable[bytes]) -> dict[bytes, tuple[NDArray[np.float16], bytes]]:
         """Pooled vector [d] and packed windows of the texts that are stored, by hash."""
         rows = self._tx.execute(
-            f"SELECT min(c.chunk_id), c.node_id, c.text_hash, w.data FROM {_WANTED} chunks c "
+            f"SELECT min(c.chunk_id), c.node_id, c.text_hash, w.data FROM {WANTED} chunks c "
             "ON c.text_hash = unhex(wanted.value) LEFT JOIN windows w USING (chunk_id) GROUP BY c.text_hash",
-            (_listed(text_hash.hex() for text_hash in text_hashes),),
+            (wanted(text_hash.hex() for text_hash in text_hashes),),
         ).fetchall()
         vectors = self._vectors({chunk_id: node_id for chunk_id, node_id, *_ in rows})
         return {text_hash: (vectors[chunk], windows or b"") for chunk, _, text_hash, windows in rows}
@@ -317,64 +314,24 @@ class Snapshot:
 
     def documents(self, row: NamespaceRow, rowids: Sequence[int]) -> Iterator[StoredDocument]:
         """Documents by row id, in the order asked."""
-        for start in range(0, len(rowids), _READ_BATCH):
-            wanted = list(rowids[start : start + _READ_BATCH])
-            labels, masks = self._names("labels", wanted), self._names("masks", wanted)
-            rows = self._tx.execute(
-                "SELECT d.document_rowid, d.id, d.text, d.metadata, d.split, "
-                "(SELECT count(*) FROM chunks c WHERE c.document_rowid = d.document_rowid), "
-                f"{_TIMES} FROM {_WANTED} documents d "
-                "ON d.document_rowid = wanted.value AND d.namespace_id = ? "
-                "LEFT JOIN times t USING (document_rowid)",
-                (_listed(wanted), row.namespace_id),
-            ).fetchall()
-            found = {rowid: fields for rowid, *fields in rows}
-            for rowid in filter(found.__contains__, wanted):
-                document_id, text, metadata, split, chunks, *times = found[rowid]
-                with decoding(f"document {document_id!r}"):
-                    document = StoredDocument(
-                        id=document_id,
-                        text=text.decode("utf-8"),
-                        metadata=parsed_metadata(metadata),
-                        namespace=row.namespace,
-                        labels=tuple(labels.get(rowid, ())),
-                        masks=self._masks_of(masks.get(rowid, []), expires=times[2]),
-                        chunks=chunks,
-                        split=bool(split),
-                        **_times(times).fields(),
-                    )
-                yield document
-
-    def _masks_of(self, stored: list[str], expires: int | None) -> tuple[str, ...]:
-        """The masks of a document, that of its expiry too where it could not be written yet."""
-        expired = expires is not None and expires <= self.now
-        return tuple(sorted({*stored, EXPIRED}) if expired else stored)
+        for some in _batches(rowids):
+            yield from stored_documents(self._tx, row, some, self.now)
 
     def chunks(self, row: NamespaceRow, rowids: Sequence[int]) -> Iterator[StoredChunk]:
         """Live chunks of documents by row id, in the order asked."""
-        for start in range(0, len(rowids), _READ_BATCH):
-            wanted = list(rowids[start : start + _READ_BATCH])
-            rows = self._tx.execute(
-                'SELECT d.document_rowid, d.id, d.text, c.chunk_id, c.start, c."end" '
-                f"FROM {_WANTED} documents d ON d.document_rowid = wanted.value AND d.namespace_id = ? "
-                f"JOIN chunks c USING (document_rowid) WHERE {self._live} "
-                "ORDER BY wanted.key, c.start, c.chunk_id",
-                (_listed(wanted), row.namespace_id),
-            ).fetchall()
-            texts = {rowid: text.decode("utf-8") for rowid, _, text, *_ in rows}
-            for rowid, document_id, _, chunk_id, first, last in rows:
-                text = texts[rowid][first:last]
-                yield StoredChunk(chunk_id, document_id, text, first, last, row.namespace)
+        for some in _batches(rowids):
+            yield from stored_chunks(self._tx, row, some, self._live)
 
     def texts(self, rowids: Iterable[int]) -> dict[int, tuple[str, str, Times]]:
         """Text, metadata (JSON) and times of documents, by row id."""
         rows = self._tx.execute(
-            f"SELECT d.document_rowid, d.text, d.metadata, {_TIMES} FROM {_WANTED} documents d "
+            f"SELECT d.document_rowid, d.text, d.metadata, {TIMES} FROM {WANTED} documents d "
             "ON d.document_rowid = wanted.value LEFT JOIN times t USING (document_rowid)",
-            (_listed(rowids),),
+            (wanted(rowids),),
         )
         return {
-            rowid: (text.decode("utf-8"), metadata, _times(times)) for rowid, text, metadata, *times in rows
+            rowid: (text.decode("utf-8"), metadata, read_times(times))
+            for rowid, text, metadata, *times in rows
         }
 
     def live_sizes(self, row: NamespaceRow) -> NDArray[np.int64]:
@@ -391,17 +348,7 @@ class Snapshot:
 
         That of its expiry is left out: it follows from the time.
         """
-        rows = self._tx.execute(
-            "SELECT d.id, m.label FROM documents d LEFT JOIN times t USING (document_rowid) "
-            "LEFT JOIN masks m ON m.document_rowid = d.document_rowid "
-            "AND NOT (m.label = ?2 AND coalesce(t.hidden, 0)) "
-            "WHERE d.namespace_id = ?1 ORDER BY d.document_rowid",
-            (row.namespace_id, EXPIRED),
-        )
-        found: dict[str, set[str]] = {}
-        for document_id, label in rows:
-            found.setdefault(document_id, set()).update(() if label is None else (label,))
-        return found
+        return stored_masks(self._tx, row)
 
     @property
     def _live(self) -> str:
@@ -410,16 +357,6 @@ class Snapshot:
             return "d.masked = 0"
         expired = f"SELECT document_rowid FROM times WHERE hidden = 0 AND expires <= {self.overdue}"
         return f"d.masked = 0 AND d.document_rowid NOT IN ({expired})"
-
-    def _names(self, table: str, rowids: Iterable[int]) -> dict[int, list[str]]:
-        """Labels or masks in order of their names, by row id of the document."""
-        query = (
-            f"SELECT document_rowid, label FROM {_WANTED} {table} ON document_rowid = value ORDER BY label"
-        )
-        found: dict[int, list[str]] = {}
-        for rowid, label in self._tx.execute(query, (_listed(rowids),)):
-            found.setdefault(rowid, []).append(label)
-        return found
 
     # -- what leads to chunks
     # ------------------------------------------------------------------------------------
@@ -434,15 +371,15 @@ class Snapshot:
             f"SELECT c.chunk_id, c.node_id FROM documents d JOIN chunks c USING (document_rowid) {times}"
             f"WHERE d.namespace_id = ? AND {seen} AND ({clause.sql}) AND d.document_rowid NOT IN "
             "(SELECT document_rowid FROM labels WHERE label IN (SELECT value FROM json_each(?)))",
-            (row.namespace_id, *parameters, *clause.parameters, _listed(exclude_labels)),
+            (row.namespace_id, *parameters, *clause.parameters, wanted(exclude_labels)),
         )
         return np.array(list(rows), dtype=np.int64).reshape(-1, 2)
 
     def frequencies(self, row: NamespaceRow, terms: Iterable[int]) -> dict[int, Frequency]:
         """How many chunks of a namespace have each term; without those that none has."""
         rows = self._tx.execute(
-            f"SELECT term, live, total, posted FROM {_WANTED} terms ON term = value AND namespace_id = ?",
-            (_listed(terms), row.namespace_id),
+            f"SELECT term, live, total, posted FROM {WANTED} terms ON term = value AND namespace_id = ?",
+            (wanted(terms), row.namespace_id),
         )
         return {term: Frequency(*found) for term, *found in rows}
 
@@ -450,9 +387,9 @@ class Snapshot:
         """Chunks (chunk id, node id) that the rarest of the terms lead to."""
         rare = rare_terms(known)
         rows = self._tx.execute(
-            f"SELECT p.term, p.chunk_id, c.node_id FROM {_WANTED} postings p ON p.term = wanted.value "
+            f"SELECT p.term, p.chunk_id, c.node_id FROM {WANTED} postings p ON p.term = wanted.value "
             "AND p.namespace_id = ? JOIN chunks c USING (chunk_id)",
-            (_listed(term for total, term in rare if total <= MOST_ROUTED), row.namespace_id),
+            (wanted(term for total, term in rare if total <= MOST_ROUTED), row.namespace_id),
         )
         lists: dict[int, dict[int, int]] = {}
         for term, chunk_id, node_id in rows:
@@ -473,9 +410,9 @@ def rare_terms(known: Mapping[int, Frequency]) -> list[tuple[int, int]]:
     return sorted((term.total, name) for name, term in known.items() if term.posted)
 
 
-def _times(columns: Sequence[Any]) -> Times:
-    """Times as a left join gives them."""
-    return Times() if columns[-1] is None else Times(*columns)
+def _batches(rowids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(rowids), _READ_BATCH):
+        yield rowids[start : start + _READ_BATCH]
 
 
 class _Ended:
@@ -483,7 +420,3 @@ class _Ended:
 
     def __getattr__(self, name: str) -> Any:
         raise ClosedError("this snapshot has ended: read within `with memory.snapshot() as snapshot:`")
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return json.dumps(list(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import apsw
@@ -13,6 +14,7 @@ from mllm_plugin.types import Document
 
 EXPIRED = "expired"  # the mask of what has expired
 _COLUMNS = "created, updated, expires, valid_from, valid_to, version, hidden"
+TIMES = ", ".join(f"t.{name}" for name in _COLUMNS.split(", "))
 SUPERSEDED = "superseded"  # the mask of what was said once and no longer holds
 _BEGIN = "coalesce(t.valid_from, t.created)"
 _GIVEN = ("expires_at", "valid_from", "valid_to")
@@ -117,6 +119,11 @@ def given_times(document: Document) -> tuple[int | None, int | None, int | None]
             f"valid_to ({document.valid_to}) comes before valid_from ({document.valid_from})"
         )
     return expires, begin, end
+
+
+def read_times(columns: Sequence[Any]) -> Times:
+    """The `TIMES` of a document as a left join gives them."""
+    return Times() if columns[-1] is None else Times(*columns)
 
 
 def load_times(tx: apsw.Connection, rowid: int) -> Times:

@@ -4,7 +4,7 @@ The negatives are hard by themselves: they are the chunks that a flat search ran
 about a document, so a document counts with its best chunk. The weights are drawn to where they started, since
 what a memory will hold is not what the training saw.
 
-Shapes: b queries, n candidates.
+Shapes: b queries, n candidates, f inputs of a fit, d dimensions.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
 from mllm_plugin.search.scan import scan
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int64
 from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
 from mllm_plugin.store.image import build_image
 from mllm_plugin.store.namespaces import check_namespace
@@ -44,17 +45,17 @@ class LeafEvidence:
     """What the leaf ranker knows of the candidates of one query, and which documents answer it.
 
     Attributes:
-        features: Cosine, window and lexical evidence [n, 3].
+        features: Cosine, window and lexical evidence of the candidates.
         documents: Document id of each candidate.
         relevant: Ids of the documents that answer the query.
-        vectors: Pooled embeddings [n, d], float16, when they were asked for.
+        vectors: Pooled embeddings, when they were asked for.
         chunks: That were searched, see `Setting`; 0 where that is not known.
     """
 
-    features: NDArray[np.float32]
+    features: Float32[np.ndarray, "n 3"]
     documents: tuple[str, ...]
     relevant: frozenset[str]
-    vectors: NDArray[np.float16] | None = None
+    vectors: Float16[np.ndarray, "n d"] | None = None
     chunks: int = 0
 
     def without_answers(self) -> LeafEvidence:
@@ -63,12 +64,12 @@ class LeafEvidence:
         documents = tuple(self.documents[row] for row in rows)
         return replace(self, features=self.features[rows], documents=documents, vectors=None)
 
-    def setting(self, scores: NDArray[np.floating]) -> Setting:
-        """Of the search, given the scores of the candidates [n], which are at least one."""
+    def setting(self, scores: Float[np.ndarray, " n"]) -> Setting:
+        """Of the search, given the scores of the candidates, which are at least one."""
         return Setting.of(scores, self.chunks)
 
-    def ranking(self, scores: NDArray[np.floating], depth: int = 10) -> list[str]:
-        """The `depth` best documents by scores of the candidates [n]."""
+    def ranking(self, scores: Float[np.ndarray, " n"], depth: int = 10) -> list[str]:
+        """The `depth` best documents by scores of the candidates."""
         order = np.argsort(-scores, kind="stable")
         return list(dict.fromkeys(self.documents[row] for row in order))[:depth]
 
@@ -102,8 +103,8 @@ class LeafModule(nn.Module):
         self.scale = nn.Parameter(torch.tensor(_START_SCALE).log())
         self.register_buffer("start", start)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Scores features [..., 3]; the weights keep the sum they started with, so scores stay comparable."""
+    def forward(self, features: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
+        """Scores of features; the weights keep the sum they started with, so scores stay comparable."""
         weights = self.weights.clamp(min=0)
         weights = weights * (self.start.sum() / weights.sum().clamp(min=1e-6))
         return (features * weights).sum(dim=-1)
@@ -112,8 +113,8 @@ class LeafModule(nn.Module):
         """Squared distance of the weights from their start."""
         return (self.weights - self.start).square().sum()
 
-    def numbers(self) -> NDArray[np.float32]:
-        """The weights [3] as `LeafRanker` takes them."""
+    def numbers(self) -> Float32[np.ndarray, " 3"]:
+        """The weights as `LeafRanker` takes them."""
         with torch.no_grad():
             return self(torch.eye(3)).numpy().astype(np.float32)
 
@@ -230,19 +231,19 @@ def calibrate_relevance(
 
 
 def logistic_fit(
-    inputs: NDArray[np.float64],
-    labels: NDArray[np.bool_],
-    shares: NDArray[np.float64],
+    inputs: Float64[np.ndarray, "n f"],
+    labels: Bool[np.ndarray, " n"],
+    shares: Float64[np.ndarray, " n"],
     *,
     ridge: float = 1e-4,
     steps: int = 50,
-) -> NDArray[np.float64]:
-    """Weights of the inputs, and the offset, of the logistic fit of labels [f + 1].
+) -> Float64[np.ndarray, " f+1"]:
+    """Weights of the inputs, and the offset, of the logistic fit of labels.
 
     Args:
-        inputs: [n, f].
-        labels: [n].
-        shares: Weight of each in the fit [n].
+        inputs: Numbers that tell of the labels.
+        labels: What is to be told.
+        shares: Weight of each in the fit.
         ridge: Keeps the weights finite where an input parts the labels without a mistake.
         steps: Of Newton's method.
     """
@@ -257,12 +258,12 @@ def logistic_fit(
     return weights
 
 
-def best_chunks(scores: Tensor, groups: Tensor) -> Tensor:
-    """The best score of each document [b, n + 1] from scores of candidates [b, n].
+def best_chunks(scores: Float[Tensor, "b n"], groups: Int64[Tensor, "b n"]) -> Float[Tensor, "b n+1"]:
+    """The best score of each document from scores of candidates.
 
     Args:
         scores: Of candidates, padding too.
-        groups: Document of each candidate [b, n], from 1 up; 0 is padding.
+        groups: Document of each candidate, from 1 up; 0 is padding.
     """
     shown = scores.masked_fill(groups == 0, _HIDDEN)
     hidden = scores.new_full((len(scores), scores.shape[1] + 1), _HIDDEN)
@@ -290,9 +291,9 @@ def _documents(view: View, ids: NDArray[np.int64]) -> Iterator[str]:
 
 
 def _best_inputs(
-    rows: Sequence[LeafEvidence], weights: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Score and setting of the best chunks of all queries [n, 1 + f], and whether they are relevant [n]."""
+    rows: Sequence[LeafEvidence], weights: Float32[np.ndarray, " 3"]
+) -> tuple[Float64[np.ndarray, "n f"], Bool[np.ndarray, " n"]]:
+    """Score and setting of the best chunks of all queries, and whether they are relevant."""
     inputs, relevant = [np.zeros((0, 1 + FEATURES))], [np.zeros(0, dtype=bool)]
     for one in (*rows, *(row.without_answers() for row in rows if row.relevant)):
         scores = one.features.astype(np.float64) @ weights
@@ -308,8 +309,10 @@ def _teaches(one: LeafEvidence) -> bool:
     return bool(found & one.relevant) and bool(found - one.relevant)
 
 
-def _pad(rows: Sequence[LeafEvidence]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [b, n, 3], document of each candidate [b, n] (0: none), share of each document [b, n + 1]."""
+def _pad(
+    rows: Sequence[LeafEvidence],
+) -> tuple[Float[Tensor, "b n 3"], Int64[Tensor, "b n"], Float[Tensor, "b n+1"]]:
+    """Features, document of each candidate (0: none), share of each document."""
     most = max(len(one.documents) for one in rows)
     features = torch.zeros(len(rows), most, 3)
     groups = torch.zeros(len(rows), most, dtype=torch.long)

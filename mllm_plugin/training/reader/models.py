@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.llm import LoadedLLM, lora
+from mllm_plugin.shapes import Bool, Float, Int64
 from mllm_plugin.training.reader.stack import LlamaStack, Stack, Weights
 
 _CLOSE = 1e-2
@@ -52,12 +53,17 @@ class ModelStack(Stack):
         """The layer that a weight is of."""
         return [name]
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Int64[Tensor, "b t"]) -> Float[Tensor, "b t h"]:
         """Input of tokens."""
         return self.model.get_input_embeddings()(ids)
 
-    def forward(self, embeds: Tensor, weights: Weights, mask: Tensor | None = None) -> Tensor:
-        """States [b, t, h]; see `LlamaStack.forward`, but after the last norm."""
+    def forward(
+        self,
+        embeds: Float[Tensor, "b t h"],
+        weights: Weights,
+        mask: Bool[Tensor, "#b #a #t t"] | None = None,
+    ) -> Float[Tensor, "b t h"]:
+        """States; see `LlamaStack.forward`, but after the last norm."""
         given = {f"{name.removeprefix(self._prefix)}.weight": weight for name, weight in weights.items()}
         if mask is not None:
             length = embeds.shape[1]
@@ -66,11 +72,11 @@ class ModelStack(Stack):
         inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": False}
         return functional_call(self.model.get_decoder(), given, (), inputs).last_hidden_state
 
-    def normed(self, states: Tensor) -> Tensor:
+    def normed(self, states: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
         """The same: transformers has normed them."""
         return states
 
-    def logits(self, states: Tensor) -> Tensor:
+    def logits(self, states: Float[Tensor, "*b h"]) -> Float[Tensor, "*b v"]:
         """Of the next token, from normed states."""
         return self.model.get_output_embeddings()(states)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mllm_plugin.llm.reading import ReadingVectors, window_counts
+from mllm_plugin.shapes import Bool, Float, Int64
 from mllm_plugin.training.reader.losses import answer_loss
 from mllm_plugin.training.reader.rows import GROUP, Sizes
 from mllm_plugin.training.reader.stack import Changes, Stack, Weights
@@ -22,14 +23,14 @@ class Reader(torch.nn.Module):
 
     Args:
         stack: Its frozen weights.
-        idf: Of its tokens [v].
+        idf: Of its tokens.
         sizes: Shapes of a step.
         rank: Of the low-rank changes.
         scale: By which they are multiplied.
     """
 
     def __init__(
-        self, stack: Stack, idf: Tensor, sizes: Sizes, *, rank: int = 32, scale: float = 2.0
+        self, stack: Stack, idf: Float[Tensor, " v"], sizes: Sizes, *, rank: int = 32, scale: float = 2.0
     ) -> None:
         super().__init__()
         self.stack, self.sizes = stack, sizes
@@ -51,8 +52,14 @@ class Reader(torch.nn.Module):
         self.writer.load(self.stack, parts["writer"])
         self.reader.load(self.stack, parts["reader"])
 
-    def memory(self, ids: Tensor, live: Tensor, size: Tensor, weights: Weights) -> Tensor:
-        """Memory tokens [m, h] of chunks: all windows, then the chunks, then the groups."""
+    def memory(
+        self,
+        ids: Int64[Tensor, "c t"],
+        live: Bool[Tensor, "c t"],
+        size: Int64[Tensor, " c"],
+        weights: Weights,
+    ) -> Float[Tensor, "m h"]:
+        """Memory tokens of chunks: all windows, then the chunks, then the groups."""
         mask = live[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
         states = self.stack.normed(self.stack(self.stack.embed(ids), weights, mask))
         most = self.sizes.windows
@@ -72,7 +79,12 @@ class Reader(torch.nn.Module):
         flat = torch.cat([vectors.flatten(0, 1), chunks, groups])
         return self.reading.tokens(flat, kinds).to(self.stack.dtype)
 
-    def states(self, memory: Tensor, rows: Iterable[tuple[Tensor, Tensor]], weights: Weights) -> Tensor:
+    def states(
+        self,
+        memory: Float[Tensor, "m h"],
+        rows: Iterable[tuple[Tensor, Tensor]],
+        weights: Weights,
+    ) -> Float[Tensor, "_ h"]:
         """States of all rows laid end to end, before the last norm."""
         found = []
         for ids, places in (row for row in rows if len(row[0])):
@@ -81,8 +93,8 @@ class Reader(torch.nn.Module):
             found.append(self.stack(embeds, weights).flatten(0, 1))
         return torch.cat(found)
 
-    def loss(self, step: TensorStep) -> tuple[Tensor, Tensor, Tensor]:
-        """What to minimise, the loss of each predicted token [p], the divergence from the teachers."""
+    def loss(self, step: TensorStep) -> tuple[Float[Tensor, ""], Float[Tensor, " p"], Float[Tensor, ""]]:
+        """What to minimise, the loss of each predicted token, the divergence from the teachers."""
         memory = self.memory(step.ids, step.live, step.size, self.writer.added(self.stack))
         states = self.states(memory, step.rows, self.reader.added(self.stack))
         chosen = self.stack.normed(states[step.rows_at])

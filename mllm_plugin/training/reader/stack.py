@@ -4,7 +4,8 @@ The layers' weights are stacked, so that all changes of one kind are one batched
 the layer once. It computes what transformers' `LlamaModel` does (tests compare them); `models` has what runs
 other families through transformers itself.
 
-Shapes: n layers, b rows, t tokens, h width, a heads, d head dimensions.
+Shapes: n layers, b rows, t tokens, h width, a heads, d head dimensions, ad those of all heads, kd of all
+heads of keys, u units between, v words.
 
 Source: LoRA, Hu et al. 2021; sums in the weights cost one more product per step instead of two per layer and
 token.
@@ -22,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from mllm_plugin.folder import check_shapes
 from mllm_plugin.llm import lora
+from mllm_plugin.shapes import Bool, Float, Int64
 
 NAMES = {
     "q": "self_attn.q_proj",
@@ -52,7 +54,7 @@ class Stack(nn.Module):
         dtype: It computes in this.
     """
 
-    embeddings: Tensor
+    embeddings: Float[Tensor, "v h"]
     dtype: Any
 
     def bases(self) -> dict[str, Tensor]:
@@ -67,15 +69,15 @@ class Stack(nn.Module):
         """Weights without changes."""
         return {name: weight.to(self.dtype) for name, weight in self.bases().items()}
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Int64[Tensor, "b t"]) -> Float[Tensor, "b t h"]:
         """Input of tokens."""
         return self.embeddings[ids]
 
-    def normed(self, states: Tensor) -> Tensor:
+    def normed(self, states: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
         """States after the last norm."""
         raise NotImplementedError
 
-    def logits(self, states: Tensor) -> Tensor:
+    def logits(self, states: Float[Tensor, "*b h"]) -> Float[Tensor, "*b v"]:
         """Of the next token, from normed states."""
         raise NotImplementedError
 
@@ -89,10 +91,10 @@ class LlamaStack(Stack):
         dtype: To compute in.
     """
 
-    cos: Tensor
-    sin: Tensor
-    norm: Tensor
-    output: Tensor
+    cos: Float[Tensor, "t d"]
+    sin: Float[Tensor, "t d"]
+    norm: Float[Tensor, " h"]
+    output: Float[Tensor, "v h"]
 
     def __init__(
         self,
@@ -133,15 +135,19 @@ class LlamaStack(Stack):
         return [f"model.layers.{n}.{NAMES[name]}" for n in range(self.layers)]
 
     def forward(
-        self, embeds: Tensor, weights: Weights, mask: Tensor | None = None, places: Tensor | None = None
-    ) -> Tensor:
-        """States [b, t, h] before the last norm.
+        self,
+        embeds: Float[Tensor, "b t h"],
+        weights: Weights,
+        mask: Bool[Tensor, "#b #a #t t"] | None = None,
+        places: Int64[Tensor, "b t"] | None = None,
+    ) -> Float[Tensor, "b t h"]:
+        """States before the last norm.
 
         Args:
-            embeds: Input [b, t, h].
+            embeds: Input.
             weights: Of all layers, from `frozen` or `Changes.added`.
             mask: What may be seen, True = live, broadcast to [b, a, t, t]; None to see what came before.
-            places: Where each token stands [b, t]; one after another when left out.
+            places: Where each token stands; one after another when left out.
         """
         cos, sin = self.cos[: embeds.shape[1]], self.sin[: embeds.shape[1]]
         if places is not None:
@@ -154,33 +160,33 @@ class LlamaStack(Stack):
             states = self.layer(states, cos, sin, mask, first[n], second[n], *own, shape=self.shape)
         return states
 
-    def normed(self, states: Tensor) -> Tensor:
+    def normed(self, states: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
         """States after the last norm."""
         return rms_norm(states, self.norm, self.shape.eps)
 
-    def logits(self, states: Tensor) -> Tensor:
+    def logits(self, states: Float[Tensor, "*b h"]) -> Float[Tensor, "*b v"]:
         """Of the next token, from normed states."""
         return states @ self.output.T
 
 
 def layer(
-    states: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    mask: Tensor | None,
-    first: Tensor,
-    second: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
+    states: Float[Tensor, "b t h"],
+    cos: Float[Tensor, "#b #a t d"] | Float[Tensor, "t d"],
+    sin: Float[Tensor, "#b #a t d"] | Float[Tensor, "t d"],
+    mask: Bool[Tensor, "#b #a #t t"] | None,
+    first: Float[Tensor, " h"],
+    second: Float[Tensor, " h"],
+    q: Float[Tensor, "ad h"],
+    k: Float[Tensor, "kd h"],
+    v: Float[Tensor, "kd h"],
+    o: Float[Tensor, "h ad"],
+    gate: Float[Tensor, "u h"],
+    up: Float[Tensor, "u h"],
+    down: Float[Tensor, "h u"],
     *,
     shape: Shape,
-) -> Tensor:
-    """One layer on states [b, t, h]."""
+) -> Float[Tensor, "b t h"]:
+    """One layer."""
     rows, length, _ = states.shape
     normed = rms_norm(states, first, shape.eps)
 
@@ -197,13 +203,15 @@ def layer(
     return states + (silu(normed @ gate.T) * (normed @ up.T)) @ down.T
 
 
-def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(states: Float[Tensor, "*b h"], weight: Float[Tensor, " h"], eps: float) -> Float[Tensor, "*b h"]:
     """As Llama has it: in float32, the weight after."""
     wide = states.float()
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(states.dtype)
 
 
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(
+    heads: Float[Tensor, "b a t d"], cos: Float[Tensor, "t d"], sin: Float[Tensor, "t d"]
+) -> Float[Tensor, "b a t d"]:
     first, second = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat([-second, first], dim=-1) * sin
 

@@ -1,7 +1,8 @@
 """A step of training as arrays: chunks, the rows that read their memory, and what is to be predicted.
 
 Shapes are the same at every step, so that a device can be given one compiled program: c chunks, t their
-tokens, s windows each, g groups, r rows, w tokens per row, p predicted tokens.
+tokens, s windows each, g groups, r rows, w tokens per row, p predicted tokens,
+q pairs of taught and teaching ones.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_plugin.llm.reading import RATIOS
+from mllm_plugin.shapes import Bool, Float32, Int64
 from mllm_plugin.training.reader.prompts import Ids
 from mllm_plugin.training.reader.rows import Row, Sizes
 from mllm_plugin.training.reader.texts import LONGEST
@@ -33,19 +34,19 @@ class Step:
         rows: For each length the tokens [r, w] and the places in the memory [r, w].
         rows_at: Predicted positions in the rows laid end to end [p].
         targets, weights: What is to be predicted there, and how much it counts [p].
-        taught, teacher: Pairs of predicted positions of which the second teaches the first [p'].
+        taught, teacher: Pairs of predicted positions of which the second teaches the first [q].
         kinds: Predicted positions by kind, for reports.
     """
 
-    ids: Ids
-    live: NDArray[np.bool_]
-    size: Ids
+    ids: Int64[np.ndarray, "c t"]
+    live: Bool[np.ndarray, "c t"]
+    size: Int64[np.ndarray, " c"]
     rows: list[tuple[Ids, Ids]]
-    rows_at: Ids
-    targets: Ids
-    weights: NDArray[np.float32]
-    taught: Ids
-    teacher: Ids
+    rows_at: Int64[np.ndarray, " p"]
+    targets: Int64[np.ndarray, " p"]
+    weights: Float32[np.ndarray, " p"]
+    taught: Int64[np.ndarray, " q"]
+    teacher: Int64[np.ndarray, " q"]
     kinds: dict[str, Ids]
 
 
@@ -102,8 +103,10 @@ class _Layout:
         self.total += len(row.answer)
         filled[bucket] += 1
 
-    def predicted(self) -> tuple[Ids, Ids, NDArray[np.float32]]:
-        """Positions in the rows, targets and weights [p]."""
+    def predicted(
+        self,
+    ) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"], Float32[np.ndarray, " p"]]:
+        """Positions in the rows, targets and weights."""
         at, targets = np.zeros((2, self.most), np.int64)
         weights = np.zeros(self.most, np.float32)
         for row, first, start in self.kept:
@@ -112,8 +115,8 @@ class _Layout:
             weights[part] = row.weight / len(row.answer)
         return at, targets, weights
 
-    def pairs(self) -> tuple[Ids, Ids]:
-        """Predicted positions that are taught, and those that teach them [p']."""
+    def pairs(self) -> tuple[Int64[np.ndarray, " q"], Int64[np.ndarray, " q"]]:
+        """Predicted positions that are taught, and those that teach them."""
         asked = [(row, start) for row, _, start in self.kept if row.question >= 0]
         teachers = {row.question: start for row, start in asked if row.teaches}
         taught = [(row, start) for row, start in asked if not row.teaches and row.question in teachers]
@@ -155,16 +158,16 @@ def compact(step: Step) -> Step:
 class TensorStep:
     """A `Step` on a device."""
 
-    ids: Tensor
-    live: Tensor
-    size: Tensor
+    ids: Int64[Tensor, "c t"]
+    live: Bool[Tensor, "c t"]
+    size: Int64[Tensor, " c"]
     rows: list[tuple[Tensor, Tensor]]
-    rows_at: Tensor
-    targets: Tensor
-    weights: Tensor
-    taught: Tensor
-    teacher: Tensor
-    counted: Tensor
+    rows_at: Int64[Tensor, " p"]
+    targets: Int64[Tensor, " p"]
+    weights: Float32[Tensor, " p"]
+    taught: Int64[Tensor, " q"]
+    teacher: Int64[Tensor, " q"]
+    counted: Float32[Tensor, " q"]
 
     @classmethod
     def of(cls, step: Step, device: Any) -> TensorStep:

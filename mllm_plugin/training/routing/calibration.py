@@ -1,4 +1,7 @@
-"""Turns trained scores into estimates of the best cosine below a node, and finds the slacks of the walk."""
+"""Turns trained scores into estimates of the best cosine below a node, and finds the slacks of the walk.
+
+Shapes: m queries, b of them, g nodes of a level.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from mllm_plugin.shapes import Float32
 from mllm_plugin.training.routing.config import TrainingConfig
-from mllm_plugin.training.routing.evaluate import Matrix, Trial, Walks, best_below, node_scores
+from mllm_plugin.training.routing.evaluate import Trial, Walks, best_below, node_scores
 from mllm_plugin.training.routing.modules import HierarchyModule
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
@@ -48,7 +53,10 @@ def calibrate(
 
 
 def calibrated_walk(
-    scores: Sequence[Matrix], numbers: dict[int, dict[str, float]], trial: Trial, width: int
+    scores: Sequence[Float32[np.ndarray, "m _"]],
+    numbers: dict[int, dict[str, float]],
+    trial: Trial,
+    width: int,
 ) -> Walks:
     """A walk with calibrated scores and slacks, as a memory does it."""
     levels = [numbers[min(level, max(numbers))] for level in range(LOWEST_LEVEL, LOWEST_LEVEL + len(scores))]
@@ -57,12 +65,14 @@ def calibrated_walk(
     return trial.walk(shown, width=width, slacks=slacks, paths=[row["path"] for row in levels])
 
 
-def _fits(scores: Sequence[Matrix], paths: Sequence[float], trial: Trial) -> dict[int, tuple[float, float]]:
+def _fits(
+    scores: Sequence[Float32[np.ndarray, "m _"]], paths: Sequence[float], trial: Trial
+) -> dict[int, tuple[float, float]]:
     """Slope and intercept of the best cosine below on the score, path included, by level."""
     places = np.arange(min(_FITTED_QUERIES, len(trial.queries)))
     best = best_below(trial, places)
     fits: dict[int, tuple[float, float]] = {}
-    above: Matrix | None = None
+    above: NDArray[np.float32] | None = None
     for place in range(len(scores) - 1, -1, -1):
         total = scores[place][places]
         if above is not None:
@@ -72,7 +82,7 @@ def _fits(scores: Sequence[Matrix], paths: Sequence[float], trial: Trial) -> dic
     return fits
 
 
-def _line(scores: Matrix, best: Matrix) -> tuple[float, float]:
+def _line(scores: Float32[np.ndarray, "b g"], best: Float32[np.ndarray, "b g"]) -> tuple[float, float]:
     count = min(_FITTED_NODES, scores.shape[1])
     rows = np.argsort(-scores, axis=1)[:, :count]
     x, y = np.take_along_axis(scores, rows, 1).ravel(), np.take_along_axis(best, rows, 1).ravel()
@@ -83,7 +93,7 @@ def _line(scores: Matrix, best: Matrix) -> tuple[float, float]:
 
 
 def _slack(
-    scores: Sequence[Matrix],
+    scores: Sequence[Float32[np.ndarray, "m _"]],
     numbers: dict[int, dict[str, float]],
     trial: Trial,
     level: int,

@@ -1,6 +1,6 @@
 """Held-out recall of a walk against the embeddings it scores, by the rules of `search.beam`.
 
-Shapes: n chunks, g nodes of a level, m queries, k targets, d dimensions.
+Shapes: n chunks, m queries, b of them, k targets, d dimensions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
+from mllm_plugin.shapes import Float32, Float64, Int64
 from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.training.routing.grouping import Grouping, draw_grouping
 from mllm_plugin.training.routing.modules import HierarchyModule
@@ -22,7 +23,6 @@ from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 _MOST_MEASURED = 500
 _TRIAL_CHUNKS = 65_536
-Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Walks:
         scored: Embeddings scored, as a share of the chunks [m].
     """
 
-    recall: NDArray[np.float64]
-    scored: NDArray[np.float64]
+    recall: Float64[np.ndarray, " m"]
+    scored: Float64[np.ndarray, " m"]
 
     @property
     def point(self) -> tuple[float, float]:
@@ -55,13 +55,13 @@ class Trial:
     """
 
     grouping: Grouping
-    leaves: Matrix
-    queries: Matrix
-    targets: NDArray[np.int64]
+    leaves: Float32[np.ndarray, "n d"]
+    queries: Float32[np.ndarray, "m d"]
+    targets: Int64[np.ndarray, "m k"]
 
     def walk(
         self,
-        scores: Sequence[Matrix],
+        scores: Sequence[Float32[np.ndarray, "_ _"]],
         *,
         width: int,
         slacks: Sequence[float | None],
@@ -88,7 +88,7 @@ class Trial:
     def _reach(
         self,
         place: int,
-        scores: Sequence[Matrix],
+        scores: Sequence[NDArray[np.float32]],
         members: Sequence[Sequence[NDArray[np.int64]]],
         width: int,
         slacks: Sequence[float | None],
@@ -119,8 +119,8 @@ class Trial:
         return rows, cost + len(rows)
 
 
-def best_below(trial: Trial, places: NDArray[np.int64]) -> list[Matrix]:
-    """Best cosine below every node [len(places), g] for some of the queries, per level from 2 up."""
+def best_below(trial: Trial, places: Int64[np.ndarray, " b"]) -> list[Float32[np.ndarray, "b _"]]:
+    """Best cosine below every node for some of the queries, per level from 2 up."""
     below = trial.queries[places] @ trial.leaves.T
     found = []
     for parent in trial.grouping.parents:
@@ -131,7 +131,7 @@ def best_below(trial: Trial, places: NDArray[np.int64]) -> list[Matrix]:
     return found
 
 
-def members_of(parent: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def members_of(parent: Int64[np.ndarray, " n"]) -> list[Int64[np.ndarray, " _"]]:
     """The rows below each node, from the node above each row."""
     order = np.argsort(parent, kind="stable")
     return np.split(order, np.searchsorted(parent[order], np.arange(1, int(parent.max()) + 1)))
@@ -156,8 +156,8 @@ def make_trial(
 @torch.no_grad()
 def node_scores(
     module: HierarchyModule, trial: Trial, device: torch.device
-) -> tuple[list[NDArray[np.float32]], list[float]]:
-    """Scores [m, g] of a trial's nodes per level from 2 up, and each level's path weight."""
+) -> tuple[list[Float32[np.ndarray, "m _"]], list[float]]:
+    """Scores of a trial's nodes per level from 2 up, and each level's path weight."""
     parents = [torch.from_numpy(parent).to(device) for parent in trial.grouping.parents]
     nodes = module.fold(torch.from_numpy(trial.leaves).to(device), parents)
     queries = torch.from_numpy(trial.queries).to(device)
@@ -166,7 +166,7 @@ def node_scores(
     return scores, [float(module.ranker(level).path) for level, _ in levels]
 
 
-def places_in(rows: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+def places_in(rows: Int64[np.ndarray, " n"], targets: Int64[np.ndarray, "m k"]) -> Int64[np.ndarray, "m k"]:
     """Places of targets in the sorted `rows`; -1 where they are not in them."""
     place = np.searchsorted(rows, targets).clip(max=len(rows) - 1)
     return np.where((targets >= 0) & (rows[place] == targets), place, -1)

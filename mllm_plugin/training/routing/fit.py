@@ -13,11 +13,12 @@ import torch
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.hierarchy import AttentionLevelEncoder, Hierarchy, LeafRanker, MappedRanker
+from mllm_plugin.shapes import Float32
 from mllm_plugin.training.curves import History, Panel
 from mllm_plugin.training.losses import Loss, listwise_loss
 from mllm_plugin.training.routing.calibration import calibrate, calibrated_walk
 from mllm_plugin.training.routing.config import TrainingConfig
-from mllm_plugin.training.routing.evaluate import Matrix, Trial, members_of, node_scores
+from mllm_plugin.training.routing.evaluate import Trial, members_of, node_scores
 from mllm_plugin.training.routing.grouping import node_means
 from mllm_plugin.training.routing.loop import train_hierarchy
 from mllm_plugin.training.routing.modules import HierarchyModule
@@ -160,8 +161,8 @@ def hierarchy_walks(hierarchy: Hierarchy, trial: Trial) -> dict[int, tuple[float
     return {width: trial.walk(scores, width=width, slacks=slacks, paths=paths).point for width in WIDTHS}
 
 
-def identity_scores(trial: Trial) -> list[Matrix]:
-    """Cosines [m, g] of the queries with the normalised means of every level."""
+def identity_scores(trial: Trial) -> list[Float32[np.ndarray, "m _"]]:
+    """Cosines of the m queries with the normalised means of every level."""
     found, embeddings = [], trial.leaves
     for parent in trial.grouping.parents:
         embeddings = node_means(embeddings, parent)

@@ -1,7 +1,7 @@
 """Groupings to train on: trees over random parts of the chunks, drawn again and again.
 
 A level encoder that always sees the same groups memorises them; new groups every few steps teach it to fold
-any group.
+any group. Shapes: n chunks or children, g nodes, d dimensions.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.config import TreeConfig
+from mllm_plugin.shapes import Float32, Int64
 from mllm_plugin.tree.clustering import group
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
@@ -25,8 +25,8 @@ class Grouping:
         parents: For each level from the chunks up, the node of the next level that holds each embedding.
     """
 
-    rows: NDArray[np.int64]
-    parents: tuple[NDArray[np.int64], ...]
+    rows: Int64[np.ndarray, " n"]
+    parents: tuple[Int64[np.ndarray, " _"], ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ class Grouping:
         """The levels that have nodes, from 2 up."""
         return tuple(range(LOWEST_LEVEL, LOWEST_LEVEL + len(self.parents)))
 
-    def ancestors(self, chunks: NDArray[np.int64], level: int) -> NDArray[np.int64]:
+    def ancestors(self, chunks: Int64[np.ndarray, "*m"], level: int) -> Int64[np.ndarray, "*m"]:
         """The nodes of `level` above chunks, given as places in `rows`; -1 stays -1."""
         nodes = chunks
         for parent in self.parents[: level - 1]:
@@ -47,7 +47,7 @@ class Grouping:
 
 
 def draw_grouping(
-    leaves: NDArray[np.float32], tree: TreeConfig, *, most: int, rng: np.random.Generator
+    leaves: Float32[np.ndarray, "n d"], tree: TreeConfig, *, most: int, rng: np.random.Generator
 ) -> Grouping:
     """Groups a random part of the chunks as a memory would.
 
@@ -70,8 +70,10 @@ def draw_grouping(
     return Grouping(rows, tuple(parents))
 
 
-def node_means(embeddings: NDArray[np.float32], parent: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Normalised mean [g, d] of the embeddings [n, d] below each node."""
+def node_means(
+    embeddings: Float32[np.ndarray, "n d"], parent: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "g d"]:
+    """Normalised mean of the embeddings below each node."""
     sums = np.zeros((int(parent.max()) + 1, embeddings.shape[1]), dtype=np.float32)
     np.add.at(sums, parent, embeddings)
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)

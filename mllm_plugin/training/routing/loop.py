@@ -5,6 +5,8 @@ then (2, 3) and so on; gradients of the upper level reach the encoder below it. 
 positives are the nodes above its best chunks, its negatives the other nodes that a beam visits on the way.
 Sources: the beam's own nodes as negatives, Zhuo et al., OTM, 2020; joint training of tree and encoder, Li et
 al., JTR, arXiv:2304.11943.
+
+Shapes: b queries, k targets, g nodes of a level, d dimensions.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.models.files import choose_device
+from mllm_plugin.shapes import Bool, Float, Int64
 from mllm_plugin.training import distributed
 from mllm_plugin.training.checkpoints import Checkpoint
 from mllm_plugin.training.curves import History
@@ -174,11 +176,11 @@ class Loop:
     def _loss(
         self,
         grouping: Grouping,
-        parents: Sequence[Tensor],
-        nodes: Sequence[Tensor],
-        rows: NDArray[np.int64],
+        parents: Sequence[Int64[Tensor, " _"]],
+        nodes: Sequence[Float[Tensor, "_ d"]],
+        rows: Int64[np.ndarray, " b"],
         levels: Sequence[int],
-    ) -> Tensor:
+    ) -> Float[Tensor, ""]:
         """Sum over the stage's levels; only nodes that the beam visits compete."""
         queries = torch.from_numpy(self.samples.queries[rows]).to(self.device)
         chunks = places_in(grouping.rows, self.samples.targets[rows])
@@ -217,15 +219,15 @@ class Loop:
         return 1 - float(np.mean([recall for _, recall in points.values()]))
 
 
-def _shares(nodes: NDArray[np.int64], scores: Tensor) -> Tensor:
-    """Share of each query's targets below each node [b, g]."""
+def _shares(nodes: Int64[np.ndarray, "b k"], scores: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
+    """Share of each query's targets below each node."""
     index = torch.from_numpy(nodes).to(scores.device)
     found = (index >= 0).float()
     weights = found / found.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.zeros(scores.shape, device=scores.device).scatter_add_(1, index.clamp(min=0), weights)
 
 
-def _kept(scores: Tensor, wanted: Tensor, beam: int) -> Tensor:
-    """The beam's best nodes and the wanted ones [b, g]."""
+def _kept(scores: Float[Tensor, "b g"], wanted: Float[Tensor, "b g"], beam: int) -> Bool[Tensor, "b g"]:
+    """The beam's best nodes and the wanted ones."""
     best = scores.topk(min(beam, scores.shape[1]), dim=1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True) | (wanted > 0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_plugin.hierarchy.learned import SPREAD_SCALE
+from mllm_plugin.shapes import Float, Int64
 from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
@@ -35,8 +36,10 @@ class LevelEncoderModule(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_Block(dim, seeds, hidden) for _ in range(layers))
 
-    def forward(self, children: Tensor, group: Tensor, groups: int) -> Tensor:
-        """Folds children [n, d] into nodes [g, d] of unit length; `group` [n] in 0 … g - 1."""
+    def forward(
+        self, children: Float[Tensor, "n d"], group: Int64[Tensor, " n"], groups: int
+    ) -> Float[Tensor, "{groups} d"]:
+        """Folds children into nodes of unit length; `group` in 0 … groups - 1."""
         node = functional.normalize(_sum(children, group, groups), dim=-1)
         distance = 1.0 - (children * node[group]).sum(dim=-1)
         for block in self.layers:
@@ -62,7 +65,13 @@ class _Block(nn.Module):
         self.down = nn.Parameter(torch.randn(hidden, dim) / dim**0.5)
         self.up = nn.Parameter(torch.zeros(dim, hidden))
 
-    def forward(self, children: Tensor, distance: Tensor, node: Tensor, group: Tensor) -> Tensor:
+    def forward(
+        self,
+        children: Float[Tensor, "n d"],
+        distance: Float[Tensor, " n"],
+        node: Float[Tensor, "g d"],
+        group: Int64[Tensor, " n"],
+    ) -> Float[Tensor, "g d"]:
         logits = children @ self.seeds.T + SPREAD_SCALE * distance[:, None] * self.spread
         logits = logits + (children * node[group]) @ self.query.T
         weights = _softmax(logits, group, len(node))
@@ -71,12 +80,14 @@ class _Block(nn.Module):
         return functional.normalize(node + torch.tanh(node @ self.down.T) @ self.up.T, dim=-1)
 
 
-def _sum(values: Tensor, group: Tensor, groups: int) -> Tensor:
+def _sum(
+    values: Float[Tensor, "n d"], group: Int64[Tensor, " n"], groups: int
+) -> Float[Tensor, "{groups} d"]:
     return values.new_zeros(groups, values.shape[-1]).index_add_(0, group, values)
 
 
-def _softmax(logits: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Softmax of logits [n, h] within each group."""
+def _softmax(logits: Float[Tensor, "n h"], group: Int64[Tensor, " n"], groups: int) -> Float[Tensor, "n h"]:
+    """Softmax of logits within each group."""
     index = group[:, None].expand_as(logits)
     peak = logits.new_full((groups, logits.shape[1]), float("-inf")).scatter_reduce(
         0, index, logits.detach(), "amax"
@@ -94,8 +105,8 @@ class RankerModule(nn.Module):
         self.path = nn.Parameter(torch.zeros(1))
         self.log_scale = nn.Parameter(torch.tensor(_START_SCALE).log())
 
-    def forward(self, queries: Tensor, nodes: Tensor) -> Tensor:
-        """Scores nodes [g, d] for queries [b, d]: [b, g], higher is better."""
+    def forward(self, queries: Float[Tensor, "b d"], nodes: Float[Tensor, "g d"]) -> Float[Tensor, "b g"]:
+        """Scores nodes for queries, higher is better."""
         return (queries + queries @ self.map) @ nodes.T
 
     def tensors(self, calibration: Mapping[str, float]) -> dict[str, NDArray[np.float32]]:
@@ -133,7 +144,12 @@ class HierarchyModule(nn.Module):
         """The ranker of a level; above the top level, the top level's."""
         return self.rankers[str(min(level, self.top_level))]  # type: ignore[return-value]
 
-    def fold(self, leaves: Tensor, parents: Sequence[Tensor], trained: Sequence[int] = ()) -> list[Tensor]:
+    def fold(
+        self,
+        leaves: Float[Tensor, "n d"],
+        parents: Sequence[Int64[Tensor, " _"]],
+        trained: Sequence[int] = (),
+    ) -> list[Float[Tensor, "_ d"]]:
         """Nodes of every level from 2 up; gradients flow through the encoders of `trained` levels."""
         nodes, children = [], leaves
         for level, parent in enumerate(parents, LOWEST_LEVEL):

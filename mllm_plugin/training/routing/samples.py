@@ -2,6 +2,8 @@
 
 Queries come from the user (labelled or not) or from the documents themselves: spans of text stand in for
 questions, so that a hierarchy can be trained for any encoder without a label.
+
+Shapes: n chunks, m queries, k targets, d dimensions.
 """
 
 from __future__ import annotations
@@ -11,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Bool, Float32, Int64
 from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
 from mllm_plugin.store.image import build_image
 from mllm_plugin.store.namespaces import check_namespace
@@ -41,10 +43,10 @@ class Samples:
         held_out: Queries that are for measuring only [m].
     """
 
-    leaves: NDArray[np.float32]
-    queries: NDArray[np.float32]
-    targets: NDArray[np.int64]
-    held_out: NDArray[np.bool_]
+    leaves: Float32[np.ndarray, "n d"]
+    queries: Float32[np.ndarray, "m d"]
+    targets: Int64[np.ndarray, "m k"]
+    held_out: Bool[np.ndarray, " m"]
 
     def joined(self, other: Samples) -> Samples:
         """Both sets of queries over both sets of chunks."""
@@ -105,8 +107,8 @@ def collect_samples(
 
 def read_leaves(
     memory: MemoryIndex, namespace: Namespace | str = ()
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Ids [n] and embeddings [n, d] of a namespace's live chunks.
+) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n d"]]:
+    """Ids and embeddings of a namespace's live chunks.
 
     Raises:
         InvalidInputError: It has none.

@@ -54,28 +54,43 @@ def test_memory_llm_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Solberg" in through
 
 
-def run_apart(name: str) -> str:
-    """In a process of its own: LlamaIndex leaves the database connection of its chat history open."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
+APART = ("llama_index_memory_block.py", "agent_llama_index.py")
+RUN_ALL = """
+import runpy, sys
+for name in sys.argv[1:]:
+    print(f"== {name}")
+    runpy.run_path(name, run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def printed_apart() -> dict[str, str]:
+    """What two print in a process of their own: LlamaIndex leaves the connection of its chat history open."""
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name],
-        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
+        [sys.executable, "-c", RUN_ALL, *APART],
+        cwd=ROOT / "examples",
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "integrations")]),
+            "HF_HUB_OFFLINE": "1",
+        },
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return dict(part.split("\n", 1) for part in done.stdout.split("== ")[1:])
 
 
-def test_memory_block_example() -> None:
-    output = run_apart("llama_index_memory_block.py")
+def test_memory_block_example(printed_apart: dict[str, str]) -> None:
+    output = printed_apart["llama_index_memory_block.py"]
     assert "I am allergic to peanuts." in output.split("</memory>")[0]
     assert output.rstrip().endswith("user: What am I allergic to?")
 
 
-def test_agent_example() -> None:
-    answers = [line for line in run_apart("agent_llama_index.py").splitlines() if line.startswith("  -> ")]
+def test_agent_example(printed_apart: dict[str, str]) -> None:
+    lines = printed_apart["agent_llama_index.py"].splitlines()
+    answers = [line for line in lines if line.startswith("  -> ")]
     assert len(answers) == 4
     assert "Remembered as" in answers[0]
     assert "Ann is allergic to peanuts." in answers[1]
