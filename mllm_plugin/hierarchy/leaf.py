@@ -86,7 +86,8 @@ class LeafRanker:
 
 
 def _known(cosine: Scores, lexical: Scores) -> Scores:
-    return np.where((cosine == NO_MEANING) & (lexical > 0), 0.0, cosine)
+    without = cosine == NO_MEANING
+    return np.where(without & (lexical > 0), 0.0, cosine) if without.any() else cosine
 
 
 def _check(tensors: Tensors) -> None:

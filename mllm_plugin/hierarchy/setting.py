@@ -33,7 +33,7 @@ class Setting:
     def of(cls, scores: NDArray[np.floating], chunks: int) -> Setting:
         """From the scores [n] of what a search found, n at least 1."""
         best = np.sort(scores)[::-1][:AMONG]
-        return cls(float(best[0] - best[1:].mean()) if len(best) > 1 else _LEAD[0], chunks)
+        return cls(float(best[0] - best[1:].sum() / len(best[1:])) if len(best) > 1 else _LEAD[0], chunks)
 
     def features(self) -> NDArray[np.float64]:
         """About normal numbers, in the order of the attributes [f]."""

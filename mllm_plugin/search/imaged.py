@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, vectors_of, walk
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, best_candidates
+from mllm_plugin.search.rank import Candidates, best_candidates, joined
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam
 from mllm_plugin.store.codec import Windows
@@ -45,10 +45,11 @@ def candidates_of(
     if delta.added is not None:
         parts.append(_Part.of(view, delta.added, delta.added.live, delta.added))
     plan = None if beam is None else Plan(beam.width, beam.need, _paths(view, levels))
+    words = view.words(queries)
     results: dict[int, Candidates] = {}
     for length in {len(query.vectors) for query in queries}:
         places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
-        weighed = [view.words(queries[place]) for place in places]
+        weighed = [words[place] for place in places]
         vectors = np.stack([asked[place] for place in places])
         reached = [part.all(vectors) for part in (parts if plan is None else parts[1:])]
         if plan is not None:
@@ -133,9 +134,9 @@ def _best(
 ) -> Candidates:
     """The best of what a query reached in each of the parts."""
     pairs = list(zip(parts, found, strict=True))
-    words = np.concatenate([lexical(part.space, terms, own.chunks, view.lexical) for part, own in pairs])
-    cosine = np.concatenate([_cosines(*pair) for pair in pairs])
-    ids = np.concatenate([part.space.chunk_ids[own.chunks] for part, own in pairs])
+    words = joined([lexical(part.space, terms, own.chunks, view.lexical) for part, own in pairs])
+    cosine = joined([_cosines(*pair) for pair in pairs])
+    ids = joined([part.space.chunk_ids[own.chunks] for part, own in pairs])
     partial = view.hierarchy.leaf_ranker.partial(cosine, words)
     best = np.sort(best_candidates(view, partial, ids, most))  # part after part
     first, chosen = 0, []
@@ -146,7 +147,7 @@ def _best(
     vectors = [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
     return Candidates(
         ids=ids[best],
-        vectors=np.concatenate(vectors),
+        vectors=joined(vectors),
         lexical=words[best],
         complete=len(best) == len(ids) == view.answers,
         scored=sum(own.scored for own in found),

@@ -152,7 +152,9 @@ def best_candidates(
 
 
 def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
-    """Parts one after another; an empty array where there is none."""
+    """Parts one after another, or the only one; an empty array where there is none."""
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
 
@@ -161,8 +163,8 @@ def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
 
 def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Best cosine [n] of each chunk with any of the query's vectors, each row summed by itself."""
-    found = np.max([_dot(vectors, vector) for vector in query.vectors], axis=0, initial=-2.0)
-    return with_meaning(found, vectors)
+    found = [_dot(vectors, vector) for vector in query.vectors]
+    return with_meaning(found[0] if len(found) == 1 else np.max(found, axis=0), vectors)
 
 
 def with_meaning(cosines: NDArray[Any], vectors: NDArray[np.float32]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -206,15 +206,20 @@ class AskedTerm(NamedTuple):
     """A term of a query: its hash, those of its other forms, how often it is asked for."""
 
     term: int
-    forms: list[int]
+    forms: tuple[int, ...]
     repeats: int
 
 
 def asked_terms(text: str, rule: int = WORD_RULE) -> list[AskedTerm]:
     """The terms of a query, in ascending order of their hashes."""
     asked = Counter(terms_of(text, rule)).items()
-    found = [AskedTerm(term_hash(term), [*map(term_hash, forms_of(term))], count) for term, count in asked]
-    return sorted(found, key=attrgetter("term"))
+    return sorted((AskedTerm(*_hashes(term), count) for term, count in asked), key=attrgetter("term"))
+
+
+@lru_cache(maxsize=1 << 14)
+def _hashes(term: str) -> tuple[int, tuple[int, ...]]:
+    """Of a term and of its other forms."""
+    return term_hash(term), tuple(map(term_hash, forms_of(term)))
 
 
 @dataclass(frozen=True)
@@ -249,15 +254,24 @@ class QueryTerms:
             length: Terms in all of them.
             rule: By which the memory tells words.
         """
+        return cls.weighed(asked_terms(text, rule), frequencies, chunks, length)
+
+    @classmethod
+    def weighed(
+        cls, asked: Sequence[AskedTerm], frequencies: Mapping[int, int], chunks: int, length: int
+    ) -> QueryTerms:
+        """As `of`, of the terms of a query."""
         hashes, terms, weights = [], [], []
         bound = 0.0
-        for place, (term, all_forms, repeats) in enumerate(asked_terms(text, rule)):
+        for place, (term, all_forms, repeats) in enumerate(asked):
             forms = [form for form in all_forms if frequencies.get(form) or not chunks]
-            occurs = [frequencies.get(hashed, 0) for hashed in (term, *forms)]
-            weight = squared_idf(occurs[0], chunks) * repeats
-            shared = squared_idf(min(chunks, sum(occurs)), chunks) * repeats
+            occurs = frequencies.get(term, 0)
+            weight = shared = squared_idf(occurs, chunks) * repeats
+            if forms:
+                occurs += sum(frequencies.get(form, 0) for form in forms)
+                shared = squared_idf(min(chunks, occurs), chunks) * repeats
             hashes += [term, *forms]
-            terms += [place] * len(occurs)
+            terms += [place] * (1 + len(forms))
             weights += [weight, *[shared] * len(forms)]
             bound += weight
         return cls(
@@ -331,11 +345,6 @@ def best_parts(
     rows, part = rows[order], np.concatenate(parts)[order]
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     return (rows[starts], np.maximum.reduceat(part, starts)) if len(rows) else (rows, part)
-
-
-def term_hashes(text: str, rule: int = WORD_RULE) -> list[int]:
-    """Of the terms of a query and of their forms, whose frequencies `QueryTerms.of` takes."""
-    return [hashed for term, forms, _ in asked_terms(text, rule) for hashed in (term, *forms)]
 
 
 def squared_idf(occurs: int, chunks: int) -> float:
