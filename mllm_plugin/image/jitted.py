@@ -223,6 +223,38 @@ def weigh(hashes, counts, ends, lengths, chunks, asked, terms, weights, saturati
     return total
 
 
+@njit(
+    "f8[::1](u4[::1], u1[::1], i8[::1], i8[::1], u4[::1], i8[::1], f8[::1], UniTuple(f8, 3))",
+    nogil=True,
+    cache=True,
+)
+def weigh_lists(rows, counts, starts, ends, lengths, terms, weights, saturation):  # noqa: ANN001, ANN201
+    """As `plain.weigh_lists`."""
+    k1, b, mean = saturation
+    norms = k1 * (1 - b + b * lengths / mean)
+    best, total = np.zeros(len(lengths)), np.zeros(len(lengths))
+    first = 0
+    for last in range(1, len(terms) + 1):
+        if last < len(terms) and terms[last] == terms[first]:
+            continue
+        alone = last - first == 1
+        for form in range(first, last):
+            for entry in range(starts[form], ends[form]):
+                chunk, times = rows[entry], np.float64(counts[entry])
+                part = weights[form] * (times / (times + norms[chunk]))
+                if alone:
+                    total[chunk] += part
+                else:
+                    best[chunk] = max(best[chunk], part)
+        for form in range(last if alone else first, last):
+            for entry in range(starts[form], ends[form]):
+                chunk = rows[entry]
+                total[chunk] += best[chunk]
+                best[chunk] = 0.0
+        first = last
+    return total
+
+
 @njit(nogil=True, cache=True)
 def widen(bits, table, chunks):  # noqa: ANN001, ANN201
     """As `plain.widen`."""

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, vectors_of, walk
+from mllm_plugin.image.kernels import kernels
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, joined
 from mllm_plugin.search.view import View
@@ -24,6 +26,9 @@ from mllm_plugin.search.walk import Beam
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
 from mllm_plugin.text.lexical import QueryTerms
+
+_LISTED_FROM = 1000  # chunks; what was written since the arrays were made is soon other chunks
+_LISTED_SHARE = 4
 
 
 def candidates_of(
@@ -134,7 +139,7 @@ def _best(
 ) -> Candidates:
     """The best of what a query reached in each of the parts."""
     pairs = list(zip(parts, found, strict=True))
-    words = joined([lexical(part.space, terms, own.chunks, view.lexical) for part, own in pairs])
+    words = joined([_words(part.space, terms, own.chunks, view.lexical) for part, own in pairs])
     cosine = joined([_cosines(*pair) for pair in pairs])
     ids = joined([part.space.chunk_ids[own.chunks] for part, own in pairs])
     partial = view.hierarchy.leaf_ranker.partial(cosine, words)
@@ -154,6 +159,18 @@ def _best(
         visited=sum(own.visited for own in found),
         windows=_windows(view, parts, chosen),
     )
+
+
+def _words(
+    space: Space, terms: QueryTerms, chunks: NDArray[np.int64], config: LexicalConfig
+) -> NDArray[np.float64]:
+    """Lexical evidence of chunks [n]; where they are a good part of all, from the lists of the terms."""
+    count = len(space.chunk_ids)
+    if count < _LISTED_FROM or _LISTED_SHARE * len(chunks) < count:
+        return lexical(space, terms, chunks, config)
+    lists, saturation = space.terms.lists, (config.k1, config.b, terms.mean_length)
+    known = (lists.rows, lists.counts, *lists.bounds(terms.hashes), space.terms.lengths)
+    return kernels().weigh_lists(*known, terms.terms, terms.weights, saturation)[chunks]
 
 
 def _windows(
