@@ -41,9 +41,9 @@ class Setting:
 
     @cached_property
     def _features(self) -> NDArray[np.float64]:
-        numbers = np.array([self.lead, np.log(max(1, self.chunks))])
-        middle, spread = np.transpose([_LEAD, _CHUNKS])
-        return np.clip((numbers - middle) / spread, -3.0, 3.0)
+        lead = (self.lead - _LEAD[0]) / _LEAD[1]
+        chunks = (float(np.log(max(1, self.chunks))) - _CHUNKS[0]) / _CHUNKS[1]
+        return np.array([min(3.0, max(-3.0, number)) for number in (lead, chunks)])
 
 
 FEATURES = len(fields(Setting))

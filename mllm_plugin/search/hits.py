@@ -18,7 +18,7 @@ from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.types import Hit, Namespace, PathStep, StoredChunk
 
-_SPARE = 3  # chunks beyond k whose places are read with the first, for ties
+_SPARE = 1  # chunks beyond k whose places are read with the first: it tells whether there are ties
 
 
 class Chosen(NamedTuple):

@@ -22,7 +22,7 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of
 from mllm_plugin.search.view import View
 from mllm_plugin.store.image import Image, ImageCache
-from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idf
+from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idfs
 from mllm_plugin.types import Namespace
 
 _KEPT = 4  # unions: a process searches few prefixes by turns
@@ -204,8 +204,7 @@ class Together:
 
 
 def _squared_idfs(occurs: NDArray[np.int64], chunks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`squared_idf` of each pair, by the same arithmetic."""
+    """`squared_idfs` of each pair."""
     width = int(chunks.max()) + 1
     pairs, places = np.unique(occurs * width + chunks, return_inverse=True)
-    known = [squared_idf(*divmod(pair, width)) for pair in pairs.tolist()]
-    return np.array(known)[places.reshape(-1)]
+    return np.array(squared_idfs(*divmod(pairs, width)))[places.reshape(-1)]

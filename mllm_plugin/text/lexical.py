@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import pairwise, repeat
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -281,18 +281,20 @@ class QueryTerms:
         cls, asked: Sequence[AskedTerm], frequencies: Mapping[int, int], chunks: int, length: int
     ) -> QueryTerms:
         """As `of`, of the terms of a query."""
+        forms = [[form for form in one.forms if frequencies.get(form) or not chunks] for one in asked]
+        occurs = [frequencies.get(one.term, 0) for one in asked]
+        others = [
+            min(chunks, own + sum(map(frequencies.get, found, repeat(0)))) if found else own
+            for own, found in zip(occurs, forms, strict=True)
+        ]
+        rarity = squared_idfs([*occurs, *others], chunks)
         hashes, terms, weights = [], [], []
         bound = 0.0
-        for place, (term, all_forms, repeats) in enumerate(asked):
-            forms = [form for form in all_forms if frequencies.get(form) or not chunks]
-            occurs = frequencies.get(term, 0)
-            weight = shared = squared_idf(occurs, chunks) * repeats
-            if forms:
-                occurs += sum(frequencies.get(form, 0) for form in forms)
-                shared = squared_idf(min(chunks, occurs), chunks) * repeats
-            hashes += [term, *forms]
-            terms += [place] * (1 + len(forms))
-            weights += [weight, *[shared] * len(forms)]
+        for place, (one, found) in enumerate(zip(asked, forms, strict=True)):
+            weight, shared = rarity[place] * one.repeats, rarity[len(asked) + place] * one.repeats
+            hashes += [one.term, *found]
+            terms += [place] * (1 + len(found))
+            weights += [weight, *[shared] * len(found)]
             bound += weight
         return cls(
             hashes=np.array(hashes, dtype=np.uint32),
@@ -367,6 +369,7 @@ def best_parts(
     return (rows[starts], np.maximum.reduceat(part, starts)) if len(rows) else (rows, part)
 
 
-def squared_idf(occurs: int, chunks: int) -> float:
-    """The squared inverse document frequency of a term that so many of the chunks have."""
-    return float(np.log1p((chunks - occurs + 0.5) / (occurs + 0.5))) ** 2
+def squared_idfs(occurs: Sequence[int] | NDArray[np.int64], chunks: int | NDArray[np.int64]) -> list[float]:
+    """The squared inverse document frequency of terms that so many of the chunks have [t]."""
+    found = np.asarray(occurs, dtype=np.float64)
+    return [value**2 for value in np.log1p((chunks - found + 0.5) / (found + 0.5)).tolist()]
