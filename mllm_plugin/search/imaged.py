@@ -45,7 +45,7 @@ def candidates_of(
         delta: What the view has beyond them.
     """
     levels = len(space.bounds) - 1
-    asked = [_asked(view, levels, query) for query in queries]
+    asked = [_asked(view, 1 if beam is None else levels, query) for query in queries]
     parts = [_Part.of(view, space, delta.live, delta)]
     if delta.added is not None:
         parts.append(_Part.of(view, delta.added, delta.added.live, delta.added))
@@ -124,8 +124,10 @@ def _joined(one: Found, other: Found) -> Found:
 
 def _asked(view: View, levels: int, query: Query) -> NDArray[np.float32]:
     """What a query's vectors are on every level [L, m, d], or [1, m, d] where they are the same on all."""
-    vectors = query.vectors[None]
-    found = [view.hierarchy.asked(level, vectors) for level in range(levels, 0, -1)]
+    vectors, hierarchy = query.vectors[None], view.hierarchy
+    rankers = [(id(hierarchy.ranker(level)), level) for level in range(levels, 0, -1)]
+    made = {ranker: hierarchy.asked(level, vectors) for ranker, level in dict(rankers).items()}
+    found = [made[ranker] for ranker, _ in rankers]
     return vectors if all(one is vectors for one in found) else np.concatenate(found)
 
 
