@@ -95,7 +95,7 @@ def test_a_tokenizer_is_asked_only_where_its_tokens_may_be_too_many(text):
 
     known = text.isascii() and len(text) <= 10
     spans = split_text(text, 10, letters)
-    assert "".join(text[span.start : span.end] for span in spans).split() == text.split()
+    assert " ".join(text[span.start : span.end] for span in spans).split() == text.split()
     assert asked == ([] if known else [text])
     if known:
         assert spans == split_text(text + " \u2003", 12, letters)
