@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from common import machine, print_table
+from indexes import timed
 from numpy.typing import NDArray
-from scale import arguments, build_space, timed
+from scale import arguments
+from spaces import build_space
 from vectors import Vectors, mixtures, real_vectors
 
 from mllm_plugin.image import ImageFolder, Plan, Space, nearest, walk

@@ -1,8 +1,9 @@
-r"""Vectors alone, as many as asked: the walk over the search image beside faiss, hnswlib and usearch.
+r"""Vectors alone, as many as asked: the walk over the search image beside faiss, hnswlib, usearch and others.
 
     OMP_NUM_THREADS=1 python benchmarks/scale.py --data DIR --count 100000
     OMP_NUM_THREADS=1 python benchmarks/scale.py --vectors real.npy --questions asked.npy \
         --count 1000000 --only flat memory ivf
+    OMP_NUM_THREADS=1 python benchmarks/scale.py … --only memory hnswlib scann chroma lancedb
 
 Real vectors as far as they go, then mixtures of near neighbours (`vectors.mixtures`); the questions are real.
 One thread, one run. Recall is the share of the exact ten best among the ten that are returned. "Scored"
@@ -13,204 +14,52 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 
-import faiss
 import numpy as np
 from common import DEFAULT_CACHE, machine, print_table
+from indexes import (
+    K,
+    Method,
+    Search,
+    chroma,
+    faiss_hnsw,
+    flat,
+    hnswlib_index,
+    ivf,
+    lancedb_index,
+    memory,
+    scann_index,
+    timed,
+    usearch_index,
+)
 from numpy.typing import NDArray
 from vectors import Vectors, exact_best, mixtures, real_vectors
 
-from mllm_plugin.config import TreeConfig
-from mllm_plugin.encoders.vectors import unit
-from mllm_plugin.image import Plan, nearest
-from mllm_plugin.image.space import Level, Space, arrange
-from mllm_plugin.text.lexical import TermCounts
-from mllm_plugin.tree.clustering import group
-
-_K = 10
-_FINALISTS = 24
-WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-PROBES = (8, 16, 32, 64, 128, 256)
-EFFORTS = (16, 32, 64, 128, 256)
+_GRAPHS = {
+    "flat": flat,
+    "memory": memory,
+    "faiss-hnsw": faiss_hnsw,
+    "hnswlib": hnswlib_index,
+    "usearch": usearch_index,
+    "chroma": chroma,
+}
+_LISTS = {"scann": scann_index, "lancedb": lancedb_index}
 RIVALS = ("flat", "memory", "ivf", "ivf-8bit", "ivf-fast-scan", "faiss-hnsw", "hnswlib", "usearch")
-Search = Callable[[Vectors], tuple[NDArray[np.int64], float]]  # [b, d] to rows [b, k] and mean scored
-
-
-@dataclass(frozen=True)
-class Method:
-    """A built index: how long that took, in wall and processor seconds, and its settings."""
-
-    name: str
-    seconds: tuple[float, float]
-    settings: list[tuple[str, Search]]
-
-
-def tree_levels(vectors: Vectors, config: TreeConfig) -> Iterator[tuple[Vectors, NDArray[np.int64]]]:
-    """Every level from the chunks up, as `TreeEditor.regroup` forms it: embeddings and each one's parent."""
-    level = 1
-    while len(vectors) > config.target(level):
-        labels = group(vectors, config.target(level), config.cap(level), config.floor(level), config.seed)
-        yield vectors, labels
-        order = np.argsort(labels, kind="stable")
-        starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
-        vectors, level = unit(np.add.reduceat(vectors[order], starts, axis=0)), level + 1
-    yield vectors, np.zeros(len(vectors), np.int64)
-
-
-def build_space(vectors: Vectors) -> Space:
-    """The arrays of a memory of given vectors without texts."""
-    levels, order = [], np.zeros(1, np.int64)
-    for rows, parents in reversed(list(tree_levels(vectors, TreeConfig()))):
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        own = place[parents]
-        order = np.argsort(own, kind="stable")
-        if levels:
-            levels[-1] = replace(levels[-1], sizes=np.bincount(own))
-        many = len(rows)
-        levels.append(
-            Level(
-                order, np.ones(many, np.int64), np.zeros(many, np.int64), rows[order], np.zeros(0, np.int64)
-            )
-        )
-    many = np.zeros(len(vectors), np.uint32)
-    return arrange(levels, TermCounts(many, many, many[:0], np.zeros(0, np.uint8)), 0)
-
-
-def memory(vectors: Vectors) -> Method:
-    """The walk, and its ten best of 24 finalists by their exact cosines."""
-    space, seconds = timed(lambda: build_space(vectors))
-    ids = space.chunk_ids
-
-    def search(width: int | None) -> Search:
-        def run(queries: Vectors) -> tuple[NDArray[np.int64], float]:
-            rows, scored = nearest(space, queries[:, None], Plan(width), _K)
-            return ids[np.array(rows)], float(scored.mean())
-
-        return run
-
-    settings = [(f"beam {width}", search(width)) for width in WIDTHS]
-    return Method("memory", seconds, [*settings, ("scan", search(None))])
-
-
-def ivf(vectors: Vectors, kind: str, lists: int) -> Method:
-    """faiss IVF; fast-scan codes are rescored exactly, 24 finalists as the walk has."""
-    dim = vectors.shape[1]
-    names = {"ivf": "Flat", "ivf-8bit": "SQ8", "ivf-fast-scan": f"PQ{dim // 4}x4fs,RFlat"}
-    index = faiss.index_factory(dim, f"IVF{lists},{names[kind]}", faiss.METRIC_INNER_PRODUCT)
-
-    def build() -> None:
-        index.train(vectors)
-        index.add(vectors)
-
-    _, seconds = timed(build)
-    refined = kind == "ivf-fast-scan"
-    inner = faiss.extract_index_ivf(index)
-    sizes = np.array([inner.invlists.list_size(one) for one in range(lists)])
-
-    def search(probes: int) -> Search:
-        def run(queries: Vectors) -> tuple[NDArray[np.int64], float]:
-            inner.nprobe = probes
-            if refined:
-                index.k_factor = _FINALISTS / _K
-            return index.search(queries, _K)[1], np.nan
-
-        return run
-
-    def counted(probes: int) -> Search:
-        run = search(probes)
-
-        def count(queries: Vectors) -> tuple[NDArray[np.int64], float]:
-            rows, _ = run(queries)
-            if len(queries) == 1:
-                return rows, np.nan
-            nearest = inner.quantizer.search(queries, probes)[1]
-            return rows, float(lists + sizes[nearest].sum(axis=1).mean())
-
-        return count
-
-    return Method(
-        f"{kind} {lists}", seconds, [(f"nprobe {probe}", counted(probe)) for probe in PROBES if probe < lists]
-    )
-
-
-def faiss_hnsw(vectors: Vectors) -> Method:
-    index = faiss.IndexHNSWFlat(vectors.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 100
-    _, seconds = timed(lambda: index.add(vectors))
-
-    def search(effort: int) -> Search:
-        def run(queries: Vectors) -> tuple[NDArray[np.int64], float]:
-            index.hnsw.efSearch = effort
-            return index.search(queries, _K)[1], np.nan
-
-        return run
-
-    return Method("faiss HNSW M16", seconds, [(f"ef {one}", search(one)) for one in EFFORTS])
-
-
-def hnswlib_index(vectors: Vectors) -> Method:
-    import hnswlib
-
-    index = hnswlib.Index("ip", vectors.shape[1])
-    index.init_index(len(vectors), M=16, ef_construction=100)
-    index.set_num_threads(1)
-    _, seconds = timed(lambda: index.add_items(vectors))
-
-    def search(effort: int) -> Search:
-        def run(queries: Vectors) -> tuple[NDArray[np.int64], float]:
-            index.set_ef(effort)
-            return index.knn_query(queries, _K)[0].astype(np.int64), np.nan
-
-        return run
-
-    return Method("hnswlib M16", seconds, [(f"ef {one}", search(one)) for one in EFFORTS])
-
-
-def usearch_index(vectors: Vectors) -> Method:
-    from usearch.index import Index
-
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="i8", connectivity=16, expansion_add=100)
-    _, seconds = timed(lambda: index.add(np.arange(len(vectors)), vectors, threads=1))
-
-    def search(effort: int) -> Search:
-        def run(queries: Vectors) -> tuple[NDArray[np.int64], float]:
-            index.expansion_search = effort
-            return np.asarray(index.search(queries, _K, threads=1).keys, np.int64).reshape(-1, _K), np.nan
-
-        return run
-
-    return Method("usearch int8 M16", seconds, [(f"ef {one}", search(one)) for one in EFFORTS])
-
-
-def flat(vectors: Vectors) -> Method:
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    _, seconds = timed(lambda: index.add(vectors))
-    return Method(
-        "faiss flat", seconds, [("all", lambda queries: (index.search(queries, _K)[1], len(vectors)))]
-    )
+OTHERS = ("scann", "chroma", "lancedb")  # where they are installed
 
 
 def methods(vectors: Vectors, options: argparse.Namespace) -> Iterator[Method]:
     """Each index in turn, so that only one is held at a time."""
-    builders = {
-        "flat": flat,
-        "memory": memory,
-        "faiss-hnsw": faiss_hnsw,
-        "hnswlib": hnswlib_index,
-        "usearch": usearch_index,
-    }
+    lists = options.lists
     for name in options.only:
-        yield builders[name](vectors) if name in builders else ivf(vectors, name, options.lists)
-
-
-def timed(call: Callable[[], object]) -> tuple[object, tuple[float, float]]:
-    wall, processor = time.perf_counter(), time.process_time()
-    result = call()
-    return result, (time.perf_counter() - wall, time.process_time() - processor)
+        if name in _GRAPHS:
+            yield _GRAPHS[name](vectors)
+        elif name in _LISTS:
+            yield _LISTS[name](vectors, lists)
+        else:
+            yield ivf(vectors, name, lists)
 
 
 def row(
@@ -218,7 +67,7 @@ def row(
 ) -> list[str]:
     """Recall, share scored, times alone, time in one batch."""
     rows, scored = search(queries)
-    recall = np.mean([len(set(a) & set(b)) for a, b in zip(rows.tolist(), truth.tolist(), strict=True)]) / _K
+    recall = np.mean([len(set(a) & set(b)) for a, b in zip(rows.tolist(), truth.tolist(), strict=True)]) / K
     took = []
     for query in queries:
         started = time.perf_counter()
@@ -250,12 +99,11 @@ def arguments(description: str) -> argparse.ArgumentParser:
 def main() -> None:
     taken = arguments((__doc__ or "").splitlines()[0])
     taken.add_argument("--lists", type=int, default=1024)
-    taken.add_argument("--only", nargs="+", choices=RIVALS, default=list(RIVALS))
+    taken.add_argument("--only", nargs="+", choices=(*RIVALS, *OTHERS), default=list(RIVALS))
     options = taken.parse_args()
-    faiss.omp_set_num_threads(1)
     real, queries = real_vectors(options)
     vectors = mixtures(real, options.count)
-    truth = exact_best(vectors, queries, _K)
+    truth = exact_best(vectors, queries, K)
     counts = f"{len(real)} real vectors, {len(vectors)} in all, {len(queries)} questions"
     print(f"On {machine()}, one thread; {counts}.\n")
     built = []

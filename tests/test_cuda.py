@@ -12,11 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from mllm_plugin import Document, MemoryIndex
+from mllm_plugin.config import MemoryConfig, SearchConfig, TreeConfig
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
+from mllm_plugin.image import Plan, keeper, tensors
+from mllm_plugin.image.placed import placed
+from mllm_plugin.image.space import Level, arrange
 from mllm_plugin.llm import LoadedLLM, load_llm
 from mllm_plugin.memory_llm import MemoryLLM, MemoryLLMConfig
+from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.training.reader.loop import one_step, optimizer_of
 from mllm_plugin.training.reader.modules import Reader
 from mllm_plugin.training.reader.prompts import Prompts, prompt_parts
@@ -25,6 +31,8 @@ from mllm_plugin.training.reader.stack import LlamaStack
 from mllm_plugin.training.reader.steps import TensorStep
 from mllm_plugin.training.reader.tasks import Sampler
 from mllm_plugin.training.reader.texts import Asked, prepare
+from tests.helpers.image_tools import all_found
+from tests.helpers.image_tools import documents as some_documents
 from tests.helpers.llm_tools import documents
 from tests.helpers.tiny import write_tiny
 from tests.helpers.tiny_encoder import write_tiny_encoder
@@ -76,6 +84,49 @@ def test_a_memory_finds_the_same(encoder_folder: Path, tmp_path: Path) -> None:
             found.append([(hit.document_id, round(hit.score, 2)) for hit in hits])
     assert [name for name, _ in found[0]] == [name for name, _ in found[1]]
     assert np.allclose(*([score for _, score in one] for one in found), atol=0.02)
+
+
+@pytest.mark.parametrize("dim", [24, 1100])
+@pytest.mark.parametrize("width", [1, 12, None])
+def test_the_walk_finds_the_same_to_the_bit(dim: int, width: int | None) -> None:
+    rng, device = np.random.default_rng(0), torch.device(DEVICE)
+
+    def normal(shape: tuple[int, int]) -> NDArray[np.float16]:
+        return rng.normal(size=shape).astype(np.float16)
+
+    sizes = rng.integers(1, 30, 90)
+    top = np.array([20, 30, 40])
+    levels = [
+        Level(np.arange(len(some)), counts, np.zeros(len(some)), normal((len(some), dim)), some)
+        for some, counts in ((top, np.add.reduceat(sizes, [0, 20, 50])), (sizes, sizes))
+    ]
+    many, none = int(sizes.sum()), np.zeros(0, np.int64)
+    chunks = normal((many, dim))
+    chunks[7] = chunks[31]
+    levels.append(Level(np.arange(many), np.arange(many) % 9 > 0, np.zeros(many), chunks, none))
+    space = arrange(levels, TermCounts.of(["a"] * many), 1)
+    queries = rng.normal(size=(70, 2, dim)).astype(np.float32)
+    plan = Plan(width, need=40, paths=[0.3, 0.2, 0.1])
+    there = placed(space, device)
+    for counts in (None, space.counts(np.arange(many) % 5 == 0)):
+        assert all_found(there, queries, plan, counts) == all_found(space, queries, plan, counts)
+
+
+def test_searches_of_a_memory_there_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "_AT_HAND", ())
+    monkeypatch.setattr(keeper, "_PAYS", 1)
+    config = MemoryConfig(tree=TreeConfig(fan_out=4), search=SearchConfig(image_from=1))
+    opening = {"encoder": ToyEncoder(), "config": config}
+    asked = ["word3 word7", "word41 word5 word9"]
+    with MemoryIndex.open(tmp_path, **opening) as memory:
+        memory.add(some_documents(300))
+        memory.search("word1")
+        memory._handle.images.settle(60)
+        expected = [memory.search_batch(asked, mode=mode, beam_width=5) for mode in ("flat", "beam")]
+    with MemoryIndex.open(tmp_path, device=DEVICE, **opening) as memory:
+        assert [memory.search_batch(asked, mode=mode, beam_width=5) for mode in ("flat", "beam")] == expected
+        ((_, there),) = memory._handle.images._placed.values()
+        assert there.kernels is tensors
 
 
 @pytest.mark.parametrize("mode", ["text", "memory", "both"])

@@ -74,6 +74,7 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
         dim: int | None = None,
         namespace: str | tuple[str, ...] = (),
         config: MemoryConfig | None = None,
+        **options: Any,
     ) -> HierarchicalMemoryVectorStore:
         """Opens a memory, or makes it, and a store in it; `store.client.close()` closes the memory.
 
@@ -83,6 +84,7 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
             dim: Width of the embeddings, where all of them are given by the framework.
             namespace: Namespace of the store.
             config: Settings of the memory.
+            **options: More arguments of `MemoryIndex.open`, such as `device`.
 
         Raises:
             InvalidInputError: Both `embed_model` and `dim` are given.
@@ -90,7 +92,8 @@ class HierarchicalMemoryVectorStore(BasePydanticVectorStore):
         if embed_model is not None and dim is not None:
             raise InvalidInputError("expected embed_model= or dim=, got both; the model knows its dimension")
         encoder = embed_model if dim is None else VectorsOnly(dim)
-        return cls(MemoryIndex.open(path, encoder=encoder, config=config), namespace=namespace)
+        memory = MemoryIndex.open(path, encoder=encoder, config=config, **options)
+        return cls(memory, namespace=namespace)
 
     @classmethod
     def class_name(cls) -> str:

@@ -169,8 +169,11 @@ class VectorsOnly(TextEncoder):
         raise InvalidInputError("this memory has no encoder: search with a vector")
 
 
-def as_encoder(encoder: EncoderLike) -> TextEncoder:
+def as_encoder(encoder: EncoderLike, device: str | None = None) -> TextEncoder:
     """Returns a `TextEncoder` for a model name, a path, a framework's embedding model, or itself.
+
+    Args:
+        device: Where a model given by name or path runs; CUDA when there is one.
 
     Raises:
         InvalidTypeError: It is none of these.
@@ -178,7 +181,7 @@ def as_encoder(encoder: EncoderLike) -> TextEncoder:
     if isinstance(encoder, str | PathLike):
         from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 
-        return HuggingFaceEncoder(encoder if isinstance(encoder, str) else Path(encoder))
+        return HuggingFaceEncoder(encoder if isinstance(encoder, str) else Path(encoder), device=device)
     return adopted(TextEncoder, encoder) if fits(TextEncoder, encoder) else FrameworkEncoder(encoder)
 
 

@@ -3,7 +3,7 @@
 Deleted, damaged or missing, they are made again from the file; they are never the truth.
 """
 
-from mllm_plugin.image.descent import Found, Plan, compare, exact_order, lexical, nearest, vectors_of, walk
+from mllm_plugin.image.descent import Found, Plan, compare, exact_order, lexical, nearest, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.source import Delta, read_delta, read_space
 from mllm_plugin.image.space import Space
@@ -22,6 +22,5 @@ __all__ = [
     "nearest",
     "read_delta",
     "read_space",
-    "vectors_of",
     "walk",
 ]

@@ -19,7 +19,6 @@ from mllm_plugin.text.lexical import QueryTerms
 
 UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower: each leads to many of them
 UPPER_LEAST = 4
-_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # quicker than a cast
 FINALISTS = 14  # so many more than wanted are compared exactly: the codes' order is nearly right
 
 
@@ -113,7 +112,7 @@ def _scored(
 ) -> list[Found]:
     """Scores the chunks of ranges: starts, ends, and how many each query has."""
     space.check(*ranges[:2])
-    rows, scores, lengths, compared = kernels().score(space.codes, space.scales, live, *ranges, *asked)
+    rows, scores, lengths, compared = space.kernels.score(*space.tree(live), *ranges, *asked)
     lasts = np.cumsum(lengths).tolist()
     return [
         Found(rows[first:last] - space.nodes, scores[first:last], total)
@@ -141,26 +140,23 @@ def nearest(
     else:
         codes, worth = quantise(queries if queries.ndim == 4 else queries[:, None])
         args = _walk_args(space, codes, worth, plan, space.live if counts is None else counts)
-        rows, scored = kernels().nearest(*args, most)
+        rows, scored = space.kernels.nearest(*args, most)
         reached = [row[row >= 0] - space.nodes for row in rows]
-    asked = queries if queries.ndim == 3 else queries[:, -1]
-    return [exact_order(space, *pair, k)[0] for pair in zip(asked, reached, strict=True)], scored
-
-
-def vectors_of(space: Space, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Embeddings [n, d] of chunks by their place among the chunks, as stored."""
-    space.check_vectors(chunks)
-    return kernels().widen(space.halves.view(np.uint16), _HALVES, chunks)
+    return [chunks for chunks, _ in exact_order(space, queries, reached, k)], scored
 
 
 def exact_order(
-    space: Space, query: NDArray[np.float32], chunks: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k best of some chunks by the inner product of what is stored with a query [m, d], and these."""
-    space.check_vectors(chunks)
-    cosines = kernels().exact(space.halves.view(np.uint16), _HALVES, chunks, query)
-    order = np.lexsort((chunks, -cosines))[:k]
-    return chunks[order], cosines[order]
+    space: Space, queries: NDArray[np.float32], chunks: Sequence[NDArray[np.int64]], k: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """The k best of chunks [b][n] by the inner product of what is stored with their query, and these.
+
+    Args:
+        queries: As `walk` takes them; the last level's count.
+    """
+    asked = queries if queries.ndim == 3 else queries[:, -1]
+    cosines = space.exact(chunks, asked)
+    orders = [np.lexsort((own, -found))[:k] for own, found in zip(chunks, cosines, strict=True)]
+    return [(own[order], found[order]) for own, found, order in zip(chunks, cosines, orders, strict=True)]
 
 
 def lexical(
@@ -188,7 +184,7 @@ def _ranges(
     if plan.width is None or levels == 1:
         starts, ends = np.full(many, space.nodes), np.full(many, len(space.ids))
         return starts, ends, np.ones(many, np.int64), *np.zeros((2, many), np.int64)
-    return kernels().descend(*_walk_args(space, codes, worth, plan, live))
+    return space.kernels.descend(*_walk_args(space, codes, worth, plan, live))
 
 
 def _walk_args(
@@ -201,6 +197,6 @@ def _walk_args(
     paths = np.zeros(levels, np.float32)
     paths[: len(plan.paths)] = plan.paths
     return (
-        *(space.codes, space.scales, live, space.first, space.bounds),
+        *(*space.tree(live), space.children, space.bounds),
         *(codes, worth, paths, beams, plan.need),
     )

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.errors import MLLMError
-from mllm_plugin.image.descent import Plan, compare, lexical, vectors_of, walk
+from mllm_plugin.image.descent import Plan, compare, lexical, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.kernels import loading
 from mllm_plugin.image.source import Delta, Levels, read_delta, read_levels
@@ -39,6 +39,8 @@ _REST = 2.0  # seconds from one making to the next, at least, and so many times 
 _SLICE = 0.004  # seconds of work, and as long at rest, so that searches have their turn
 _PAYS = 16  # walks over the file, after which a namespace is worth its arrays
 _MOST_DELTAS = 64
+_MOST_PLACED = 64
+_AT_HAND = ("cpu",)  # devices that read what is mapped
 _TRIES = 20
 
 Result = TypeVar("Result")
@@ -51,6 +53,7 @@ class Images:
         folder: The memory's.
         snapshots: Opens a snapshot of the memory.
         note: Names the generation that is current in the memory; None where nothing may be written.
+        device: Where walks go, if not on the CPU.
     """
 
     def __init__(
@@ -58,9 +61,11 @@ class Images:
         folder: Path,
         snapshots: Callable[[], AbstractContextManager[Snapshot]],
         note: Callable[[str], None] | None,
+        device: Any = None,
     ) -> None:
         self._folder = ImageFolder(folder / FOLDER_NAME, read_only=note is None)
-        self._snapshots, self._note = snapshots, note
+        self._snapshots, self._note, self._device = snapshots, note, device
+        self._placed: OrderedDict[int, tuple[Space, Space]] = OrderedDict()
         self._deltas: OrderedDict[int, tuple[Space, Delta]] = OrderedDict()
         self._wanted: dict[int, tuple[int, int]] = {}  # by namespace: how often, and as of which write
         self._closed, self._earliest, self._took = False, 0.0, 0.0
@@ -69,6 +74,7 @@ class Images:
     def _fresh(self) -> None:
         self._lock = threading.Lock()
         self._making = threading.Lock()
+        self._placing = threading.Lock()
         self._reading = threading.Lock()  # held by who has a connection; across a fork by nobody
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,6 +110,7 @@ class Images:
             self._rest()
             self._stop.set()
             self._deltas.clear()
+            self._placed.clear()
         gone = self._folder.forget()
         if self._making.acquire(blocking=False):
             self._making.release()
@@ -139,6 +146,7 @@ class Images:
         """Goes on; a child has no thread of its parent."""
         if child:
             self._folder.after_fork()
+            self._placed, self._device = OrderedDict(), None  # CUDA works in no forked child
             self._fresh()
         else:
             self._reading.release()
@@ -154,7 +162,22 @@ class Images:
             return None
         if delta.size > _FEW and delta.size > _RENEWED * many:
             self._want(row)
-        return use(space, delta)
+        return use(self._there(row.namespace_id, space), delta)
+
+    def _there(self, namespace_id: int, space: Space) -> Space:
+        """The arrays on the device, if there is one; they are moved when first used."""
+        if self._device is None or self._device.type in _AT_HAND:
+            return space
+        from mllm_plugin.image.placed import placed
+
+        with self._placing:
+            known = self._placed.pop(namespace_id, None)
+            if known is None or known[0] is not space:
+                known = space, placed(space, self._device)
+            self._placed[namespace_id] = known
+            if len(self._placed) > _MOST_PLACED:
+                self._placed.popitem(last=False)
+        return known[1]
 
     def _delta(self, snapshot: Snapshot, row: NamespaceRow, space: Space) -> Delta:
         with self._lock:
@@ -303,5 +326,5 @@ def _use_kernels() -> None:
     SpaceWindows(with_windows(space, [window]), ids).best(query[0])
     walk(space, query, Plan(1))
     compare(space, query, [ids])
-    vectors_of(space, ids)
+    space.vectors(ids)
     lexical(space, QueryTerms.of("a", {}, 4, 4), ids, LexicalConfig())

@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.image.space import LONGEST
-
 LANES = 8
+LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]

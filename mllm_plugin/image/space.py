@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.image.kernels import kernels
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.text.lexical import TermCounts
 
-LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
+_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # quicker than a cast
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,33 @@ class Space:
 
     def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         """Makes sure that what ranges of chunks hold is what was written; memory of its own always is."""
+
+    @property
+    def kernels(self) -> ModuleType:
+        """What compares rows of this space."""
+        return kernels()
+
+    @property
+    def children(self) -> Any:
+        """`first`, as the kernels take it."""
+        return self.first
+
+    def tree(self, live: NDArray[np.uint32]) -> tuple[Any, Any, Any]:
+        """Codes, scales and counts below each row [R], as the kernels take them."""
+        return self.codes, self.scales, live
+
+    def vectors(self, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embeddings [n, d] of chunks by their place among the chunks, as stored."""
+        self.check_vectors(chunks)
+        return kernels().widen(self.halves.view(np.uint16), _HALVES, chunks)
+
+    def exact(
+        self, chunks: Sequence[NDArray[np.int64]], queries: NDArray[np.float32]
+    ) -> list[NDArray[np.float64]]:
+        """The best inner products of chunks [b][n], as stored, with the vectors of queries [b, m, d]."""
+        self.check_vectors(np.concatenate([np.zeros(0, np.int64), *chunks]))
+        bits, exact = self.halves.view(np.uint16), kernels().exact
+        return [exact(bits, _HALVES, *pair) for pair in zip(chunks, queries, strict=True)]
 
     def counts(self, chosen: NDArray[np.bool_]) -> NDArray[np.uint32]:
         """Chosen chunks [c] below each row [R], in place of `live` under a filter."""

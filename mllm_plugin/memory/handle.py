@@ -34,6 +34,7 @@ class Handle:
     """The parts of one memory, shared by all calls of the facade.
 
     Attributes:
+        device: Where searches compare embeddings; None for the CPU.
         given: The encoder as `open` got it.
         reranker: Of every search that says nothing else.
     """
@@ -44,17 +45,17 @@ class Handle:
         encoder: TextEncoder,
         config: MemoryConfig,
         hierarchies: HierarchyInUse,
-        given: Any = None,
+        device: Any = None,
     ) -> None:
         self.database, self.encoder, self.config = database, encoder, config
-        self.hierarchies, self.given = hierarchies, given
+        self.hierarchies, self.device, self.given = hierarchies, device, None
         self.reranker: Reranker | None = None
         self.path, self.dim = database.folder, encoder.dim
         self.cache = None if database.read_only else EmbeddingCache(self.path, encoder.fingerprint, self.dim)
         used = self.cache if config.embedding_cache else None  # one that is not used is still erased
         self.ingest = Ingest(database, encoder, used, config, hierarchies)
         note = None if database.read_only else self._name_image
-        self.images = Images(self.path, database.snapshot, note)
+        self.images = Images(self.path, database.snapshot, note, device)
         database.readers_of_its_own.append(self.images)
         self.searcher = Searcher(config, hierarchies, self.images)
         self._vector_caches: dict[str, EmbeddingCache] = {}

@@ -38,6 +38,7 @@ from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
 from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
 from mllm_plugin.memory.updating import KEEP, change_of
+from mllm_plugin.models.files import choose_device
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.passages import merged
 from mllm_plugin.search.recency import Recency
@@ -115,6 +116,7 @@ class MemoryIndex:
         timeout: float = 30.0,
         create: bool = True,
         read_only: bool = False,
+        device: str | None = None,
     ) -> MemoryIndex:
         """Creates a memory, or opens the one that is there.
 
@@ -133,18 +135,25 @@ class MemoryIndex:
             timeout: Seconds to wait for another writer.
             create: Make the memory when there is none.
             read_only: Never write; works without write permission.
+            device: "cuda", "cuda:1", "cpu", …: where an encoder given by name runs, and where searches over
+                the search image compare embeddings, with the same results. Namespaces that have no room
+                there are searched on the CPU. Left out, the encoder runs on CUDA when there is one, and
+                searches on the CPU.
 
         Raises:
             EncoderMismatchError: The memory was written with another encoder.
             NotFoundError: There is no memory and `create` is False.
-            InvalidInputError: `config` contradicts the stored one, or a new memory has no encoder.
+            InvalidInputError: `config` contradicts the stored one, a new memory has no encoder, or this
+                machine has no such device.
             StoreError: The files cannot be used; see `mllm_plugin.errors`.
         """
         folder, timeout = path_of(path), seconds("timeout", timeout)
         check_opening(folder, encoder, config, create)
-        given, ranks_last = None if encoder is None else as_encoder(encoder), reranker_of(reranker)
+        place = None if device is None else choose_device(device)
+        given = None if encoder is None else as_encoder(encoder, device)
+        ranks_last = reranker_of(reranker)
         files = {"timeout": timeout, "create": create, "read_only": read_only}
-        handle = open_memory(folder, given, config, hierarchy, **files)
+        handle = open_memory(folder, given, config, hierarchy, device=place, **files)
         handle.given, handle.reranker = absolute(encoder), ranks_last
         return cls(handle)
 

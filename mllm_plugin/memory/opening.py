@@ -25,12 +25,14 @@ def open_memory(
     encoder: TextEncoder | None,
     config: MemoryConfig | None,
     hierarchy: str | Path | Hierarchy,
+    device: Any = None,
     **options: Any,
 ) -> Handle:
     """Creates the memory in a folder, or opens the one that is there; see `MemoryIndex.open`.
 
     Args:
         encoder: None for an existing memory whose texts are not read.
+        device: Where searches compare embeddings; None for the CPU.
         options: Of `Database`.
     """
     database = Database(folder, **options)
@@ -46,7 +48,8 @@ def open_memory(
             encoder = recognised(encoder, settings, database)
         resolved = settings.resolve(config)
         used = _hierarchies(hierarchy, settings, resolved, folder)
-        return Handle(database, encoder or VectorsOnly(settings.dim, settings.fingerprint), resolved, used)
+        encoder = encoder or VectorsOnly(settings.dim, settings.fingerprint)
+        return Handle(database, encoder, resolved, used, device)
     except BaseException:
         database.close()
         raise
@@ -61,6 +64,7 @@ def options_of(memory: Handle, encoder: Any) -> dict[str, Any]:
         "reranker": memory.reranker,
         "timeout": memory.database.timeout,
         "read_only": memory.database.read_only,
+        "device": None if memory.device is None else str(memory.device),
     }
 
 

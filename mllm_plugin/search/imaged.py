@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy.leaf import NO_MEANING
-from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, vectors_of, walk
+from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, walk
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, joined
@@ -151,7 +151,7 @@ def _best(
         mine = best[(best >= first) & (best < first + len(own.chunks))]
         chosen.append(own.chunks[mine - first])
         first += len(own.chunks)
-    vectors = [vectors_of(part.space, own) for part, own in zip(parts, chosen, strict=True)]
+    vectors = [part.space.vectors(own) for part, own in zip(parts, chosen, strict=True)]
     return Candidates(
         ids=ids[best],
         vectors=joined(vectors),

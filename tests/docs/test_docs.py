@@ -67,8 +67,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any) -> 
     monkeypatch.delenv("MLLM_MEMORY", raising=False)
     monkeypatch.delenv("COLUMNS", raising=False)
 
-    def loaded(given: Any) -> Any:
-        return encoder if given == DEFAULT_ENCODER else as_encoder(given)
+    def loaded(given: Any, device: str | None = None) -> Any:
+        return encoder if given == DEFAULT_ENCODER else as_encoder(given, device)
 
     monkeypatch.setattr("mllm_plugin.memory.index.as_encoder", loaded)
     monkeypatch.setattr("mllm_plugin.cli.settings.quick_encoder", loaded)

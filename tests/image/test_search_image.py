@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.config import LexicalConfig
@@ -19,15 +20,16 @@ from mllm_plugin.image import (
     plain,
     read_delta,
     read_space,
-    vectors_of,
+    tensors,
     walk,
 )
 from mllm_plugin.image.kernels import kernels
+from mllm_plugin.image.placed import placed
 from mllm_plugin.image.source import read_levels
 from mllm_plugin.store.snapshot import rare_terms
 from mllm_plugin.text.lexical import QueryTerms, term_hash
 from tests.helpers.file_tools import rows
-from tests.helpers.image_tools import documents
+from tests.helpers.image_tools import all_found, documents
 from tests.helpers.toy import ToyEncoder
 
 CONFIG = MemoryConfig(tree=TreeConfig(fan_out=4), level0=False)
@@ -96,7 +98,7 @@ def test_a_walk_that_keeps_everything_finds_what_the_scan_finds(library, queries
         assert one.best(10).tolist() == other.best(10).tolist()
         vectors = space.halves.astype(np.float32)
         truth = np.argsort(-(vectors @ query.T).max(axis=1), kind="stable")[:5]
-        assert set(exact_order(space, query, one.best(20), 5)[0].tolist()) == set(truth.tolist())
+        assert set(exact_order(space, query[None], [one.best(20)], 5)[0][0].tolist()) == set(truth.tolist())
 
 
 def test_a_batch_gives_what_single_queries_give(library, queries):
@@ -110,33 +112,23 @@ def test_a_batch_gives_what_single_queries_give(library, queries):
 
 @pytest.mark.parametrize("width", [1, 6, None])
 @pytest.mark.parametrize("mapped", [False, True], ids=["one query", "a query per level"])
-def test_compiled_and_plain_kernels_agree_to_the_bit(library, queries, monkeypatch, width, mapped):
-    pytest.importorskip("numba")
+@pytest.mark.parametrize("kind", ["compiled", "torch"])
+def test_all_kernels_agree_to_the_bit(library, queries, monkeypatch, width, mapped, kind):
     space = space_of(library)
     if mapped:
         queries = np.random.default_rng(4).normal(size=(5, len(space.bounds) - 1, 2, 16)).astype(np.float32)
     counts = space.counts(np.arange(len(space.chunk_ids)) % 7 == 0)
     plan = Plan(width, need=9, paths=[0.3] * (len(space.bounds) - 1))
-    compiled = [walk(space, queries, plan, chosen) for chosen in (None, counts)]
-    best, scored = nearest(space, queries, plan, 4, counts)
-    assert kernels() is not plain
-    monkeypatch.setattr("mllm_plugin.image.descent.kernels", lambda: plain)
-    for ours, theirs in zip(
-        compiled, [walk(space, queries, plan, chosen) for chosen in (None, counts)], strict=True
-    ):
-        for one, other in zip(ours, theirs, strict=True):
-            assert (one.chunks == other.chunks).all()
-            assert (one.scores == other.scores).all()
-            assert one.scored == other.scored
-    plain_best, plain_scored = nearest(space, queries, plan, 4, counts)
-    assert [one.tolist() for one in best] == [one.tolist() for one in plain_best]
-    assert scored.tolist() == plain_scored.tolist()
-    chunks = np.arange(40)
-    order = [exact_order(space, queries[0].reshape(-1, 16), chunks, 40)]
-    monkeypatch.undo()
-    order.append(exact_order(space, queries[0].reshape(-1, 16), chunks, 40))
-    assert order[0][0].tolist() == order[1][0].tolist()
-    assert order[0][1].tolist() == order[1][1].tolist()
+    own = space
+    if kind == "compiled":
+        pytest.importorskip("numba")
+        assert space.kernels is not plain
+    else:
+        own = placed(space, torch.device("cpu"))
+        assert own.kernels is tensors
+    found = [all_found(own, queries, plan, chosen) for chosen in (None, counts)]
+    monkeypatch.setattr("mllm_plugin.image.space.kernels", lambda: plain)
+    assert found == [all_found(space, queries, plan, chosen) for chosen in (None, counts)]
 
 
 def test_the_nearest_are_the_best_that_the_walk_reaches(library, queries, monkeypatch):
@@ -145,7 +137,7 @@ def test_the_nearest_are_the_best_that_the_walk_reaches(library, queries, monkey
         plan = Plan(width)
         fused, scored = nearest(space, queries, plan, 7)
         for query, one, found, count in zip(queries, fused, walk(space, queries, plan), scored, strict=True):
-            assert one.tolist() == exact_order(space, query, found.best(21), 7)[0].tolist()
+            assert one.tolist() == exact_order(space, query[None], [found.best(21)], 7)[0][0].tolist()
             assert found.scored == count
         monkeypatch.setattr(type(space), "checked", False)
         stepwise, counted = nearest(space, queries, plan, 7)
@@ -226,7 +218,7 @@ def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
         for one, other in zip(walk(mapped, queries, Plan(6)), walk(space, queries, Plan(6)), strict=True):
             assert (one.chunks == other.chunks).all()
             assert (one.scores == other.scores).all()
-            assert (vectors_of(mapped, one.chunks) == vectors_of(space, other.chunks)).all()
+            assert (mapped.vectors(one.chunks) == space.vectors(other.chunks)).all()
         assert not mapped.checked
     assert folder.check_all()
     assert folder.space(7, "one").checked
@@ -272,7 +264,7 @@ def test_a_damaged_image_is_dropped_and_never_answers_wrong(library, queries, tm
 
 def _answers(space, queries):
     found = walk(space, queries, Plan(6))
-    best = [vectors_of(space, one.best(5)).tolist() for one in found]
+    best = [space.vectors(one.best(5)).tolist() for one in found]
     return best, [(one.chunks.tolist(), one.scores.tolist()) for one in found]
 
 
@@ -281,8 +273,8 @@ def test_windows_and_embeddings_are_those_of_the_file(tmp_path, monkeypatch, com
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr("mllm_plugin.image.descent.kernels", lambda: plain)
-        monkeypatch.setattr("mllm_plugin.image.windows.kernels", lambda: plain)
+        for user in ("descent", "space", "windows"):
+            monkeypatch.setattr(f"mllm_plugin.image.{user}.kernels", lambda: plain)
     with MemoryIndex.open(tmp_path, encoder=ToyEncoder(), hierarchy="identity") as memory:
         memory.add(documents(40))
         memory.add([Document("one vector", id="bare")], embeddings=[np.ones(16)], split=False)
@@ -296,8 +288,8 @@ def test_windows_and_embeddings_are_those_of_the_file(tmp_path, monkeypatch, com
             assert mine.sizes.tolist() == stored.sizes.tolist()
             assert mine.best(probes).tolist() == stored.best(probes).tolist()
             assert space.windows(chunks).codes.tolist() == stored.codes.tolist()
-            assert vectors_of(space, chunks).dtype == np.float32
-            assert (vectors_of(space, chunks) == space.halves[chunks].astype(np.float32)).all()
+            assert space.vectors(chunks).dtype == np.float32
+            assert (space.vectors(chunks) == space.halves[chunks].astype(np.float32)).all()
 
 
 def test_rare_words_lead_to_the_chunks_that_have_them(library):

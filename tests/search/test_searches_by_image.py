@@ -13,7 +13,7 @@ import pytest
 
 from mllm_plugin import Document, MemoryIndex, clock
 from mllm_plugin.config import MemoryConfig, SearchConfig, TreeConfig
-from mllm_plugin.errors import StoreBusyError
+from mllm_plugin.errors import InvalidInputError, StoreBusyError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.hierarchy.base import Ranker
 from mllm_plugin.hierarchy.learned import MappedRanker
@@ -391,3 +391,39 @@ def test_a_writer_that_takes_long_does_not_keep_it_from_being_named(memory, walk
     walks["image"] = 0
     memory.search("word3", mode="beam")
     assert walks["image"] == 1
+
+
+@pytest.mark.parametrize("mode", ["flat", "beam"])
+def test_a_search_on_a_device_finds_the_same(memory, monkeypatch, mode):
+    """The arrays go there with the first search that uses them, and come back with a removal."""
+    monkeypatch.setattr(keeper, "_AT_HAND", ())
+    make_image(memory)
+    options = {"mode": mode, "k": 9, "beam_width": 5}
+
+    def answers(memory):
+        some = {"filter": {"year": {"$lt": 9}}}
+        return [memory.search_batch(_QUERIES, **options), memory.search_batch(_QUERIES, **options, **some)]
+
+    def names(answers):
+        return {hit.document_id for batch in answers for hits in batch for hit in hits}
+
+    memory.add([Document("word7 of late", id="late")])
+    expected = answers(memory)
+    with open_memory(memory.path, device="cpu") as there:
+        assert answers(there) == expected
+        moved = there._handle.images._placed
+        assert [type(arrays).__name__ for _, arrays in moved.values()] == ["Placed"]
+        best = expected[0][1][0].document_id
+        there.mask([best])
+        assert best not in names(answers(there))
+        there.unmask([best])
+        assert answers(there) == expected
+        there.remove([best])
+        assert not moved
+        assert best not in names(answers(there))
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InvalidInputError, match="device 'nowhere' cannot be used here"):
+        open_memory(tmp_path / "memory", device="nowhere")
+    assert not list(tmp_path.iterdir())

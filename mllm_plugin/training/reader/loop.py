@@ -48,7 +48,7 @@ def one_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Trains on a step, at the rate for a part of the way in [0, 1]; returns what `Reader.loss` does."""
     for group in optimizer.param_groups:
-        group["lr"] = group["top"] * _rate(part)
+        group["lr"] = group["top"] * rate_of(part)
     found = reader.loss(step)
     found[0].backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -58,7 +58,7 @@ def one_step(
     return found
 
 
-def _rate(part: float) -> float:
+def rate_of(part: float) -> float:
     """Share of the learning rate after a part of the time: up, then a falling cosine."""
     if part < _WARM_UP:
         return max(part / _WARM_UP, 0.02)

@@ -132,16 +132,20 @@ class LlamaStack(Stack):
         """Names in transformers of the layers that a weight is of."""
         return [f"model.layers.{n}.{NAMES[name]}" for n in range(self.layers)]
 
-    def forward(self, embeds: Tensor, weights: Weights, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, embeds: Tensor, weights: Weights, mask: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
         """States [b, t, h] before the last norm.
 
         Args:
             embeds: Input [b, t, h].
             weights: Of all layers, from `frozen` or `Changes.added`.
             mask: What may be seen, True = live, broadcast to [b, a, t, t]; None to see what came before.
+            places: Where each token stands [b, t]; one after another when left out.
         """
-        length = embeds.shape[1]
-        cos, sin = self.cos[:length], self.sin[:length]
+        cos, sin = self.cos[: embeds.shape[1]], self.sin[: embeds.shape[1]]
+        if places is not None:
+            cos, sin = self.cos[places].unsqueeze(1), self.sin[places].unsqueeze(1)
         rows = {name: weight.unbind(0) for name, weight in weights.items()}
         first, second = self.first_norms.unbind(0), self.second_norms.unbind(0)  # type: ignore[operator]
         states = embeds

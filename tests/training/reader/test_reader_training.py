@@ -249,3 +249,46 @@ def test_the_device_script_runs_on_a_cpu(llm, texts, parts, tmp_path, monkeypatc
     assert curve[-1]["held_out"]["own"] > 0
     said = json.loads((tmp_path / "out" / "answers.json").read_text())
     assert len(said["own 4"]) == len(said["questions"]) == 4
+
+
+def test_the_device_script_for_chunks_side_by_side_runs_on_a_cpu(llm, texts, parts, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks" / "gpu"))
+    import train_blocks
+
+    texts.save(tmp_path / "texts.npz")
+    (tmp_path / "texts.json").write_text(json.dumps(parts))
+    given = ["--model", llm.folder, "--texts", tmp_path / "texts.npz", "--out", tmp_path / "out"]
+    given += ["--steps", 12, "--rows", 6, "--report", 3, "--answers", 4, "--workers", 0, "--rank", 4]
+    given += ["--rate", 3e-2, "--longest", 640, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["train_blocks.py", *map(str, given)])
+    train_blocks.main()
+    found = json.loads((tmp_path / "out" / "blocks.json").read_text())
+    assert [row["step"] for row in found["curve"]] == [3, 6, 9, 12]
+    assert found["curve"][-1]["loss"] < found["curve"][0]["loss"]
+    assert found["held_out"]["side by side, tuned"] < found["held_out"]["side by side"]
+    said = json.loads((tmp_path / "out" / "answers.json").read_text())
+    assert {len(rows) for rows in said.values()} == {4}
+    assert "model.layers.1.mlp.up_proj.lora_B.weight" in load_file(tmp_path / "out" / "blocks.safetensors")
+
+
+def test_chunks_side_by_side_are_read_as_if_each_were_alone(stack, parts, monkeypatch):
+    """What the model has of a chunk does not depend on its company; what follows sees all of them."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks" / "gpu"))
+    from train_blocks import Batch, lay, states
+
+    prompts, rng = Prompts.of(parts), np.random.default_rng(0)
+    one, other = (rng.integers(5, 60, size) for size in (9, 14))
+    question = rng.integers(5, 60, 4)
+    both = Batch.of([lay(prompts, [one, other], question, question[:1])], 128)
+    alone = Batch.of([lay(prompts, [other], question, question[:1])], 128)
+    weights = stack.frozen()
+    there, here = (states(stack, weights, batch, beside=True)[0] for batch in (both, alone))
+    assert torch.allclose(there[both.blocks[0] == 2], here[alone.blocks[0] == 1], atol=1e-5)
+    end = int(both.ends), int(alone.ends)
+    assert not torch.allclose(there[end[0] - 1], here[end[1] - 1], atol=1e-3)
+    head, widest = len(parts["head"]), len(other) + len(parts["gap"])
+    places = both.places()[0]
+    assert places[both.blocks[0] == 2].tolist() == list(range(head, head + widest))
+    assert int(places[both.blocks[0] == -1][0]) == head + widest
+    plain = states(stack, weights, alone, beside=False)[0]
+    assert torch.allclose(plain[: end[1]], here[: end[1]], atol=1e-5)

@@ -1,0 +1,254 @@
+"""The kernels in torch, for arrays on a device; results equal those of `plain` to the bit.
+
+Products of codes are whole numbers that float32 adds exactly in whatever order, and all else is done in the
+same order of operations. The queries of a batch walk side by side: what each has is filled up to the longest.
+Shapes: b queries, L levels, m vectors per query, d dimensions, w ranges per query, t rows per query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mllm_plugin.image.plain import LANES, LONGEST
+
+_LOWEST = torch.iinfo(torch.int64).min  # the key of what is not kept
+_STEP = 1 << 28  # products that are added up at once
+Rows = NDArray[np.int64]
+
+
+class Tree(NamedTuple):
+    """What a walk reads, on the device: `Space.codes`, `.scales`, and counts below each row."""
+
+    codes: Tensor
+    scales: Tensor
+    live: Tensor
+
+
+class Reached(NamedTuple):
+    """Rows that each query compares.
+
+    Attributes:
+        rows: [b, t].
+        owners: Which of its ranges each comes from [b, t].
+        real: False for those that only fill up [b, t].
+    """
+
+    rows: Tensor
+    owners: Tensor
+    real: Tensor
+
+    @classmethod
+    def of(cls, starts: Tensor, ends: Tensor) -> Reached:
+        """All rows of ranges [b, w], one range after another; those that only fill up are empty."""
+        sizes = ends - starts
+        lasts = sizes.cumsum(1)
+        places = torch.arange(int(lasts[:, -1].max()), device=starts.device)
+        places = places.expand(len(starts), -1).contiguous()
+        owners = torch.searchsorted(lasts, places, right=True).clamp(max=sizes.shape[1] - 1)
+        real = places < lasts[:, -1:]
+        rows = (starts - (lasts - sizes)).gather(1, owners) + places
+        return cls(torch.where(real, rows, 0), owners, real)
+
+
+def descend(
+    codes: Tensor,
+    scales: Tensor,
+    live: Tensor,
+    first: Tensor,
+    bounds: Rows,
+    queries: NDArray[np.int8],
+    worth: NDArray[np.float32],
+    paths: NDArray[np.float32],
+    beams: Rows,
+    need: int,
+) -> tuple[Rows, ...]:
+    """As `plain.descend`."""
+    asked = _asked(queries, worth, codes.device)
+    found = _descend(Tree(codes, scales, live), first, bounds, *asked, paths, beams, need)
+    starts, ends, sizes, scored, visited = (one.cpu().numpy() for one in found)
+    kept = np.arange(starts.shape[1]) < sizes[:, None]
+    return starts[kept], ends[kept], sizes, scored, visited
+
+
+def score(
+    codes: Tensor,
+    scales: Tensor,
+    live: Tensor,
+    starts: Rows,
+    ends: Rows,
+    sizes: Rows,
+    queries: NDArray[np.int8],
+    worth: NDArray[np.float32],
+) -> tuple[Rows, NDArray[np.float32], Rows, Rows]:
+    """As `plain.score`."""
+    tree, device = Tree(codes, scales, live), codes.device
+    asked, value = _asked(queries, worth, device)
+    many, widest = len(sizes), max(1, int(sizes.max(initial=0)))
+    filled = np.zeros((2, many, widest), np.int64)
+    filled[:, np.arange(widest) < sizes[:, None]] = starts, ends
+    lower, upper = torch.from_numpy(filled).to(device)
+    if widest == 1 and (filled == filled[:, :1]).all():  # all of them compare the same rows
+        rows = torch.arange(int(starts[0]), int(ends[0]), device=device)
+        rows = rows[live[rows] > 0]
+        parts = [_of_all(tree, part, asked[:, -1], value[:, -1]) for part in rows.split(_many(tree, many))]
+        scores = torch.cat([*parts, value.new_zeros(many, 0)], dim=1).cpu().numpy().reshape(-1)
+        shared = np.full(many, len(rows), np.int64)
+        return np.tile(rows.cpu().numpy(), many), scores, shared, ends - starts
+    reached = Reached.of(lower, upper)
+    scores = _scores(tree, reached.rows, asked[:, -1], value[:, -1])
+    wanted = reached.real & (live[reached.rows] > 0)
+    counts = wanted.sum(1), reached.real.sum(1)
+    results = (reached.rows[wanted], scores[wanted], *counts)
+    rows, found, lengths, compared = (one.cpu().numpy() for one in results)
+    return rows, found, lengths, compared
+
+
+def nearest(
+    codes: Tensor,
+    scales: Tensor,
+    live: Tensor,
+    first: Tensor,
+    bounds: Rows,
+    queries: NDArray[np.int8],
+    worth: NDArray[np.float32],
+    paths: NDArray[np.float32],
+    beams: Rows,
+    need: int,
+    most: int,
+) -> tuple[Rows, Rows]:
+    """As `plain.nearest`."""
+    tree = Tree(codes, scales, live)
+    asked, value = _asked(queries, worth, codes.device)
+    starts, ends, _, scored, _ = _descend(tree, first, bounds, asked, value, paths, beams, need)
+    reached = Reached.of(starts, ends)
+    found = _scores(tree, reached.rows, asked[:, -1], value[:, -1])
+    kept, rows, _ = _best(tree, reached, found, most)
+    best = np.full((len(queries), most), -1, np.int64)
+    best[:, : kept.shape[1]] = torch.where(kept, rows, -1).cpu().numpy()
+    return best, (scored + reached.real.sum(1)).cpu().numpy()
+
+
+def exact(vectors: Tensor, chunks: Tensor, queries: Tensor) -> Tensor:
+    """As `plain.exact`, for a batch.
+
+    Args:
+        vectors: Embeddings as stored [c, d].
+        chunks: Which of them [b, n].
+        queries: [b, m, d].
+
+    Returns:
+        The best inner product of each chunk with the vectors of its query, float64 [b, n].
+    """
+    padding = (0, -vectors.shape[1] % LANES)
+    values = torch.nn.functional.pad(vectors[chunks].double(), padding).unflatten(-1, (-1, LANES))
+    asked = torch.nn.functional.pad(queries.double(), padding).unflatten(-1, (-1, LANES))
+    lanes = _added(
+        values[:, :, None, step] * asked[:, None, :, step] for step in range(values.shape[-2])
+    )  # [b, n, m, LANES]
+    return _added(lanes.unbind(-1)).amax(-1)
+
+
+def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Their sum, from the first to the last."""
+    rest = iter(parts)
+    total = next(rest)
+    for part in rest:
+        total = total + part
+    return total
+
+
+def _asked(
+    queries: NDArray[np.int8], worth: NDArray[np.float32], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    wide = torch.float32 if queries.shape[-1] <= LONGEST else torch.float64
+    return torch.from_numpy(queries).to(device).to(wide), torch.from_numpy(worth).to(device)
+
+
+def _descend(
+    tree: Tree,
+    first: Tensor,
+    bounds: Rows,
+    queries: Tensor,
+    worth: Tensor,
+    paths: NDArray[np.float32],
+    beams: Rows,
+    need: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Ranges of chunks [b, w], how many each query has [b], embeddings compared and nodes gone into [b]."""
+    many, device = len(queries), queries.device
+    starts = torch.zeros((many, 1), dtype=torch.int64, device=device)
+    ends, sizes = torch.full_like(starts, int(bounds[1])), torch.ones_like(starts[:, 0])
+    above = torch.zeros((many, 1), device=device)
+    scored, visited = torch.zeros_like(sizes), torch.zeros_like(sizes)
+    for level, width in enumerate(beams.tolist()):
+        reached, place = Reached.of(starts, ends), min(level, queries.shape[1] - 1)
+        found = _scores(tree, reached.rows, queries[:, place], worth[:, place])
+        found = found + float(paths[level]) * above.gather(1, reached.owners)
+        scored, visited = scored + reached.real.sum(1), visited + sizes
+        kept, rows, above = _best(tree, reached, found, width, need)
+        sizes = kept.sum(1)
+        starts, ends = (torch.where(kept, first[one], 0) for one in (rows, rows + 1))
+    return starts, ends, sizes, scored, visited + sizes
+
+
+def _best(
+    tree: Tree, reached: Reached, found: Tensor, width: int, need: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which are kept [b, w], the `width` best rows with something live below [b, w], and their scores.
+
+    Best first, lower rows first on ties; more of them until `need` is held.
+    """
+    held = torch.where(reached.real, tree.live[reached.rows], 0)
+    keys = torch.where(held > 0, _keys(found, reached.rows), _LOWEST)
+    widest = width
+    while True:
+        widest = min(widest, keys.shape[1])
+        values, places = keys.topk(widest, dim=1)
+        below = held.gather(1, places).cumsum(1)
+        if widest == keys.shape[1] or bool((below[:, -1] >= need).all()):
+            break
+        widest *= 2
+    least = (below < need).sum(1, keepdim=True) + 1
+    kept = torch.arange(widest, device=keys.device) < least.clamp(min=width)
+    return kept & (values > _LOWEST), reached.rows.gather(1, places), found.gather(1, places)
+
+
+def _keys(scores: Tensor, rows: Tensor) -> Tensor:
+    """Whole numbers in the order of scores, lower rows first where these are equal."""
+    bits = (scores + 0.0).view(torch.int32).long()  # of -0.0 too, 0.0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered << 32) + (0xFFFFFFFF - rows)
+
+
+def _many(tree: Tree, vectors: int) -> int:
+    """Rows for which so many vectors are compared at once."""
+    return max(1, _STEP // (4 * max(vectors, tree.codes.shape[1])))
+
+
+def _scores(tree: Tree, rows: Tensor, queries: Tensor, worth: Tensor) -> Tensor:
+    """The best score of each row [b, t] for the vectors of its query [b, m, d]."""
+    step = max(1, _many(tree, 1) // max(1, rows.shape[1]))
+    parts = zip(rows.split(step), queries.split(step), worth.split(step), strict=True)
+    return torch.cat(
+        [
+            _weighed(torch.bmm(tree.codes[some].to(asked.dtype), asked.mT), tree.scales[some], value)
+            for some, asked, value in parts
+        ]
+    )
+
+
+def _of_all(tree: Tree, rows: Tensor, queries: Tensor, worth: Tensor) -> Tensor:
+    """The best score of rows [t] for the vectors of every query [b, m, d], as [b, t]."""
+    dots = tree.codes[rows].to(queries.dtype) @ queries.flatten(0, 1).T
+    return _weighed(dots.unflatten(1, queries.shape[:2]).transpose(0, 1), tree.scales[rows], worth)
+
+
+def _weighed(dots: Tensor, scales: Tensor, worth: Tensor) -> Tensor:
+    """Dots [b, t, m] of codes as scores, the best of each row's [b, t]."""
+    return (dots.float() * scales[..., None] * worth[:, None]).amax(-1)
