@@ -28,6 +28,7 @@ from mllm_plugin.models.files import choose_device, explained, load_model, load_
 from mllm_plugin.shapes import Bool, Float, Float32, Int
 
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
+_COLUMNS = ("input_ids", "attention_mask", "offset_mapping")
 _SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
 
 
@@ -166,15 +167,23 @@ class HuggingFaceEncoder(TokenReader):
         found: list[NDArray[np.float32]] = [np.zeros((0, self.dim), dtype=np.float32)] * len(texts)
         plain = [prefix + plain_letters(text)[0] for text in texts]
         for rows in self._rows(plain):
-            batch = self._read_tokens(
-                [plain[row] for row in rows], padding=True, return_offsets_mapping=True, return_tensors="pt"
-            )
+            batch = self._batch([plain[row] for row in rows])
             short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
             read = partial(on_one_thread, self._read) if short else self._read
             pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
             for row, window in zip(rows, windows_of_rows, strict=windows):
                 found[row] = window
         return pooled, found
+
+    def _batch(self, texts: Sequence[str]) -> Any:
+        """What `_read` takes of texts that are read together."""
+        if self._short is not None and len(texts) == 1:
+            with self._lock:
+                found = self._tokenizer.backend_tokenizer.encode(texts[0])
+            if len(found.ids) <= MOST_TOKENS:
+                columns = (found.ids, found.attention_mask, found.offsets)
+                return dict(zip(_COLUMNS, (torch.tensor([column]) for column in columns), strict=True))
+        return self._read_tokens(texts, padding=True, return_offsets_mapping=True, return_tensors="pt")
 
     @torch.inference_mode()
     def _read(

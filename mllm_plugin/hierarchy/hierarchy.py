@@ -19,6 +19,7 @@ from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, wei
 from mllm_plugin.seam import adopted
 
 IDENTITY = "identity"
+_BY_PRODUCTS = {CosineRanker, MappedRanker}
 _LEARNED_TOLERANCE = 2e-3  # of a vector's component: a few steps of fp16, for another machine's arithmetic
 
 
@@ -133,12 +134,28 @@ class Hierarchy:
         Not with rankers of another kind, such as the caller's own. Of chunks the scores are the products.
         """
         kinds = {type(ranker) for ranker in self._ranks.values()}
-        return kinds <= {CosineRanker, MappedRanker} and type(self.ranker(1)) is CosineRanker
+        return kinds <= _BY_PRODUCTS and type(self.ranker(1)) is CosineRanker
 
     def asked(self, level: int, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """What embeddings of a level are compared with in place of queries [b, m, d]; see `by_products`."""
         ranker = self.ranker(level)
         return ranker.asked(queries) if isinstance(ranker, MappedRanker) else queries
+
+    def score_each(
+        self, level: int, query: NDArray[np.float32], embeddings: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What the ranker of a level gives each embedding by itself [n], whatever else is asked for.
+
+        Args:
+            level: Of the embeddings.
+            query: Vectors [m, d].
+            embeddings: As stored [n, r, d].
+        """
+        ranker = self.ranker(level)
+        if type(ranker) in _BY_PRODUCTS:  # n products of one size each: the bits of one score at a time
+            found = (self.asked(level, query[None])[0] @ embeddings.transpose(0, 2, 1)).max(axis=(1, 2))
+            return found + ranker.offset if isinstance(ranker, MappedRanker) else found
+        return np.array([ranker.score(query[None], one[None])[0, 0] for one in embeddings], np.float32)
 
     def check(self, dim: int) -> None:
         """Tries every module on embeddings of a memory's width.

@@ -6,7 +6,7 @@ and scores compare across queries. It stays a weighted sum when it is trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,14 +75,19 @@ class LeafRanker:
             score: As `score` gives it.
             setting: Of the search; None for one like most.
         """
-        margin = self._slope * score + self._offset
+        return self.relevances([score], setting)[0]
+
+    def relevances(self, scores: Sequence[float], setting: Setting | None = None) -> list[float]:
+        """`relevance` of several hits of one search."""
+        margins = self._slope * np.asarray(scores, dtype=np.float64) + self._offset
         if setting is not None:
-            margin += float(self._setting @ setting.features())
-        return float(1.0 / (1.0 + np.exp(-margin)))
+            margins += float(self._setting @ setting.features())
+        return (1.0 / (1.0 + np.exp(-margins))).tolist()
 
 
 def _known(cosine: Scores, lexical: Scores) -> Scores:
-    return np.where((cosine == NO_MEANING) & (lexical > 0), 0.0, cosine)
+    without = cosine == NO_MEANING
+    return np.where(without & (lexical > 0), 0.0, cosine) if without.any() else cosine
 
 
 def _check(tensors: Tensors) -> None:

@@ -107,6 +107,9 @@ class MappedRanker(Ranker):
             `path` [1] weighs the parent's score; `slack` [1] is how far a node may fall short of
             the best results seen before it is dropped, infinite where none is.
 
+    Attributes:
+        offset: What is added to each inner product.
+
     Raises:
         InvalidInputError: A tensor is missing or unknown, has another shape, or is not finite.
     """
@@ -120,7 +123,7 @@ class MappedRanker(Ranker):
             float(self.tensors[name][0]) for name in ("scale", "offset", "path", "slack")
         )
         self.path_weight, self.slack = path, slack if np.isfinite(slack) else None
-        self._offset = np.float32(offset)
+        self.offset = np.float32(offset)
         self._map = (scale * (np.eye(self.dim, dtype=np.float32) + self.tensors["map"])).astype(np.float32)
         self._cosine = CosineRanker()
 
@@ -128,7 +131,7 @@ class MappedRanker(Ranker):
         self, queries: Float32[np.ndarray, "b m d"], embeddings: Float32[np.ndarray, "n r d"]
     ) -> Float32[np.ndarray, "b n"]:
         """Scores embeddings [n, r, d] for queries [b, m, d]: [b, n], higher is better."""
-        return self._cosine.score(queries @ self._map, embeddings) + self._offset
+        return self._cosine.score(queries @ self._map, embeddings) + self.offset
 
     def asked(self, queries: Float32[np.ndarray, "b m d"]) -> Float32[np.ndarray, "b m d"]:
         """Vectors whose best inner product with an embedding is its score, but for a constant."""

@@ -33,7 +33,7 @@ class Setting:
     def of(cls, scores: NDArray[np.floating], chunks: int) -> Setting:
         """From the scores [n] of what a search found, n at least 1."""
         best = np.sort(scores)[::-1][:AMONG]
-        return cls(float(best[0] - best[1:].mean()) if len(best) > 1 else _LEAD[0], chunks)
+        return cls(float(best[0] - best[1:].sum() / len(best[1:])) if len(best) > 1 else _LEAD[0], chunks)
 
     def features(self) -> NDArray[np.float64]:
         """About normal numbers, in the order of the attributes [f]."""
@@ -41,9 +41,9 @@ class Setting:
 
     @cached_property
     def _features(self) -> NDArray[np.float64]:
-        numbers = np.array([self.lead, np.log(max(1, self.chunks))])
-        middle, spread = np.transpose([_LEAD, _CHUNKS])
-        return np.clip((numbers - middle) / spread, -3.0, 3.0)
+        lead = (self.lead - _LEAD[0]) / _LEAD[1]
+        chunks = (float(np.log(max(1, self.chunks))) - _CHUNKS[0]) / _CHUNKS[1]
+        return np.array([min(3.0, max(-3.0, number)) for number in (lead, chunks)])
 
 
 FEATURES = len(fields(Setting))

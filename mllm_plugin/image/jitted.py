@@ -7,7 +7,7 @@ from numba import njit
 
 from mllm_plugin.image.plain import LANES as _LANES
 
-_FILTER = 1 << 13  # bytes of the bit field that tells most words of a chunk from those asked for
+_SLOTS = 1 << 13  # by their lowest bits most words of a chunk are told from those asked for
 
 
 @njit(nogil=True, cache=True)
@@ -194,40 +194,82 @@ def score(codes, scales, live, starts, ends, sizes, queries, worth):  # noqa: AN
 def weigh(hashes, counts, ends, lengths, chunks, asked, terms, weights, saturation):  # noqa: ANN001, ANN201
     """As `plain.weigh`."""
     k1, b, mean = saturation
-    field = np.zeros(_FILTER, np.uint8)
+    slots, following = np.zeros(_SLOTS, np.int64), np.zeros(len(asked) + 1, np.int64)  # entries + 1, or 0
     for place in range(len(asked)):
-        field[(asked[place] >> 3) % _FILTER] |= np.uint8(1 << (asked[place] & 7))
+        slot = asked[place] % np.uint32(_SLOTS)
+        following[place + 1], slots[slot] = slots[slot], place + 1
+    starts = np.array([ends[chunk - 1] if chunk > 0 else 0 for chunk in chunks], np.int64)
     many = terms[-1] + 1 if len(terms) else 0
-    best = np.zeros(many)
-    total = np.zeros(len(chunks))
+    best, total = np.zeros(many), np.zeros(len(chunks))
+    met = np.empty((ends[chunks] - starts).max() + 1 if len(chunks) else 1, np.int64)
     for place in range(len(chunks)):
-        chunk = chunks[place]
+        count = 0
+        for entry in range(starts[place], ends[chunks[place]]):  # without a branch that nobody can foresee
+            met[count] = entry
+            count += slots[hashes[entry] % np.uint32(_SLOTS)] > 0
+        if not count:
+            continue
         best[:] = 0.0
-        hit = False
-        norm = k1 * (1 - b + b * lengths[chunk] / mean)
-        for entry in range(ends[chunk - 1] if chunk > 0 else 0, ends[chunk]):
-            word = hashes[entry]
-            if not field[(word >> 3) % _FILTER] >> (word & 7) & 1:
-                continue
-            for query in range(len(asked)):
-                if asked[query] == word:
-                    count = np.float64(counts[entry])
-                    part = weights[query] * (count / (count + norm))
+        norm = k1 * (1 - b + b * lengths[chunks[place]] / mean)
+        for entry in met[:count]:
+            at, times = slots[hashes[entry] % np.uint32(_SLOTS)], np.float64(counts[entry])
+            while at:
+                query, at = at - 1, following[at]
+                if asked[query] == hashes[entry]:
+                    part = weights[query] * (times / (times + norm))
                     best[terms[query]] = max(best[terms[query]], part)
-                    hit = True
-        if hit:
-            for term in range(many):
-                total[place] += best[term]
+        for term in range(many):
+            total[place] += best[term]
+    return total
+
+
+@njit(
+    "f8[::1](u4[::1], u1[::1], i8[::1], i8[::1], u4[::1], i8[::1], f8[::1], UniTuple(f8, 3))",
+    nogil=True,
+    cache=True,
+)
+def weigh_lists(rows, counts, starts, ends, lengths, terms, weights, saturation):  # noqa: ANN001, ANN201
+    """As `plain.weigh_lists`."""
+    k1, b, mean = saturation
+    norms = k1 * (1 - b + b * lengths / mean)
+    best, total = np.zeros(len(lengths)), np.zeros(len(lengths))
+    first = 0
+    for last in range(1, len(terms) + 1):
+        if last < len(terms) and terms[last] == terms[first]:
+            continue
+        alone = last - first == 1
+        for form in range(first, last):
+            for entry in range(starts[form], ends[form]):
+                chunk, times = rows[entry], np.float64(counts[entry])
+                part = weights[form] * (times / (times + norms[chunk]))
+                if alone:
+                    total[chunk] += part
+                else:
+                    best[chunk] = max(best[chunk], part)
+        for form in range(last if alone else first, last):
+            for entry in range(starts[form], ends[form]):
+                chunk = rows[entry]
+                total[chunk] += best[chunk]
+                best[chunk] = 0.0
+        first = last
     return total
 
 
 @njit(nogil=True, cache=True)
 def widen(bits, table, chunks):  # noqa: ANN001, ANN201
     """As `plain.widen`."""
-    found = np.empty((len(chunks), bits.shape[1]), np.float32)
-    for place in range(len(chunks)):
-        for one in range(bits.shape[1]):
-            found[place, one] = table[bits[chunks[place], one]]
+    words = np.empty((len(chunks), bits.shape[1]), np.uint32)
+    found, less = words.view(np.float32), np.empty(bits.shape[1], np.float32)
+    for place in range(len(chunks)):  # by arithmetic: the table alone would fill a cache
+        row, word, value = bits[chunks[place]], words[place], found[place]
+        for one in range(len(row)):
+            size = np.uint32(row[one]) & np.uint32(0x7FFF)
+            tiny = np.uint32(size < np.uint32(0x0400))  # without the first digit, which is 1 elsewhere
+            word[one] = (size << np.uint32(13)) + ((np.uint32(112) + tiny) << np.uint32(23))
+            less[one] = np.float32(tiny) * np.float32(2.0**-14)
+        for one in range(len(row)):
+            sign = np.float32(1.0) - np.float32(2.0) * np.float32(row[one] >> np.uint16(15))
+            value[one] = (value[one] - less[one]) * sign
     return found
 
 

@@ -186,6 +186,36 @@ def weigh(
     return total
 
 
+def weigh_lists(
+    rows: NDArray[np.uint32],
+    counts: NDArray[np.uint8],
+    starts: Rows,
+    ends: Rows,
+    lengths: NDArray[np.uint32],
+    terms: Rows,
+    weights: NDArray[np.float64],
+    saturation: tuple[float, float, float],
+) -> NDArray[np.float64]:
+    """As `weigh`, of all chunks, from lists of the chunks that have a term.
+
+    Args:
+        rows, counts: Entries of all lists: the chunk, and how often it has the term.
+        starts, ends: Of the list of each entry of the query [t].
+        lengths, terms, weights, saturation: As `weigh` takes them.
+    """
+    k1, b, mean = saturation
+    norms = k1 * (1 - b + b * lengths / mean)
+    total = np.zeros(len(lengths))
+    for term in range(int(terms.max(initial=-1)) + 1):
+        best = np.zeros(len(lengths))
+        for place in np.flatnonzero(terms == term).tolist():
+            own = slice(starts[place], ends[place])
+            chunks, count = rows[own], counts[own].astype(np.float64)
+            best[chunks] = np.maximum(best[chunks], weights[place] * (count / (count + norms[chunks])))
+        total += best
+    return total
+
+
 def widen(bits: NDArray[np.uint16], table: Scores, chunks: Rows) -> Scores:
     """Embeddings of chunks [n, d], their float16 given as integers, by what each of these is worth."""
     return table[bits[chunks]]

@@ -31,9 +31,11 @@ class SpaceWindows:
 
     def best(self, probes: NDArray[np.float32]) -> NDArray[np.float64]:
         """As `Windows.best`, to the bit."""
-        ends, sizes = self.space.window_ends[self.chunks], self.sizes.astype(np.int64)
-        ends, sizes = ends[sizes > 0], sizes[sizes > 0]
-        self.space.check_windows(ends - sizes, ends)
+        ends, sizes = self.space.window_ends[self.chunks], self.sizes
+        if not sizes.all():
+            ends, sizes = ends[sizes > 0], sizes[sizes > 0]
+        starts = ends - sizes
+        self.space.check_windows(starts, ends)
         scales, asked = whole_numbers(probes)
         codes = self.space.window_codes, self.space.window_scales
-        return kernels().best_windows(*codes, ends - sizes, ends, asked.astype(np.int32), scales)
+        return kernels().best_windows(*codes, starts, ends, asked.astype(np.int32), scales)

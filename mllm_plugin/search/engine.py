@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from mllm_plugin.image.keeper import Images
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.exact import exact_candidates
-from mllm_plugin.search.hits import read_hits
+from mllm_plugin.search.hits import Chosen, Told, best, choose, read_hits
 from mllm_plugin.search.imaged import candidates_of
 from mllm_plugin.search.labels import Labeller
 from mllm_plugin.search.query import Query
@@ -32,7 +31,7 @@ from mllm_plugin.store.image import ImageCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.times import ALWAYS, When
-from mllm_plugin.types import Hit, Hits, Namespace, SearchMode, SearchStatistics
+from mllm_plugin.types import Hits, SearchMode, SearchStatistics
 
 _SMALL = 1000  # chunks of a namespace that is scanned together with others, where there are so many of them
 _MANY = 8
@@ -61,19 +60,29 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> _Stage:
         """Adds the time spent inside."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        return _Stage(self.seconds, name)
+
+
+class _Stage:
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, kind: Any, *raised: Any) -> None:
+        if kind is None:
+            took = time.perf_counter() - self._started
+            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + took
 
 
 @dataclass(frozen=True)
 class Found:
     """What one namespace has for one query; see `Candidates` for the counts, `Setting` for the rest."""
 
-    hits: Sequence[Hit]
+    chosen: Sequence[Chosen]
     candidates: Candidates
     setting: Setting | None
 
@@ -129,8 +138,7 @@ class Searcher:
         modes: set[SearchMode] = {self._mode(view, request) for view in apart}
         modes |= {"flat"} if together else set()
         mode = modes.pop() if len(modes) == 1 else request.mode
-        leaf = views[0].hierarchy.leaf_ranker if views else LeafRanker()
-        return [_merged(own, request.k, mode, leaf, clock) for own in found]
+        return self._merged(views, queries, found, mode, request, clock)
 
     def _let_through(self, view: View, request: Request) -> Allowed:
         wanted = request.condition, request.exclude_labels, request.when
@@ -166,32 +174,20 @@ class Searcher:
         with clock.stage("walk"):
             candidates = together.candidates(queries, most=most)
         found = []
-        for query, own in zip(queries, candidates, strict=True):
-            hits = self._hits(together, query, own, request, clock)
-            if request.unique_documents and len(hits) < request.k and not own.complete:
+        view, k, unique = together.views[0], request.k, request.unique_documents
+        with clock.stage("score"):
+            ranked = [rank(view, *pair) for pair in zip(queries, candidates, strict=True)]
+        with clock.stage("fetch"):
+            namespace_of = together.namespace_of
+            chosen = choose(view, ranked, k, unique_documents=unique, namespace_of=namespace_of)
+        for query, own, hits in zip(queries, candidates, chosen, strict=True):
+            if unique and len(hits) < k and not own.complete:
                 found += self._search_together(together, [query], request, clock, 4 * wider)
                 continue
-            best = together.view_of(hits[0].chunk_id) if hits and query.text else None
-            setting = None if best is None else self._setting(best, query, request)
+            first = together.view_of(hits[0].found.chunk_id) if hits and query.text else None
+            setting = None if first is None else self._setting(first, query, request)
             found.append(Found(hits, own, setting))
         return found
-
-    def _hits(
-        self, together: Together, query: Query, candidates: Candidates, request: Request, clock: Clock
-    ) -> list[Hit]:
-        view = together.views[0]
-        with clock.stage("score"):
-            ranked = rank(view, query, candidates)
-        with clock.stage("fetch"):
-            return read_hits(
-                view,
-                query,
-                ranked,
-                k=request.k,
-                unique_documents=request.unique_documents,
-                neighbours=request.neighbours,
-                namespace_of=together.namespace_of,
-            )
 
     def _setting(self, view: View, query: Query, request: Request) -> Setting | None:
         """What a search of one namespace by itself tells."""
@@ -210,18 +206,15 @@ class Searcher:
             ranked = [rank_in_setting(view, *pair) for pair in zip(queries, candidates, strict=True)]
         with clock.stage("fetch"):
             k, unique = request.k, request.unique_documents
-            hits = [
-                read_hits(view, query, own, k=k, unique_documents=unique, neighbours=request.neighbours)
-                for query, (own, _) in zip(queries, ranked, strict=True)
-            ]
+            chosen = choose(view, [own for own, _ in ranked], k, unique_documents=unique)
         found = [
             Found(own, known, setting)
-            for own, known, (_, setting) in zip(hits, candidates, ranked, strict=True)
+            for own, known, (_, setting) in zip(chosen, candidates, ranked, strict=True)
         ]
         short = [
             place
             for place, own in enumerate(found)
-            if unique and len(own.hits) < k and not own.candidates.complete
+            if unique and len(own.chosen) < k and not own.candidates.complete
         ]
         if short:
             again = self._search_view(view, [queries[place] for place in short], request, clock, 4 * wider)
@@ -262,24 +255,40 @@ class Searcher:
             return "flat"
         return "flat" if view.row.live_chunks <= self._search.flat_below else "beam"
 
+    # -- all namespaces
+    # ------------------------------------------------------------------------------------------
 
-def _merged(found: Sequence[Found], k: int, mode: SearchMode, leaf: LeafRanker, clock: Clock) -> Hits:
-    """The hits of one query from all namespaces, with what the search for them did.
+    def _merged(
+        self,
+        views: Sequence[View],
+        queries: Sequence[Query],
+        found: Sequence[Sequence[Found]],
+        mode: SearchMode,
+        request: Request,
+        clock: Clock,
+    ) -> list[Hits]:
+        """The hits of each query from all namespaces, with what the search for them did."""
+        leaf = views[0].hierarchy.leaf_ranker if views else LeafRanker()
+        with clock.stage("fetch"):
+            told = [_told(*pair, request.k, leaf) for pair in zip(queries, found, strict=True)]
+            read = read_hits(views[0], told, request.neighbours) if views else [[] for _ in told]
+            merged = [*map(Hits, read)]
+        for hits, own in zip(merged, found, strict=True):
+            hits.statistics = SearchStatistics(
+                mode=mode,
+                embeddings_scored=sum(one.candidates.scored for one in own),
+                nodes_visited=sum(one.candidates.visited for one in own),
+                timings=dict(clock.seconds),
+            )
+        return merged
 
-    How relevant they are, the namespace of the best hit tells for all, so that their order is one.
+
+def _told(query: Query, found: Sequence[Found], k: int, leaf: LeafRanker) -> Told:
+    """The k best chunks from all namespaces.
+
+    How relevant they are, the namespace of the best one tells for all, so that their order is one.
     """
-    best = sorted((hit for own in found for hit in own.hits), key=_order)[:k]
-    firsts = {own.hits[0].namespace: own.setting for own in found if own.hits}
-    setting = firsts[best[0].namespace] if best else None
-    hits = Hits(replace(hit, relevance=leaf.relevance(hit.relevance, setting)) for hit in best)
-    hits.statistics = SearchStatistics(
-        mode=mode,
-        embeddings_scored=sum(own.candidates.scored for own in found),
-        nodes_visited=sum(own.candidates.visited for own in found),
-        timings=dict(clock.seconds),
-    )
-    return hits
-
-
-def _order(hit: Hit) -> tuple[float, Namespace, str, int]:
-    return (-hit.score, hit.namespace, hit.document_id, hit.start)
+    chosen = best((one for own in found for one in own.chosen), k) if len(found) != 1 else found[0].chosen
+    firsts = {own.chosen[0].namespace: own.setting for own in found if own.chosen}
+    setting = firsts[chosen[0].namespace] if chosen else None
+    return Told(query, chosen, leaf.relevances([one.found.plain for one in chosen], setting))

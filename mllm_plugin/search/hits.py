@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Ranked
@@ -13,42 +18,105 @@ from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.types import Hit, Namespace, PathStep, StoredChunk
 
-_SPARE = 3  # chunks beyond k whose places are read with the first, for ties
-
-Found = tuple[Ranked, Place]
+_SPARE = 1  # chunks beyond k whose places are read with the first: it tells whether there are ties
 
 
-def read_hits(
+class Chosen(NamedTuple):
+    """A chunk that is to be a hit, before its text is read."""
+
+    found: Ranked
+    place: Place
+    namespace: Namespace
+
+    @property
+    def order(self) -> tuple[float, Namespace, str, int]:
+        """Best first; ties are settled by namespace, document id and offset, not by insertion."""
+        return -self.found.score, self.namespace, self.place.document_id, self.place.start
+
+
+def choose(
     view: View,
-    query: Query,
-    ranked: Sequence[Ranked],
-    *,
+    rankings: Sequence[Sequence[Ranked]],
     k: int,
-    unique_documents: bool,
-    neighbours: int = 0,
+    *,
+    unique_documents: bool = False,
     namespace_of: Callable[[int], Namespace] | None = None,
-) -> list[Hit]:
-    """The k best chunks with their texts, metadata and paths, and so many chunks around each.
-
-    In place of the relevance, which a whole search tells, they have the plain score that it is made of.
+) -> list[list[Chosen]]:
+    """The k best chunks of each query.
 
     Args:
         view: Of their namespace, or where `namespace_of` tells that of each, of any in the same snapshot.
-        query: What was looked for.
-        ranked: The chunks, best first.
+        rankings: The chunks of each query, best first.
         k: How many.
         unique_documents: Take one chunk of a document.
-        neighbours: Chunks around each.
         namespace_of: The namespace of a chunk.
     """
-    told = namespace_of or (lambda _: view.row.namespace)
-    chosen = _first(_places(view, ranked, k + _SPARE), k, unique_documents, told)
-    paths = trace_paths(view, query, {place.node_id for _, place in chosen})
-    rowids = {place.document_rowid for _, place in chosen}
+    own, ahead = view.row.namespace, k + _SPARE
+    told = namespace_of or (lambda _: own)
+    firsts = view.snapshot.places(found.chunk_id for ranked in rankings for found in ranked[:ahead])
+    return [_first(_located(view, ranked, firsts, ahead, told), k, unique_documents) for ranked in rankings]
+
+
+def _located(
+    view: View,
+    ranked: Sequence[Ranked],
+    firsts: Mapping[int, Place],
+    ahead: int,
+    namespace_of: Callable[[int], Namespace],
+) -> Iterator[Chosen]:
+    """Chunks with their places; those beyond the first are read as far as they are asked for."""
+    for start in range(0, len(ranked), ahead):
+        part, places = ranked[start : start + ahead], firsts
+        if start:
+            places = view.snapshot.places(found.chunk_id for found in part)
+        for found in part:
+            yield Chosen(found, places[found.chunk_id], namespace_of(found.chunk_id))
+
+
+def _first(located: Iterator[Chosen], k: int, unique_documents: bool) -> list[Chosen]:
+    kept: list[Chosen] = []
+    documents: set[int] = set()
+    for chosen in located:
+        if len(kept) >= k and chosen.found.score < kept[k - 1].found.score:
+            break
+        if unique_documents and chosen.place.document_rowid in documents:
+            continue
+        documents.add(chosen.place.document_rowid)
+        kept.append(chosen)
+    return best(kept, k)
+
+
+def best(chosen: Iterable[Chosen], k: int) -> list[Chosen]:
+    """The k best of some chunks."""
+    return sorted(chosen, key=lambda one: one.order)[:k]
+
+
+class Told(NamedTuple):
+    """The chunks chosen for one query, best first, and how relevant each is."""
+
+    query: Query
+    chosen: Sequence[Chosen]
+    relevance: Sequence[float]
+
+
+def read_hits(view: View, asked: Sequence[Told], neighbours: int = 0) -> list[list[Hit]]:
+    """The chunks of each query with their texts, metadata and paths, and so many chunks around each.
+
+    Args:
+        view: Of any namespace of their snapshot.
+        asked: What was found for each query.
+        neighbours: Chunks around each.
+    """
+    paths = trace_paths(view, [(own.query, {one.place.node_id for one in own.chosen}) for own in asked])
+    return [_read(view, *pair, neighbours) for pair in zip(asked, paths, strict=True)]
+
+
+def _read(view: View, told: Told, paths: Mapping[int, tuple[PathStep, ...]], neighbours: int) -> list[Hit]:
+    rowids = {place.document_rowid for _, place, _ in told.chosen}
     documents = view.snapshot.texts(rowids)
     spans = view.snapshot.spans(rowids) if neighbours else {}
     hits = []
-    for found, place in chosen:
+    for (found, place, namespace), relevance in zip(told.chosen, told.relevance, strict=True):
         text, metadata, times = documents[place.document_rowid]
         first, last = _around(spans.get(place.document_rowid, ()), place, neighbours)
         hits.append(
@@ -59,10 +127,10 @@ def read_hits(
                 start=place.start,
                 end=place.end,
                 score=found.score,
-                relevance=found.plain,
+                relevance=relevance,
                 metadata=parsed_metadata(metadata),
                 path=(*paths[place.node_id], PathStep(1, found.chunk_id, found.score)),
-                namespace=told(found.chunk_id),
+                namespace=namespace,
                 before=text[first : place.start],
                 after=text[place.end : last],
                 **times.fields(),
@@ -79,63 +147,68 @@ def _around(spans: Sequence[tuple[int, int]], place: Place, neighbours: int) -> 
     return spans[max(0, own - neighbours)][0], spans[min(len(spans) - 1, own + neighbours)][1]
 
 
-def _places(view: View, ranked: Sequence[Ranked], together: int) -> Iterator[Found]:
-    """Chunks with their places, which are read as far as they are asked for."""
-    for start in range(0, len(ranked), together):
-        part = ranked[start : start + together]
-        places = view.snapshot.places(found.chunk_id for found in part)
-        yield from ((found, places[found.chunk_id]) for found in part)
-
-
-def _first(
-    places: Iterator[Found], k: int, unique_documents: bool, namespace_of: Callable[[int], Namespace]
-) -> list[Found]:
-    """The best k; ties are settled by namespace, document id and offset, not by insertion."""
-    kept: list[Found] = []
-    documents: set[int] = set()
-    for found, place in places:
-        if len(kept) >= k and found.score < kept[k - 1][0].score:
-            break
-        if unique_documents and place.document_rowid in documents:
-            continue
-        documents.add(place.document_rowid)
-        kept.append((found, place))
-
-    def order(pair: Found) -> tuple[float, Namespace, str, int]:
-        found, place = pair
-        return -found.score, namespace_of(found.chunk_id), place.document_id, place.start
-
-    return sorted(kept, key=order)[:k]
-
-
 # -- paths
 
 
-def trace_paths(view: View, query: Query, homes: Iterable[int]) -> dict[int, tuple[PathStep, ...]]:
-    """Steps from the top level down to each level-2 node; none for a root, which has no embedding."""
-    homes = list(homes)
-    nodes = view.snapshot.ancestors(homes)
-    known: dict[int, PathStep] = {}
-    return {node_id: tuple(_trace(view, query, node_id, nodes, known)) for node_id in homes}
+def trace_paths(
+    view: View, asked: Sequence[tuple[Query, Iterable[int]]]
+) -> list[dict[int, tuple[PathStep, ...]]]:
+    """Steps from the top level down to level-2 nodes; none for a root, which has no embedding.
+
+    Args:
+        view: Of any namespace of the nodes' snapshot.
+        asked: Queries, and nodes of each.
+
+    Returns:
+        By node, for each query.
+    """
+    nodes = view.snapshot.ancestors({home for _, homes in asked for home in homes})
+    vectors = _vectors(view, nodes)
+    traced = []
+    for query, homes in asked:
+        routes = {home: _route(nodes, home) for home in homes}
+        steps = _steps(view, query, {node for route in routes.values() for node in route}, vectors)
+        traced.append({home: tuple(steps[node] for node in route) for home, route in routes.items()})
+    return traced
 
 
-def _trace(
-    view: View, query: Query, node_id: int, nodes: dict[int, NodeRow], known: dict[int, PathStep]
-) -> list[PathStep]:
-    steps: list[PathStep] = []
-    node = nodes[node_id]
+def _route(nodes: Mapping[int, NodeRow], home: int) -> list[NodeRow]:
+    """The nodes from the top level down to one."""
+    route, node = [], nodes[home]
     while node.parent_id is not None:
-        parent = nodes[node.parent_id]
-        if node.node_id not in known:
-            known[node.node_id] = PathStep(node.level, node.node_id, _score(view, query, parent, node))
-        steps.append(known[node.node_id])
-        node = parent
-    return steps[::-1]
+        route.append(node)
+        node = nodes[node.parent_id]
+    return route[::-1]
 
 
-def _score(view: View, query: Query, parent: NodeRow, node: NodeRow) -> float:
-    vector = view.children(NodeRef(parent.node_id, parent.version)).vector(node.node_id)
-    return float(view.hierarchy.ranker(node.level).score(query.vectors[None], vector[None])[0, 0])
+def _vectors(view: View, nodes: Mapping[int, NodeRow]) -> dict[int, NDArray[np.float32]]:
+    """Embeddings [r, d] by node."""
+    below: defaultdict[int, list[int]] = defaultdict(list)
+    for node in nodes.values():
+        if node.parent_id is not None:
+            below[node.parent_id].append(node.node_id)
+    found: dict[int, NDArray[np.float32]] = {}
+    for parent_id, ids in below.items():
+        children = view.children(NodeRef(parent_id, nodes[parent_id].version))
+        found.update(zip(ids, children.vectors[np.searchsorted(children.ids, ids)], strict=True))
+    return found
+
+
+def _steps(
+    view: View, query: Query, nodes: Iterable[NodeRow], vectors: Mapping[int, NDArray[np.float32]]
+) -> dict[NodeRow, PathStep]:
+    """Each node with the score that its ranker gives it by itself."""
+    levels: defaultdict[int, list[NodeRow]] = defaultdict(list)
+    for node in nodes:
+        levels[node.level].append(node)
+    steps: dict[NodeRow, PathStep] = {}
+    for level, found in levels.items():
+        embeddings = np.stack([vectors[node.node_id] for node in found])
+        scores = view.hierarchy.score_each(level, query.vectors, embeddings).tolist()
+        steps |= {
+            node: PathStep(level, node.node_id, score) for node, score in zip(found, scores, strict=True)
+        }
+    return steps
 
 
 def stored_chunks(view: View, chunk_ids: Sequence[int]) -> list[StoredChunk]:

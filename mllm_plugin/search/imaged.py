@@ -15,15 +15,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, walk
+from mllm_plugin.image.kernels import kernels
 from mllm_plugin.search.query import Query
-from mllm_plugin.search.rank import Candidates, best_candidates
+from mllm_plugin.search.rank import Candidates, best_candidates, joined
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
 from mllm_plugin.text.lexical import QueryTerms
+
+_LISTED_FROM = 1000  # chunks; what was written since the arrays were made is soon other chunks
+_LISTED_SHARE = 4
 
 
 def candidates_of(
@@ -40,15 +45,16 @@ def candidates_of(
         delta: What the view has beyond them.
     """
     levels = len(space.bounds) - 1
-    asked = [_asked(view, levels, query) for query in queries]
+    asked = [_asked(view, 1 if beam is None else levels, query) for query in queries]
     parts = [_Part.of(view, space, delta.live, delta)]
     if delta.added is not None:
         parts.append(_Part.of(view, delta.added, delta.added.live, delta.added))
     plan = None if beam is None else Plan(beam.width, beam.need, _paths(view, levels))
+    words = view.words(queries)
     results: dict[int, Candidates] = {}
     for length in {len(query.vectors) for query in queries}:
         places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
-        weighed = [view.words(queries[place]) for place in places]
+        weighed = [words[place] for place in places]
         vectors = np.stack([asked[place] for place in places])
         reached = [part.all(vectors) for part in (parts if plan is None else parts[1:])]
         if plan is not None:
@@ -118,8 +124,10 @@ def _joined(one: Found, other: Found) -> Found:
 
 def _asked(view: View, levels: int, query: Query) -> NDArray[np.float32]:
     """What a query's vectors are on every level [L, m, d], or [1, m, d] where they are the same on all."""
-    vectors = query.vectors[None]
-    found = [view.hierarchy.asked(level, vectors) for level in range(levels, 0, -1)]
+    vectors, hierarchy = query.vectors[None], view.hierarchy
+    rankers = [(id(hierarchy.ranker(level)), level) for level in range(levels, 0, -1)]
+    made = {ranker: hierarchy.asked(level, vectors) for ranker, level in dict(rankers).items()}
+    found = [made[ranker] for ranker, _ in rankers]
     return vectors if all(one is vectors for one in found) else np.concatenate(found)
 
 
@@ -133,9 +141,9 @@ def _best(
 ) -> Candidates:
     """The best of what a query reached in each of the parts."""
     pairs = list(zip(parts, found, strict=True))
-    words = np.concatenate([lexical(part.space, terms, own.chunks, view.lexical) for part, own in pairs])
-    cosine = np.concatenate([_cosines(*pair) for pair in pairs])
-    ids = np.concatenate([part.space.chunk_ids[own.chunks] for part, own in pairs])
+    words = joined([_words(part.space, terms, own.chunks, view.lexical) for part, own in pairs])
+    cosine = joined([_cosines(*pair) for pair in pairs])
+    ids = joined([part.space.chunk_ids[own.chunks] for part, own in pairs])
     partial = view.hierarchy.leaf_ranker.partial(cosine, words)
     best = np.sort(best_candidates(view, partial, ids, most))  # part after part
     first, chosen = 0, []
@@ -146,13 +154,25 @@ def _best(
     vectors = [part.space.vectors(own) for part, own in zip(parts, chosen, strict=True)]
     return Candidates(
         ids=ids[best],
-        vectors=np.concatenate(vectors),
+        vectors=joined(vectors),
         lexical=words[best],
         complete=len(best) == len(ids) == view.answers,
         scored=sum(own.scored for own in found),
         visited=sum(own.visited for own in found),
         windows=_windows(view, parts, chosen),
     )
+
+
+def _words(
+    space: Space, terms: QueryTerms, chunks: NDArray[np.int64], config: LexicalConfig
+) -> NDArray[np.float64]:
+    """Lexical evidence of chunks [n]; where they are a good part of all, from the lists of the terms."""
+    count = len(space.chunk_ids)
+    if count < _LISTED_FROM or _LISTED_SHARE * len(chunks) < count:
+        return lexical(space, terms, chunks, config)
+    lists, saturation = space.terms.lists, (config.k1, config.b, terms.mean_length)
+    known = (lists.rows, lists.counts, *lists.bounds(terms.hashes), space.terms.lengths)
+    return kernels().weigh_lists(*known, terms.terms, terms.weights, saturation)[chunks]
 
 
 def _windows(

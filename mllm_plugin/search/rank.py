@@ -7,9 +7,9 @@ Shapes: b queries, m vectors per query, n chunks, r vectors per embedding, w win
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,20 +55,47 @@ class Ranked(NamedTuple):
     plain: float  # without what recency added
 
 
-def rank(view: View, query: Query, candidates: Candidates) -> list[Ranked]:
+class Ranking(Sequence[Ranked]):
+    """Scored chunks, best first, of which few are ever looked at.
+
+    Args:
+        columns: Scores, chunk ids and plain scores [n].
+    """
+
+    def __init__(self, *columns: NDArray[Any]) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __iter__(self) -> Iterator[Ranked]:
+        return iter(self[:])
+
+    @overload
+    def __getitem__(self, index: int) -> Ranked: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Ranked]: ...
+
+    def __getitem__(self, index: int | slice) -> Ranked | list[Ranked]:
+        if isinstance(index, slice):
+            return list(map(Ranked, *(column[index].tolist() for column in self._columns)))
+        return Ranked(*(column[index].item() for column in self._columns))
+
+
+def rank(view: View, query: Query, candidates: Candidates) -> Ranking:
     """Candidates by all their evidence, best first, lower chunk ids first on ties."""
     return rank_in_setting(view, query, candidates)[0]
 
 
-def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[list[Ranked], Setting | None]:
+def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[Ranking, Setting | None]:
     """`rank`, and what all of it tells; None for a query without words, or without candidates."""
     cosine, window = evidence_of(view, query, candidates)
     plain = view.hierarchy.leaf_ranker.score(cosine, window, candidates.lexical)
-    scores = plain + view.added(candidates.ids)
+    scores = plain if view.recency is None else plain + view.added(candidates.ids)
     order = np.lexsort((candidates.ids, -scores))
-    columns = (scores, candidates.ids, plain)
-    ranked = [Ranked(*row) for row in zip(*(column[order].tolist() for column in columns), strict=True)]
-    if not ranked or not query.text:
+    ranked = Ranking(scores[order], candidates.ids[order], plain[order])
+    if not len(order) or not query.text:
         return ranked, None
     return ranked, Setting.of(plain[order[:AMONG]], view.answers)
 
@@ -125,7 +152,9 @@ def best_candidates(
 
 
 def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
-    """Parts one after another; an empty array where there is none."""
+    """Parts one after another, or the only one; an empty array where there is none."""
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
 
@@ -134,8 +163,8 @@ def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
 
 def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Best cosine [n] of each chunk with any of the query's vectors, each row summed by itself."""
-    found = np.max([_dot(vectors, vector) for vector in query.vectors], axis=0, initial=-2.0)
-    return with_meaning(found, vectors)
+    found = [_dot(vectors, vector) for vector in query.vectors]
+    return with_meaning(found[0] if len(found) == 1 else np.max(found, axis=0), vectors)
 
 
 def with_meaning(cosines: NDArray[Any], vectors: NDArray[np.float32]) -> NDArray[Any]:

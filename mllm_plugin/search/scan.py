@@ -51,8 +51,7 @@ class Scan:
         ids = joined([part.ids[rows] for part, rows in parts], np.int64)
         scores = [cosines_of(view, queries, part.vectors[:, None]) for part in image.parts]
         found = []
-        for place, query in enumerate(queries):
-            terms = view.words(query)[0]
+        for place, (terms, _) in enumerate(view.words(queries)):
             cosine = joined([part[place][rows] for part, rows in zip(scores, keep, strict=True)])
             lexical = joined([part.lexical(terms, view.lexical)[rows] for part, rows in parts])
             found.append(Evidence(ids, cosine, lexical))

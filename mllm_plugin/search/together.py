@@ -22,7 +22,7 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of
 from mllm_plugin.search.view import View
 from mllm_plugin.store.image import Image, ImageCache
-from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idf
+from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idfs
 from mllm_plugin.types import Namespace
 
 _KEPT = 4  # unions: a process searches few prefixes by turns
@@ -165,9 +165,13 @@ class Together:
         lengths = np.array([view.row.live_terms for view in self.views])
         occurs = self._frequencies(hashes)
         weights, bound = np.zeros(occurs.shape), np.zeros(len(chunks))
-        for term, (first, last) in zip(asked, pairwise(ends), strict=True):
-            weights[first] = _squared_idfs(occurs[first], chunks) * term.repeats
-            shared = _squared_idfs(np.minimum(chunks, occurs[first:last].sum(axis=0)), chunks) * term.repeats
+        rows = [occurs[first:last] for first, last in pairwise(ends)]
+        together = [np.minimum(chunks, row.sum(axis=0)) for row in rows]
+        counts = np.array([*(row[0] for row in rows), *together], np.int64).reshape(-1, len(chunks))
+        rarity = _squared_idfs(counts, chunks)
+        for place, (term, (first, last)) in enumerate(zip(asked, pairwise(ends), strict=True)):
+            weights[first] = rarity[place] * term.repeats
+            shared = rarity[len(asked) + place] * term.repeats
             weights[first + 1 : last] = shared * (occurs[first + 1 : last] > 0)
             bound += weights[first]
         weights /= np.where(bound > 0, bound, 1.0)
@@ -204,8 +208,7 @@ class Together:
 
 
 def _squared_idfs(occurs: NDArray[np.int64], chunks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`squared_idf` of each pair, by the same arithmetic."""
+    """`squared_idfs` [t, v] of terms that so many chunks of each namespace have [t, v]."""
     width = int(chunks.max()) + 1
     pairs, places = np.unique(occurs * width + chunks, return_inverse=True)
-    known = [squared_idf(*divmod(pair, width)) for pair in pairs.tolist()]
-    return np.array(known)[places.reshape(-1)]
+    return np.array(squared_idfs(*divmod(pairs, width)))[places.reshape(occurs.shape)]

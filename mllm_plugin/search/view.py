@@ -5,6 +5,7 @@ Shapes: n embeddings.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from mllm_plugin.search.recency import Recency
 from mllm_plugin.store.embedding_chunks import CachedChunk, EmbeddingChunkCache, NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Frequency, Snapshot
-from mllm_plugin.text.lexical import QueryTerms, term_hashes
+from mllm_plugin.text.lexical import QueryTerms, asked_terms
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,18 @@ class View:
         """What recency adds to the scores of chunks [n]."""
         return np.zeros(len(ids)) if self.recency is None else self.recency.added(self.snapshot, ids)
 
-    def words(self, query: Query) -> tuple[QueryTerms, dict[int, Frequency]]:
-        """The query's terms weighed here, and how many chunks have each of them and of their forms."""
-        rule = self.snapshot.word_rule
-        known = self.snapshot.frequencies(self.row, term_hashes(query.text, rule))
+    def words(self, queries: Sequence[Query]) -> list[tuple[QueryTerms, dict[int, Frequency]]]:
+        """Each query's terms weighed here, and how many chunks have each of them and of their forms."""
+        rule, size = self.snapshot.word_rule, (self.row.live_chunks, self.row.live_terms)
+        asked = [asked_terms(query.text, rule) for query in queries]
+        hashes = [{term for one in own for term in (one.term, *one.forms)} for own in asked]
+        known = self.snapshot.frequencies(self.row, set().union(*hashes))
         live = {term: found.live for term, found in known.items()}
-        terms = QueryTerms.of(query.text, live, self.row.live_chunks, self.row.live_terms, rule)
-        return terms, known
+        return [
+            (QueryTerms.weighed(own, live, *size), {term: known[term] for term in mine & known.keys()})
+            for own, mine in zip(asked, hashes, strict=True)
+        ]
 
-    def weigh(self, query: Query) -> tuple[QueryTerms, list[tuple[int, int]]]:
-        """The query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
-        terms, known = self.words(query)
-        return terms, self.snapshot.routed_chunks(self.row, known)
+    def weigh(self, queries: Sequence[Query]) -> list[tuple[QueryTerms, list[tuple[int, int]]]]:
+        """Each query's terms weighed here, and the chunks (id, node id) that rare ones lead to."""
+        return [(terms, self.snapshot.routed_chunks(self.row, known)) for terms, known in self.words(queries)]

@@ -249,7 +249,7 @@ def _leaves(
     view: View, queries: Sequence[Query], frontiers: Sequence[Frontier], most: int
 ) -> list[Candidates]:
     """Scores the chunks below each frontier, and those that rare words lead to."""
-    weighed = [view.weigh(query) for query in queries]
+    weighed = view.weigh(queries)
     routed = [dict(chunks) for _, chunks in weighed]
     extra = _homes(view, {node_id for chunks in routed for node_id in chunks.values()})
     fetched = Fetched.of(view, [*(ref for frontier in frontiers for ref in frontier.refs), *extra.values()])

@@ -22,6 +22,9 @@ _GUARDS = {  # a memory may come from a stranger: what its schema would run is n
     apsw.SQLITE_DBCONFIG_ENABLE_VIEW: 0,
 }
 _IN_MEMORY = 2
+_CACHE = (
+    16 * 1024
+)  # KiB of pages per connection, as far as they are read: each is checked when it is read again
 _vfs_lock = threading.Lock()
 
 
@@ -49,6 +52,7 @@ def connect(path: Path | str, flags: int, vfs: str, timeout: float) -> apsw.Conn
     # nor erased with it. In memory they are bounded by what one statement changes or sorts.
     connection.pragma("temp_store", _IN_MEMORY)
     connection.pragma("cell_size_check", True)
+    connection.pragma("cache_size", -_CACHE)
     register_functions(connection)
     return connection
 

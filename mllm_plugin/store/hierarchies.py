@@ -26,13 +26,17 @@ class HierarchyInUse:
         """Makes a hierarchy known that the caller has, or that a transaction is about to record."""
         self._known[hierarchy.fingerprint] = hierarchy
 
-    def of(self, tx: apsw.Connection) -> Hierarchy:
+    def of(self, tx: apsw.Connection, stored: str | None = None) -> Hierarchy:
         """The hierarchy of a transaction's snapshot.
+
+        Args:
+            tx: Where to read.
+            stored: Its fingerprint, where that is known.
 
         Raises:
             InvalidInputError: It was given as objects that this process does not have.
         """
-        stored = stored_fingerprint(tx)
+        stored = stored or stored_fingerprint(tx)
         if stored not in self._known:
             self._known[stored] = load_hierarchy(tx, stored, self._leaf)
         return self._known[stored]

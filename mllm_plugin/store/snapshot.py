@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from mllm_plugin.hierarchy import Hierarchy
     from mllm_plugin.store.hierarchies import HierarchyInUse
 
-IMAGE = "image"  # key of the setting
+IMAGE = "image"  # key of a setting
+_SETTINGS = ("dim", "words", "hierarchy", IMAGE, "copied_from")
 MOST_ROUTED = 512  # chunks that the rare words of a query lead to
 _READ_BATCH = 64
 _TOP = 64  # no memory is so large that its tree has more levels
@@ -110,22 +111,22 @@ class Snapshot:
     @cached_property
     def dim(self) -> int:
         """Width of the embeddings."""
-        return self._setting("dim")
+        return self._settings["dim"]
 
     @property
     def word_rule(self) -> int:
         """The rule by which the memory tells words; one that names none is older than the second."""
-        return self._setting("words") or FIRST_RULE
+        return self._settings.get("words") or FIRST_RULE
 
     @property
     def copied_from(self) -> str | None:
         """The folder of the memory that this one is an unfinished copy of."""
-        return self._setting("copied_from")
+        return self._settings.get("copied_from")
 
     @property
     def image(self) -> str | None:
         """Names the generation of the search image that was made of this memory, see `Edit.note_image`."""
-        return self._setting(IMAGE)
+        return self._settings.get(IMAGE)
 
     @cached_property
     def overdue(self) -> int | None:
@@ -134,7 +135,7 @@ class Snapshot:
 
     def hierarchy(self, known: HierarchyInUse) -> Hierarchy:
         """The hierarchy that the nodes were folded with."""
-        return known.of(self._tx)
+        return known.of(self._tx, self._settings["hierarchy"])
 
     def namespace(self, name: Namespace) -> NamespaceRow | None:
         """A namespace, or None."""
@@ -401,8 +402,9 @@ class Snapshot:
             chunks |= lists.get(term, {})
         return sorted(chunks.items())
 
-    def _setting(self, key: str) -> Any:
-        return self._tx.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return dict(self._tx.execute(f"SELECT key, value FROM meta WHERE key IN {_SETTINGS}"))
 
 
 def rare_terms(known: Mapping[int, Frequency]) -> list[tuple[int, int]]:

@@ -19,10 +19,10 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
+from functools import cached_property, lru_cache
+from itertools import pairwise, repeat
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -168,6 +168,13 @@ class TermCounts:
         """The text that each entry belongs to [sum of sizes]."""
         return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
+    @cached_property
+    def lists(self) -> TermLists:
+        """The same entries in order of their terms, nine bytes each."""
+        order = np.argsort(self.hashes)
+        rows = np.repeat(np.arange(len(self.sizes), dtype=np.uint32), self.sizes)
+        return TermLists(self.hashes[order], rows[order], self.counts[order])
+
     def take(self, rows: NDArray[np.integer]) -> TermCounts:
         """Counts of some of the texts, in the order asked."""
         sizes = self.sizes[rows].astype(np.int64)
@@ -202,19 +209,37 @@ class TermCounts:
         return cls(sizes, lengths, hashes, counts)
 
 
+class TermLists(NamedTuple):
+    """For every term the texts that have it, and how often [sum of sizes]; terms ascend."""
+
+    hashes: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+    counts: NDArray[np.uint8]
+
+    def bounds(self, hashes: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the list of each term begins and ends [t]."""
+        first, last = (np.searchsorted(self.hashes, hashes, side=side) for side in ("left", "right"))
+        return first, last
+
+
 class AskedTerm(NamedTuple):
     """A term of a query: its hash, those of its other forms, how often it is asked for."""
 
     term: int
-    forms: list[int]
+    forms: tuple[int, ...]
     repeats: int
 
 
 def asked_terms(text: str, rule: int = WORD_RULE) -> list[AskedTerm]:
     """The terms of a query, in ascending order of their hashes."""
     asked = Counter(terms_of(text, rule)).items()
-    found = [AskedTerm(term_hash(term), [*map(term_hash, forms_of(term))], count) for term, count in asked]
-    return sorted(found, key=attrgetter("term"))
+    return sorted((AskedTerm(*_hashes(term), count) for term, count in asked), key=attrgetter("term"))
+
+
+@lru_cache(maxsize=1 << 14)
+def _hashes(term: str) -> tuple[int, tuple[int, ...]]:
+    """Of a term and of its other forms."""
+    return term_hash(term), tuple(map(term_hash, forms_of(term)))
 
 
 @dataclass(frozen=True)
@@ -249,16 +274,27 @@ class QueryTerms:
             length: Terms in all of them.
             rule: By which the memory tells words.
         """
+        return cls.weighed(asked_terms(text, rule), frequencies, chunks, length)
+
+    @classmethod
+    def weighed(
+        cls, asked: Sequence[AskedTerm], frequencies: Mapping[int, int], chunks: int, length: int
+    ) -> QueryTerms:
+        """As `of`, of the terms of a query."""
+        forms = [[form for form in one.forms if frequencies.get(form) or not chunks] for one in asked]
+        occurs = [frequencies.get(one.term, 0) for one in asked]
+        others = [
+            min(chunks, own + sum(map(frequencies.get, found, repeat(0)))) if found else own
+            for own, found in zip(occurs, forms, strict=True)
+        ]
+        rarity = squared_idfs([*occurs, *others], chunks)
         hashes, terms, weights = [], [], []
         bound = 0.0
-        for place, (term, all_forms, repeats) in enumerate(asked_terms(text, rule)):
-            forms = [form for form in all_forms if frequencies.get(form) or not chunks]
-            occurs = [frequencies.get(hashed, 0) for hashed in (term, *forms)]
-            weight = squared_idf(occurs[0], chunks) * repeats
-            shared = squared_idf(min(chunks, sum(occurs)), chunks) * repeats
-            hashes += [term, *forms]
-            terms += [place] * len(occurs)
-            weights += [weight, *[shared] * len(forms)]
+        for place, (one, found) in enumerate(zip(asked, forms, strict=True)):
+            weight, shared = rarity[place] * one.repeats, rarity[len(asked) + place] * one.repeats
+            hashes += [one.term, *found]
+            terms += [place] * (1 + len(found))
+            weights += [weight, *[shared] * len(found)]
             bound += weight
         return cls(
             hashes=np.array(hashes, dtype=np.uint32),
@@ -333,11 +369,7 @@ def best_parts(
     return (rows[starts], np.maximum.reduceat(part, starts)) if len(rows) else (rows, part)
 
 
-def term_hashes(text: str, rule: int = WORD_RULE) -> list[int]:
-    """Of the terms of a query and of their forms, whose frequencies `QueryTerms.of` takes."""
-    return [hashed for term, forms, _ in asked_terms(text, rule) for hashed in (term, *forms)]
-
-
-def squared_idf(occurs: int, chunks: int) -> float:
-    """The squared inverse document frequency of a term that so many of the chunks have."""
-    return float(np.log1p((chunks - occurs + 0.5) / (occurs + 0.5))) ** 2
+def squared_idfs(occurs: Sequence[int] | NDArray[np.int64], chunks: int | NDArray[np.int64]) -> list[float]:
+    """The squared inverse document frequency of terms that so many of the chunks have [t]."""
+    found = np.asarray(occurs, dtype=np.float64)
+    return [value**2 for value in np.log1p((chunks - found + 0.5) / (found + 0.5)).tolist()]

@@ -86,6 +86,28 @@ def test_weights_of_zero_are_the_identity():
     assert ranker.slack is None
 
 
+class Farthest(CosineRanker):
+    """A caller's own, which inherits what it does not follow."""
+
+    def score(self, queries, embeddings):
+        return -super().score(queries, embeddings)
+
+
+@pytest.mark.parametrize(("m", "r"), [(1, 1), (3, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("ranker", [None, Farthest(), "trained"], ids=str)
+def test_scores_of_each_are_those_of_one_at_a_time(ranker, m, r):
+    rng = np.random.default_rng(m + 7 * r)
+    if ranker == "trained":
+        ranker = MappedRanker(ranker_tensors(rng, scale=0.7, offset=0.3))
+    hierarchy = Hierarchy(rankers={} if ranker is None else {2: ranker})
+    query, embeddings = unit(rng, m, DIM), unit(rng, 37, r, DIM)
+    expected = [hierarchy.ranker(2).score(query[None], one[None])[0, 0] for one in embeddings]
+    found = hierarchy.score_each(2, query, embeddings)
+    assert found.dtype == np.float32
+    assert found.tolist() == [float(one) for one in expected]
+    assert hierarchy.score_each(2, query, embeddings[5:6]).tolist() == found[5:6].tolist()
+
+
 def test_a_fold_depends_on_live_children_alone():
     rng = np.random.default_rng(0)
     children, live = unit(rng, 12, 1, DIM).astype(np.float16), np.arange(12) % 4 > 0

@@ -19,6 +19,7 @@ from mllm_plugin.hierarchy.base import Ranker
 from mllm_plugin.hierarchy.learned import MappedRanker
 from mllm_plugin.image import ImageFolder, keeper
 from mllm_plugin.image.keeper import Images
+from mllm_plugin.search import imaged
 from tests.helpers.image_tools import documents
 from tests.helpers.toy import ToyEncoder
 
@@ -111,7 +112,9 @@ def test_it_finds_what_the_scan_finds_with_the_same_scores(memory, walks):
     [{}, {"filter": {"year": {"$lt": 9}}}, {"unique_documents": True}],
     ids=str,
 )
-def test_a_scan_of_it_is_a_scan_of_the_file(tmp_path, walks, options):
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_scan_of_it_is_a_scan_of_the_file(tmp_path, walks, options, listed, monkeypatch):
+    monkeypatch.setattr(imaged, "_LISTED_FROM", 30 if listed else 10**6)
     with open_memory(tmp_path / "memory") as memory:
         memory.add(documents(200))
         make_image(memory)

@@ -19,6 +19,7 @@ QUERIES = [
     "x17 keys of the old river",
     "nothing here",
     "the the cats",
+    "?!",
 ]
 
 

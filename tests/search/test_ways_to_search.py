@@ -13,7 +13,7 @@ from mllm_plugin.image import read_delta, read_space
 from mllm_plugin.search.allowed import Allowed, AllowedCache
 from mllm_plugin.search.beam import beam_at, likely, promising
 from mllm_plugin.search.exact import exact_candidates
-from mllm_plugin.search.hits import read_hits, stored_chunks, trace_paths
+from mllm_plugin.search.hits import Told, choose, read_hits, stored_chunks, trace_paths
 from mllm_plugin.search.imaged import candidates_of
 from mllm_plugin.search.labels import Below, Labeller
 from mllm_plugin.search.query import make_queries
@@ -81,7 +81,7 @@ def test_all_ways_lead_to_the_same_scores(view, queries):
     ]
     for query, *found in zip(queries, *ways, strict=True):
         assert all(one.complete for one in found)
-        ranked = [rank(view, query, one) for one in found]
+        ranked = [rank(view, query, one)[:] for one in found]
         assert len(ranked[0]) == 119
         assert ranked[0] == ranked[1] == ranked[2] == ranked[3]
 
@@ -94,7 +94,7 @@ def test_the_oracle_keeps_the_best_by_all_evidence(view, queries):
         exact_candidates(view, image, queries, most=5),
         strict=True,
     ):
-        assert rank(view, query, few) == rank(view, query, every)[:5]
+        assert rank(view, query, few)[:] == rank(view, query, every)[:5]
         assert not few.complete
 
 
@@ -157,11 +157,14 @@ def test_namespaces_together_score_as_each_by_itself(snapshot, queries):
 
 def test_hits_are_read_with_text_path_and_neighbours(view, queries):
     ranked = rank(view, queries[1], walk(view, queries[1:2], ALL, most=500)[0])
-    hits = read_hits(view, queries[1], ranked, k=3, unique_documents=False)
+    (chosen,) = choose(view, [ranked], 3)
+    assert [one.found for one in chosen] == ranked[:3] == [ranked[row] for row in range(3)]
+    (hits,) = read_hits(view, [Told(queries[1], chosen, [0.5, 0.25, 0.125])])
+    assert [hit.relevance for hit in hits] == [0.5, 0.25, 0.125]
     assert hits[0].document_id == "d44"
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     (home,) = {place.node_id for place in view.snapshot.places([hits[0].chunk_id]).values()}
-    path = trace_paths(view, queries[1], [home])[home]
+    path = trace_paths(view, [(queries[1], [home])])[0][home]
     assert hits[0].path[:-1] == path
     assert [step.level for step in hits[0].path] == list(range(len(path) + 1, 0, -1))
     assert [one.text for one in stored_chunks(view, [hits[0].chunk_id])] == [hits[0].text]

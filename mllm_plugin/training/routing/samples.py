@@ -131,7 +131,7 @@ def routed_chunks(
         if row is None:
             return [set() for _ in queries]
         view = View(snapshot, row, EmbeddingChunkCache(0), memory.hierarchy, memory.config.lexical)
-        return [{chunk for chunk, _ in view.weigh(query)[1]} for query in queries]
+        return [{chunk for chunk, _ in routed} for _, routed in view.weigh(queries)]
 
 
 def draw_spans(
