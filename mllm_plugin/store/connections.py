@@ -22,9 +22,7 @@ _GUARDS = {  # a memory may come from a stranger: what its schema would run is n
     apsw.SQLITE_DBCONFIG_ENABLE_VIEW: 0,
 }
 _IN_MEMORY = 2
-_CACHE = (
-    16 * 1024
-)  # KiB of pages per connection, as far as they are read: each is checked when it is read again
+_CACHE = 8 * 1024  # KiB of pages per connection, as far as they are read; what is read again is checked again
 _vfs_lock = threading.Lock()
 
 

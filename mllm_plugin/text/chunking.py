@@ -65,7 +65,7 @@ def split_text(text: str, limit: int, token_offsets: TokenOffsets = word_offsets
             f"a chunk may have {limit} tokens, expected at least 1; the encoder's max_tokens leaves no room: "
             f"name an encoder that reads more, or shorten its document prefix"
         )
-    if len(text) <= limit and text.isascii():  # in no tokenizer has it more tokens than characters
+    if 2 * len(text) <= limit and text.isascii():  # no tokenizer makes so many tokens of a character
         return [*_stripped(text, 0, len(text))]
     spans: list[Span] = []
     for segment in _segments(text):

@@ -171,8 +171,8 @@ class LlamaStack(Stack):
 
 def layer(
     states: Float[Tensor, "b t h"],
-    cos: Float[Tensor, "#b #a t d"] | Float[Tensor, "t d"],
-    sin: Float[Tensor, "#b #a t d"] | Float[Tensor, "t d"],
+    cos: Float[Tensor, "*#places t d"],
+    sin: Float[Tensor, "*#places t d"],
     mask: Bool[Tensor, "#b #a #t t"] | None,
     first: Float[Tensor, " h"],
     second: Float[Tensor, " h"],
@@ -210,7 +210,9 @@ def rms_norm(states: Float[Tensor, "*b h"], weight: Float[Tensor, " h"], eps: fl
 
 
 def _rotate(
-    heads: Float[Tensor, "b a t d"], cos: Float[Tensor, "t d"], sin: Float[Tensor, "t d"]
+    heads: Float[Tensor, "b a t d"],
+    cos: Float[Tensor, "*#places t d"],
+    sin: Float[Tensor, "*#places t d"],
 ) -> Float[Tensor, "b a t d"]:
     first, second = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat([-second, first], dim=-1) * sin
