@@ -94,7 +94,7 @@ class Farthest(CosineRanker):
 
 
 @pytest.mark.parametrize(("m", "r"), [(1, 1), (3, 1), (1, 2), (3, 2)])
-@pytest.mark.parametrize("ranker", [None, Farthest(), "trained"], ids=str)
+@pytest.mark.parametrize("ranker", [None, Farthest(), "trained"], ids=["cosine", "own", "trained"])
 def test_scores_of_each_are_those_of_one_at_a_time(ranker, m, r):
     rng = np.random.default_rng(m + 7 * r)
     if ranker == "trained":
