@@ -5,8 +5,8 @@ r"""Tunes SmolLM2-135M-Instruct to read five chunks side by side, as kept keys a
 DIR of the model as `mllm_plugin.llm.resolve_llm` gives it. Side by side, a chunk sees the head of the prompt
 and itself, all chunks begin at the same place, and question and answer see everything: so what the model
 remembers of a chunk is the same in whatever company. Writes the changes, and for held-out questions losses
-and greedy answers of chunks one after another without changes, and side by side without and with them; score
-these with `benchmarks/gpu/score_reader.py`.
+and greedy answers of chunks one after another and side by side, before and after; score these with
+`benchmarks/gpu/score_reader.py`.
 
 Source: Block-Attention, Ma et al. 2024; parallel context windows, Ratner et al. 2023.
 """
@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
+from train_reader import save_parts
 
+from mllm_plugin.llm import MemoryReader
 from mllm_plugin.training.reader.loop import rate_of
 from mllm_plugin.training.reader.prompts import Ids, Prompts
 from mllm_plugin.training.reader.stack import Changes, LlamaStack, Weights, layer
@@ -37,6 +39,7 @@ from mllm_plugin.training.reader.texts import ReaderTexts
 CHUNKS, LONGEST = 5, 160  # tokens of a chunk here
 _ALL = -1  # the block of what sees everything; the head is block 0
 _ANSWER = 24
+_NEAR = 20  # chunks on either side among which company is looked for
 
 
 class Row(NamedTuple):
@@ -98,12 +101,12 @@ class Tasks:
         return row if len(row.ids) <= self.longest and len(said) <= _ANSWER else None
 
     def _company(self, chunk: int, question: Ids) -> list[int]:
-        """Others of the document that share the rarest tokens with the question."""
+        """Others near it, as of one article, that share the rarest tokens with the question."""
         texts, asked = self.texts, np.unique(question)
-        same = np.flatnonzero(texts.documents == texts.documents[chunk])
-        same = same[same != chunk]
-        shared = [texts.idf[np.intersect1d(asked, texts.chunks[int(one)])].sum() for one in same]
-        return same[np.argsort(-np.array(shared), kind="stable")][: CHUNKS - 1].tolist()
+        near = np.arange(max(0, chunk - _NEAR), min(len(texts.documents), chunk + _NEAR + 1))
+        near = near[(near != chunk) & (texts.sources[near] == texts.sources[chunk])]
+        shared = [texts.idf[np.intersect1d(asked, texts.chunks[int(one)])].sum() for one in near]
+        return near[np.argsort(-np.array(shared), kind="stable")][: CHUNKS - 1].tolist()
 
 
 @dataclass
@@ -248,11 +251,12 @@ def held_out(tasks: Tasks, most: int, rows: int) -> Iterator[tuple[list[int], Ba
 
 
 def measure(
-    stack: LlamaStack, changes: Changes, tasks: Tasks, options: argparse.Namespace
+    stack: LlamaStack, before: Weights, changes: Changes, tasks: Tasks, options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, list]]:
     """Mean losses, and answers, by how the chunks are read."""
-    ways = {"text": (stack.frozen(), False), "side by side": (stack.frozen(), True)}
-    ways["side by side, tuned"] = (changes.added(stack), True)
+    ways = {"text": (before, False), "side by side": (before, True)}
+    tuned = changes.added(stack)
+    ways |= {"text, tuned": (tuned, False), "side by side, tuned": (tuned, True)}
     end, found = int(tasks.prompts["end"][0]), {name: [] for name in ways}
     said: dict[str, list] = {"questions": [], **{f"{name} 4": [] for name in ways}}
     for numbers, batch in held_out(tasks, options.answers, options.rows):
@@ -272,12 +276,13 @@ def main() -> None:
     arguments.add_argument("--model", type=Path, required=True)
     arguments.add_argument("--texts", type=Path, required=True)
     arguments.add_argument("--out", type=Path, required=True)
+    arguments.add_argument("--start", type=Path, help="folder of a reader to go on with, of that rank")
     arguments.add_argument("--seconds", type=float, default=180)
     arguments.add_argument("--steps", type=int, help="end after so many in place of a time")
     arguments.add_argument("--rate", type=float, default=5e-4)
     arguments.add_argument("--rank", type=int, default=32)
     arguments.add_argument("--rows", type=int, default=48, help="of a step")
-    arguments.add_argument("--longest", type=int, default=1024, help="tokens of a row")
+    arguments.add_argument("--longest", type=int, default=896, help="tokens of a row")
     arguments.add_argument("--answers", type=int, default=480, help="held-out questions")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--report", type=int, default=25)
@@ -296,16 +301,20 @@ def main() -> None:
     stack = LlamaStack(tensors, settings, dtype=dtype, longest=options.longest).to(device)
     torch.manual_seed(options.seed)
     changes = Changes(stack, options.rank, 2.0).to(device)
+    if options.start:
+        parts = MemoryReader.load(options.start).tensors.items()
+        changes.load(
+            stack, {name[len("reader.") :]: value for name, value in parts if name.startswith("reader.")}
+        )
+    with torch.no_grad():
+        before = changes.added(stack)
     if options.compile:
         stack.layer = torch.compile(layer, dynamic=False)
     curve = train(stack, changes, tasks, options)
     stack.layer = layer
     options.out.mkdir(parents=True, exist_ok=True)
-    kept = {
-        name: value.to(torch.float16).cpu().contiguous() for name, value in changes.tensors(stack).items()
-    }
-    save_file(kept, str(options.out / "blocks.safetensors"))
-    found, said = measure(stack, changes, tasks, options)
+    save_parts(changes.tensors(stack), options.out, "blocks")
+    found, said = measure(stack, before, changes, tasks, options)
     print(json.dumps({"held_out": found}), flush=True)
     (options.out / "blocks.json").write_text(json.dumps({"curve": curve, "held_out": found}))
     (options.out / "answers.json").write_text(json.dumps(said))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,15 @@ def train(
 
 
 def save(reader: Reader, out: Path) -> None:
-    """Tensors as fp16 in files of a size that travels."""
+    """All that was trained."""
     tensors = {f"writer.{name}": value for name, value in reader.writer.tensors(reader.stack).items()}
     tensors |= {f"reader.{name}": value for name, value in reader.reader.tensors(reader.stack).items()}
     tensors |= {f"reading.{name}": value for name, value in reader.reading.state_dict().items()}
+    save_parts(tensors, out, "reader")
+
+
+def save_parts(tensors: Mapping[str, torch.Tensor], out: Path, title: str) -> None:
+    """Tensors as fp16 in files of a size that travels."""
     files: list[dict[str, torch.Tensor]] = [{}]
     room = _LARGEST
     for name, value in tensors.items():
@@ -178,7 +183,7 @@ def save(reader: Reader, out: Path) -> None:
         files[-1][name] = kept
         room -= kept.nbytes
     for number, one in enumerate(files):
-        save_file(one, str(out / f"reader-{number}.safetensors"))
+        save_file(one, str(out / f"{title}-{number}.safetensors"))
 
 
 def main() -> None:

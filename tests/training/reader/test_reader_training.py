@@ -268,7 +268,7 @@ def test_the_device_script_for_chunks_side_by_side_runs_on_a_cpu(llm, texts, par
     assert found["held_out"]["side by side, tuned"] < found["held_out"]["side by side"]
     said = json.loads((tmp_path / "out" / "answers.json").read_text())
     assert {len(rows) for rows in said.values()} == {4}
-    assert "model.layers.1.mlp.up_proj.lora_B.weight" in load_file(tmp_path / "out" / "blocks.safetensors")
+    assert "model.layers.1.mlp.up_proj.lora_B.weight" in load_file(tmp_path / "out" / "blocks-0.safetensors")
 
 
 def test_chunks_side_by_side_are_read_as_if_each_were_alone(stack, parts, monkeypatch):
