@@ -28,6 +28,7 @@ from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
 from mllm_plugin.text.lexical import QueryTerms
 
 _LISTED_FROM = 1000  # chunks; what was written since the arrays were made is soon other chunks
+_LISTED_MOST = 1 << 17  # and to here: the lists are held in memory, nine bytes an entry
 _LISTED_SHARE = 4
 
 
@@ -168,7 +169,7 @@ def _words(
 ) -> NDArray[np.float64]:
     """Lexical evidence of chunks [n]; where they are a good part of all, from the lists of the terms."""
     count = len(space.chunk_ids)
-    if count < _LISTED_FROM or _LISTED_SHARE * len(chunks) < count:
+    if not _LISTED_FROM <= count <= _LISTED_MOST or _LISTED_SHARE * len(chunks) < count:
         return lexical(space, terms, chunks, config)
     lists, saturation = space.terms.lists, (config.k1, config.b, terms.mean_length)
     known = (lists.rows, lists.counts, *lists.bounds(terms.hashes), space.terms.lengths)
