@@ -22,10 +22,35 @@ _STEP = 1 << 28  # products that are added up at once
 Rows = NDArray[np.int64]
 
 
+class Streamed:
+    """Rows of which the first lie on a device; the others go there when they are read.
+
+    Args:
+        array: All rows [R, ...], in memory or in a mapped file.
+        device: Where to.
+        many: How many of them lie there.
+    """
+
+    def __init__(self, array: NDArray[np.generic], device: torch.device, many: int) -> None:
+        self._there, self._rest = torch.tensor(array[:many], device=device), array[many:]
+        self.device, self.shape = device, torch.Size(array.shape)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Some rows [...], as a tensor on the device."""
+        many = len(self._there)
+        found = self._there[rows.clamp(max=many - 1)]
+        away = rows >= many
+        wanted, places = torch.unique(rows[away], return_inverse=True)  # queries of a batch meet in them
+        if len(wanted):
+            fetched = torch.from_numpy(self._rest[wanted.cpu().numpy() - many]).to(self.device)
+            found[away] = fetched[places]
+        return found
+
+
 class Tree(NamedTuple):
     """What a walk reads, on the device: `Space.codes`, `.scales`, and counts below each row."""
 
-    codes: Tensor
+    codes: Tensor | Streamed
     scales: Tensor
     live: Tensor
 
@@ -57,7 +82,7 @@ class Reached(NamedTuple):
 
 
 def descend(
-    codes: Tensor,
+    codes: Tensor | Streamed,
     scales: Tensor,
     live: Tensor,
     first: Tensor,
@@ -77,7 +102,7 @@ def descend(
 
 
 def score(
-    codes: Tensor,
+    codes: Tensor | Streamed,
     scales: Tensor,
     live: Tensor,
     starts: Rows,
@@ -110,7 +135,7 @@ def score(
 
 
 def nearest(
-    codes: Tensor,
+    codes: Tensor | Streamed,
     scales: Tensor,
     live: Tensor,
     first: Tensor,
@@ -134,7 +159,7 @@ def nearest(
     return best, (scored + reached.real.sum(1)).cpu().numpy()
 
 
-def exact(vectors: Tensor, chunks: Tensor, queries: Tensor) -> Tensor:
+def exact(vectors: Tensor | Streamed, chunks: Tensor, queries: Tensor) -> Tensor:
     """As `plain.exact`, for a batch.
 
     Args:
