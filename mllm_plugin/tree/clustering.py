@@ -106,11 +106,12 @@ def sums_of(
     vectors: Float32[np.ndarray, "n d"], labels: Int64[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "k d"]:
     """Sums [k, d] of groups labelled 0 … k - 1."""
-    ordered = vectors.take(np.argsort(labels, kind="stable"), axis=0)
-    ends = np.cumsum(np.bincount(labels)).tolist()
+    order, ends = np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels)).tolist()
     sums = np.empty((len(ends), vectors.shape[1]), dtype=np.float32)
     for start, end, own in zip([0, *ends], ends, sums, strict=False):
-        np.add.reduce(ordered[start:end], axis=0, out=own)  # `reduceat` takes five to fifteen times as long
+        np.add.reduce(
+            vectors.take(order[start:end], axis=0), axis=0, out=own
+        )  # `reduceat`: five times as long
     return sums
 
 
