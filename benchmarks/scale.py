@@ -7,7 +7,8 @@ r"""Vectors alone, as many as asked: the walk over the search image beside faiss
 
 Real vectors as far as they go, then mixtures of near neighbours (`vectors.mixtures`); the questions are real.
 One run, and one thread unless `--threads` and OMP_NUM_THREADS say more. Recall is the share of the exact ten
-best among the ten that are returned. "Scored" counts the embeddings compared with a query, nodes and centroids included.
+best among the ten that are returned. "Scored" counts the embeddings compared with a query, nodes
+and centroids included.
 """
 
 from __future__ import annotations
