@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mllm_plugin.image import tensors
 from mllm_plugin.image.space import Space
+from mllm_plugin.shapes import Float32, Float64, Int64, UInt32
 
 _SHARE = 0.8  # of a device's free memory that one namespace may take
 
@@ -36,7 +37,7 @@ class Placed(Space):
 
     _host: Space
     _there: dict[str, Any]
-    _counted: tuple[NDArray[np.uint32], Tensor]
+    _counted: tuple[UInt32[np.ndarray, " R"], Tensor]
 
     def __init__(self, host: Space, device: torch.device, room: int) -> None:
         super().__init__(**{field.name: getattr(host, field.name) for field in fields(Space)})
@@ -58,7 +59,7 @@ class Placed(Space):
         """`first` on the device."""
         return self._there["first"]
 
-    def tree(self, live: NDArray[np.uint32]) -> tuple[Any, Any, Any]:
+    def tree(self, live: UInt32[np.ndarray, " R"]) -> tuple[Any, Any, Any]:
         """Codes, scales and counts below each row [R] on the device; the counts last used are kept there."""
         known, counts = self._counted
         if known is not live:
@@ -67,8 +68,8 @@ class Placed(Space):
         return self._there["codes"], self._there["scales"], counts
 
     def exact(
-        self, chunks: Sequence[NDArray[np.int64]], queries: NDArray[np.float32]
-    ) -> list[NDArray[np.float64]]:
+        self, chunks: Sequence[Int64[np.ndarray, " _"]], queries: Float32[np.ndarray, "b m d"]
+    ) -> list[Float64[np.ndarray, " _"]]:
         """As `Space.exact`, of all queries at once."""
         halves, sizes = self._there["halves"], [len(own) for own in chunks]
         filled = np.zeros((len(chunks), max(sizes, default=0)), np.int64)
@@ -83,11 +84,11 @@ class Placed(Space):
         """Whether all was compared: what lies on the device was."""
         return True
 
-    def check_rare(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check_rare(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """As the arrays' own."""
         self._host.check_rare(starts, ends)
 
-    def check_windows(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check_windows(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """As the arrays' own."""
         self._host.check_windows(starts, ends)
 
