@@ -19,7 +19,7 @@ from mllm_plugin.store.filters import compile_filter, plain_filter
 from mllm_plugin.store.listing import ORDERS, Listing
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.times import EXPIRED, SUPERSEDED, When
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 from mllm_plugin.types import SearchMode
 
 _MODES = ("auto", "beam", "flat", "exact")

@@ -9,8 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from mllm_plugin.encoders.text import window_spans
-from mllm_plugin.encoders.vectors import listed
+from mllm_plugin.encoders.base import listed, window_spans
 from mllm_plugin.memory.checks import at_least, mode_of, positive, reranker_of, when_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.hierarchies import DEFAULT

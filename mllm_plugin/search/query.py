@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.encoders.text import meaningless, token_limit, token_offsets
-from mllm_plugin.encoders.vectors import as_vectors
+from mllm_plugin.encoders.base import as_vectors, meaningless, token_limit
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.text.chunking import split_text
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 
 _MOST_WINDOWS = 8  # of a query: each is compared with every window of the finalists
 
@@ -57,8 +56,7 @@ def make_queries(
     limit = token_limit(encoder, chunk_tokens)
     pieces = {
         row: [
-            texts[row][span.start : span.end]
-            for span in split_text(texts[row], limit, token_offsets(encoder))
+            texts[row][span.start : span.end] for span in split_text(texts[row], limit, encoder.token_offsets)
         ]
         for row, vector in enumerate(vectors)
         if vector is None

@@ -12,7 +12,7 @@ from mllm_plugin.store.codec import text_digest
 from mllm_plugin.store.filters import compile_filter
 from mllm_plugin.store.times import EXPIRED, Times, given_times, load_times
 from mllm_plugin.store.values import metadata_json
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 from mllm_plugin.types import Document
 
 
