@@ -10,7 +10,7 @@ from typing import Any
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.hierarchy import LeafRanker
-from mllm_plugin.hierarchy.setting import Setting
+from mllm_plugin.hierarchy.leaf import Setting
 from mllm_plugin.image.keeper import Images
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache

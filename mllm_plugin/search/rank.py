@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.hierarchy.leaf import NO_MEANING
-from mllm_plugin.hierarchy.setting import AMONG, Setting
+from mllm_plugin.hierarchy.leaf import AMONG, NO_MEANING, Setting
 from mllm_plugin.image import SpaceWindows
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View

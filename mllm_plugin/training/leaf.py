@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.hierarchy.setting import FEATURES, Setting
+from mllm_plugin.hierarchy.leaf import FEATURES, Setting
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.search.query import Query, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
