@@ -8,8 +8,7 @@ from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anony
 from mllm_plugin.errors import EncoderMismatchError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
-from mllm_plugin.store.probes import load_probes
-from mllm_plugin.store.settings import Settings
+from mllm_plugin.store.settings import Settings, load_probes
 
 
 def recognised(encoder: TextEncoder, settings: Settings, database: Database) -> TextEncoder:

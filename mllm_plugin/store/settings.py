@@ -1,4 +1,4 @@
-"""What a memory was made with: encoder, dimension, configuration."""
+"""What a memory was made with: encoder, dimension, configuration; what the encoder makes of some texts."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import json
 from typing import Any, NamedTuple
 
 import apsw
+import numpy as np
 from pydantic import ValidationError
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.encoders.identity import is_anonymous, sample_of
+from mllm_plugin.encoders.identity import Sample, is_anonymous, sample_of
 from mllm_plugin.errors import FormatVersionError, InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.store.connections import decoding
 from mllm_plugin.store.database import Database
-from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.hierarchies import save_hierarchy
-from mllm_plugin.store.probes import save_probes
-from mllm_plugin.store.terms import save_word_rule
+from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.writer import save_word_rule
 
 _NAMES = ("encoder", "config", "hierarchy")
 _FIXED = ("chunking", "tree", "level0")
+_PROBES, _CHUNKS = "probes", 3
 
 
 class Settings(NamedTuple):
@@ -112,3 +114,23 @@ def _chosen(config: MemoryConfig) -> str:
     """What the data depends on and what the user set; all else follows the defaults of the release in use."""
     chosen = config.model_dump(mode="json", exclude_unset=True)
     return json.dumps(chosen | config.model_dump(mode="json", include=set(_FIXED)))
+
+
+def save_probes(tx: apsw.Connection, sample: Sample) -> None:
+    """Keeps what a new memory's encoder makes of the probe texts."""
+    tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PROBES, sample.to_json()))
+
+
+def load_probes(tx: apsw.Connection, dim: int) -> Sample | None:
+    """What was kept; in a memory without it some of its own chunks, None where the encoder made none."""
+    kept = tx.execute("SELECT value FROM meta WHERE key = ?", (_PROBES,)).get
+    return _of_chunks(tx, dim) if kept is None else Sample.from_json(kept, dim)
+
+
+def _of_chunks(tx: apsw.Connection, dim: int) -> Sample | None:
+    found = Snapshot(tx, dim).some_chunks(_CHUNKS)
+    if not found:
+        return None
+    texts, vectors = zip(*found, strict=True)
+    none = np.zeros((0, dim), dtype=np.float32)
+    return Sample(texts, np.asarray(vectors, dtype=np.float32), none)
