@@ -24,9 +24,9 @@ from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
+from mllm_plugin.store.decoded import HierarchyInUse
 from mllm_plugin.store.documents import DocumentState, document_hash, document_state, same_fields, same_text
 from mllm_plugin.store.edit import StaleError, editing
-from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.times import Times
 from mllm_plugin.store.writer import PreparedDocument

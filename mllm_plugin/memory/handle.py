@@ -20,8 +20,8 @@ from mllm_plugin.protocols import Reranker, TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
 from mllm_plugin.store.database import FILE_NAME, Database
+from mllm_plugin.store.decoded import HierarchyInUse
 from mllm_plugin.store.edit import Edit, editing
-from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.snapshot import Snapshot
 
 _EXPIRED_AT_ONCE = 256  # a reader does no more for others; it leaves out what is left

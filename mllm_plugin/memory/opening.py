@@ -16,7 +16,7 @@ from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy, reopening
 from mllm_plugin.memory.recognition import recognised
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.database import Database
-from mllm_plugin.store.hierarchies import HierarchyInUse
+from mllm_plugin.store.decoded import HierarchyInUse
 from mllm_plugin.store.settings import Settings, load_settings, save_settings
 
 

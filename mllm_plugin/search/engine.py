@@ -25,9 +25,7 @@ from mllm_plugin.search.scan import scan
 from mllm_plugin.search.together import Together, UnionCache
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
-from mllm_plugin.store.hierarchies import HierarchyInUse
-from mllm_plugin.store.image import ImageCache
+from mllm_plugin.store.decoded import EmbeddingChunkCache, HierarchyInUse, ImageCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.times import ALWAYS, When

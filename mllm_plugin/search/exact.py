@@ -12,7 +12,7 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_rows
 from mllm_plugin.search.scan import Scan
 from mllm_plugin.search.view import View
-from mllm_plugin.store.image import Image
+from mllm_plugin.store.decoded import Image
 from mllm_plugin.store.snapshot import Snapshot
 
 _BLOCK_CHUNKS = 1024

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Ranked
 from mllm_plugin.search.view import View
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.types import Hit, Namespace, PathStep, StoredChunk

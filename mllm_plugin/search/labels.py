@@ -28,7 +28,7 @@ from mllm_plugin.lru import LRU
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.function_words import FUNCTION_WORDS
 from mllm_plugin.search.view import View
-from mllm_plugin.store.embedding_chunks import CachedChunk, NodeRef
+from mllm_plugin.store.decoded import CachedChunk, NodeRef
 from mllm_plugin.text.lexical import TermCounts, forms_of, term_hash, terms_of
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 

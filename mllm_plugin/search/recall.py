@@ -27,7 +27,7 @@ from mllm_plugin.search.refold import Nodes, Refolder
 from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, descend
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall, SearchStatistics
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Frontier
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 

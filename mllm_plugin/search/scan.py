@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined
 from mllm_plugin.search.view import View
-from mllm_plugin.store.image import Image
+from mllm_plugin.store.decoded import Image
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mllm_plugin.lru import LRU
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of
 from mllm_plugin.search.view import View
-from mllm_plugin.store.image import Image, ImageCache
+from mllm_plugin.store.decoded import Image, ImageCache
 from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idfs
 from mllm_plugin.types import Namespace
 

@@ -16,7 +16,7 @@ from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recency import Recency
-from mllm_plugin.store.embedding_chunks import CachedChunk, EmbeddingChunkCache, NodeRef
+from mllm_plugin.store.decoded import CachedChunk, EmbeddingChunkCache, NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Frequency, Snapshot
 from mllm_plugin.text.lexical import QueryTerms, asked_terms

@@ -17,7 +17,7 @@ from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, pr
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined, scores_of
 from mllm_plugin.search.view import View
-from mllm_plugin.store.embedding_chunks import CachedChunk, NodeRef
+from mllm_plugin.store.decoded import CachedChunk, NodeRef
 from mllm_plugin.text.lexical import TermCounts, score_terms
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 

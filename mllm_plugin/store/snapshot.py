@@ -39,7 +39,7 @@ from mllm_plugin.types import Namespace, StoredChunk, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.hierarchy import Hierarchy
-    from mllm_plugin.store.hierarchies import HierarchyInUse
+    from mllm_plugin.store.decoded import HierarchyInUse
 
 IMAGE = "image"  # key of a setting
 _SETTINGS = ("dim", "words", "hierarchy", IMAGE, "copied_from")

@@ -24,8 +24,7 @@ from mllm_plugin.search.scan import Scan, scan
 from mllm_plugin.search.together import Together, Union
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, descend, walk
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
-from mllm_plugin.store.image import build_image
+from mllm_plugin.store.decoded import EmbeddingChunkCache, build_image
 from tests.helpers.recall_tools import CONFIG, chunk_ids, many_documents
 from tests.helpers.toy import ToyEncoder
 
