@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 
 from mllm_plugin.encoders.base import listed, window_spans
 from mllm_plugin.errors import MLLMError
-from mllm_plugin.memory.checks import at_least, mode_of, positive, reranker_of, when_of
+from mllm_plugin.memory.checks import Scope, at_least, mode_of, positive, reranker_of, when_of
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.opening import DEFAULT
-from mllm_plugin.memory.scope import Scope
 from mllm_plugin.search.engine import Clock, Request
 from mllm_plugin.search.overview import overview
 from mllm_plugin.search.query import Query, make_queries

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from mllm_plugin.documents.records import export_records
 from mllm_plugin.errors import DamagedStoreError
+from mllm_plugin.memory.checks import Scope
 from mllm_plugin.memory.handle import Handle
-from mllm_plugin.memory.scope import Scope
 from mllm_plugin.memory.searching import moment_of
 from mllm_plugin.store.edit import give_back_pages
 from mllm_plugin.store.namespaces import namespaces_below
