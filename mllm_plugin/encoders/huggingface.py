@@ -173,7 +173,7 @@ class HuggingFaceEncoder(TokenReader):
         for rows in self._rows(plain):
             batch = self._batch([plain[row] for row in rows])
             short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
-            read = partial(on_one_thread, self._read) if short else self._read
+            read = partial(_on_one_thread, self._read) if short else self._read
             pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
             for row, window in zip(rows, windows_of_rows, strict=windows):
                 found[row] = window
@@ -300,7 +300,7 @@ def _windows(
 # -- short work on one thread: on a busy machine the others cost ten times what they save
 
 
-def on_one_thread(function: Callable[..., _Result], *arguments: Any) -> _Result:
+def _on_one_thread(function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Calls a function where torch works with one thread; callers side by side each have one.
 
     The number of threads belongs to the thread that sets it, and threads to come begin with the number that
