@@ -1,6 +1,8 @@
 """How long Encoder 1 takes for a short query: alone, and beside processes that keep every core busy.
 
-    python benchmarks/query_encoding.py [--busy N] [--rounds 100]
+    python benchmarks/query_encoding.py [--busy N] [--rounds 100] [--documents DIR]
+
+With `--documents`, a folder of data, also how many tokens of 200 chunks of 90 words a second it reads.
 
 `sentence-transformers` is measured when it is installed, and ONNX Runtime when `onnxruntime`, `onnx` and
 `onnxscript` are; the model is exported from the local files. Milliseconds per query; those of the processor
@@ -17,10 +19,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
+from beir import read_corpus
 from common import machine
+from numpy.typing import NDArray
 
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.encoders.quick import quick_encoder
@@ -48,8 +55,45 @@ def ways() -> dict[str, Encode]:
         model = SentenceTransformer(str(encoder.folder), device="cpu")
         found["sentence-transformers"] = lambda query: model.encode([query], show_progress_bar=False)
     if all(importlib.util.find_spec(name) for name in ("onnxruntime", "onnx", "onnxscript")):
-        found["ONNX Runtime"] = exported(encoder)
+        run = exported(encoder)
+        found["ONNX Runtime"] = lambda query: run([query]).mean(axis=1)
     return found
+
+
+def document_ways() -> dict[str, Callable[[list[str]], object]]:
+    encoder = HuggingFaceEncoder(DEFAULT_ENCODER, device="cpu")
+    found: dict[str, Callable[[list[str]], object]] = {"memory (with windows)": encoder.encode_documents}
+    if importlib.util.find_spec("sentence_transformers"):
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(encoder.folder), device="cpu")
+        found["sentence-transformers"] = lambda texts: model.encode(texts, show_progress_bar=False)
+    if all(importlib.util.find_spec(name) for name in ("onnxruntime", "onnx", "onnxscript")):
+        run = exported(encoder)
+        for size in (8, 32):
+            found[f"ONNX Runtime, {size} at once"] = partial(in_batches, run, size)
+    return found
+
+
+def in_batches(run: Callable[[list[str]], object], size: int, texts: list[str]) -> None:
+    ordered = sorted(texts, key=len)
+    for first in range(0, len(ordered), size):
+        run(ordered[first : first + size])
+
+
+def measure_documents(data: Path) -> None:
+    words = " ".join(document.text for document in islice(read_corpus(data / "techdocs"), 400)).split()
+    texts = [" ".join(words[first : first + 90]) for first in range(0, 200 * 90, 90)]
+    tokens = sum(map(len, HuggingFaceEncoder(DEFAULT_ENCODER, device="cpu")._tokenizer(texts)["input_ids"]))
+    print(f"\n{len(texts)} chunks, {tokens} tokens\n\n| way | processor s | tokens/s |\n|---|---|---|")
+    for name, encode in document_ways().items():
+        encode(texts[:16])
+        took = []
+        for _ in range(3):
+            started = time.process_time()
+            encode(texts)
+            took.append(time.process_time() - started)
+        print(f"| {name} | {min(took):.2f} | {tokens / min(took):,.0f} |")
 
 
 @torch.inference_mode()
@@ -57,18 +101,20 @@ def general(encoder: HuggingFaceEncoder, query: str) -> object:
     return encoder._model(**encoder._tokenizer([query], return_tensors="pt")).last_hidden_state.mean(dim=1)
 
 
-def exported(encoder: HuggingFaceEncoder) -> Encode:
+def exported(encoder: HuggingFaceEncoder) -> Callable[[list[str]], NDArray[np.float32]]:
+    """The last states [n, t, d] of texts, from the model as torch exports it."""
     import onnxruntime
 
     file = io.BytesIO()
-    inputs = encoder._tokenizer([QUERIES[0]], return_tensors="pt")
+    inputs = encoder._tokenizer([*QUERIES], return_tensors="pt", padding=True)
     names = ["input_ids", "attention_mask"]
     given = {name: inputs[name] for name in names}
+    sizes = torch.export.Dim("texts", min=1, max=256), torch.export.Dim("tokens", min=2, max=256)
     program = torch.onnx.export(
         encoder._model,
         kwargs=given,
         dynamo=True,
-        dynamic_shapes={name: {1: torch.export.Dim("tokens", min=2, max=256)} for name in names},
+        dynamic_shapes={name: dict(enumerate(sizes)) for name in names},
         verbose=False,
     )
     file.write(program.model_proto.SerializeToString())  # type: ignore[union-attr]
@@ -76,11 +122,12 @@ def exported(encoder: HuggingFaceEncoder) -> Encode:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file.getvalue(), options)
 
-    def encode(query: str) -> object:
-        tokens = encoder._tokenizer([query], return_tensors="np")
-        return session.run(None, {name: tokens[name] for name in names})[0].mean(axis=1)
+    def run(texts: list[str]) -> NDArray[np.float32]:
+        cut = {"padding": True, "truncation": True, "max_length": encoder._length}
+        tokens = encoder._tokenizer(texts, return_tensors="np", **cut)
+        return np.asarray(session.run(None, {name: tokens[name] for name in names})[0])
 
-    return encode
+    return run
 
 
 @contextmanager
@@ -120,6 +167,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--busy", type=int, default=os.cpu_count() or 1, help="processes beside")
     arguments.add_argument("--rounds", type=int, default=100)
+    arguments.add_argument("--documents", type=Path, help="folder of data")
     options = arguments.parse_args()
     load = os.getloadavg()[0]
     print(f"{machine()}, torch {torch.__version__} with {torch.get_num_threads()} threads, load {load:.1f}\n")
@@ -131,6 +179,8 @@ def main() -> None:
             figures[name] += measure(encode, options.rounds)
     for name, row in figures.items():
         print(f"| {name} | " + " | ".join(f"{one:.1f}" for one in row) + " |")
+    if options.documents:
+        measure_documents(options.documents)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ with needs("local", "a Hugging Face encoder", "open the memory with VectorsOnly(
 from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
-from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert
+from mllm_plugin.encoders.short import MOST_TOKENS, short_bert
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.models.files import choose_device, explained, load_model, load_tokenizer, readable_texts
 from mllm_plugin.shapes import Bool, Float, Float32, Int
@@ -92,7 +92,6 @@ class HuggingFaceEncoder(TokenReader):
         )
         self._weights = sum(weight.numel() for weight in self._model.parameters())
         self._weights -= self._model.get_input_embeddings().weight.numel()  # of which a token reads one row
-        self._short = ShortBert(self._model) if ShortBert.reads(self._model) else None
         self._lock = threading.Lock()
         self.dim: int = self._model.config.hidden_size
         self._length = settings.max_length or min(self._tokenizer.model_max_length, LONGEST)
@@ -113,6 +112,10 @@ class HuggingFaceEncoder(TokenReader):
     def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceEncoder:
         """Itself, since nothing changes it."""
         return self
+
+    @cached_property
+    def _short(self) -> Any:
+        return short_bert(self._model)
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
         if not texts:
@@ -181,7 +184,7 @@ class HuggingFaceEncoder(TokenReader):
 
     def _batch(self, texts: Sequence[str]) -> Any:
         """What `_read` takes of texts that are read together."""
-        if self._short is not None and len(texts) == 1:
+        if len(texts) == 1 and self._short is not None:
             with self._lock:
                 found = self._tokenizer.backend_tokenizer.encode(texts[0])
             if len(found.ids) <= MOST_TOKENS:
@@ -206,7 +209,7 @@ class HuggingFaceEncoder(TokenReader):
     def _states(self, inputs: dict[str, Tensor]) -> Tensor:
         """Token states [b, t, d]."""
         tokens = inputs["input_ids"]
-        if self._short is not None and len(tokens) == 1 and tokens.shape[1] <= MOST_TOKENS:
+        if len(tokens) == 1 and tokens.shape[1] <= MOST_TOKENS and self._short is not None:
             return self._short.states(tokens[0])[None]
         return self._model(**inputs).last_hidden_state
 

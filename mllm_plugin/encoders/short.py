@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
+from mllm_plugin.encoders.onnx import OnnxBert
+
 MOST_TOKENS = 48  # with more the general one is as fast
 _EXPECTED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
@@ -93,6 +95,16 @@ class ShortBert:
 
     def _normed(self, states: Tensor, weights: _Pair) -> Tensor:
         return layer_norm(states, states.shape[1:], *weights, self._epsilon)
+
+
+def short_bert(model: Any) -> ShortBert | OnnxBert | None:
+    """The quickest reader of one short text with the weights of a model; None when it takes the model."""
+    if not ShortBert.reads(model):
+        return None
+    try:
+        return OnnxBert(model)
+    except ImportError:
+        return ShortBert(model)
 
 
 def _beside(states: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from mllm_plugin.encoders.base import document_batches
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
-from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert
+from mllm_plugin.encoders.onnx import OnnxBert
+from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert, short_bert
 from mllm_plugin.errors import InvalidInputError
 from tests.helpers.tiny_encoder import write_tiny_encoder
 from tests.helpers.toy import ToyEncoder
@@ -40,11 +44,38 @@ def test_a_short_text_has_the_vectors_of_the_general_way(encoder, general, monke
     assert np.allclose(quick[1][0], slow[1][0], atol=1e-5)
 
 
-def test_states_are_those_of_the_model(encoder):
-    tokens = torch.arange(4, 40)
+@pytest.mark.parametrize("kind", [ShortBert, OnnxBert])
+def test_states_are_those_of_the_model(encoder, kind):
+    if kind is OnnxBert:
+        pytest.importorskip("onnxruntime")
+    reader = kind(encoder._model)
     with torch.inference_mode():
-        expected = encoder._model(input_ids=tokens[None]).last_hidden_state[0]
-        assert torch.allclose(ShortBert(encoder._model).states(tokens), expected, atol=1e-5)
+        for count in (2, 7, 36):
+            tokens = torch.arange(4, 4 + count)
+            expected = encoder._model(input_ids=tokens[None]).last_hidden_state[0]
+            assert torch.allclose(reader.states(tokens), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_onnx_runtime_is_used_where_it_is_whole(encoder, monkeypatch, missing):
+    pytest.importorskip("onnxruntime")
+    assert isinstance(short_bert(encoder._model), OnnxBert)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert isinstance(short_bert(encoder._model), ShortBert)
+
+
+def test_threads_side_by_side_get_what_each_asked_for(encoder):
+    alone = [encoder.encode_queries([text]) for text in TEXTS]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            together = pool.map(lambda text: encoder.encode_queries([text]), TEXTS)
+            assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_documents_alone_ask_for_no_reader_of_short_texts(tmp_path):
+    encoder = HuggingFaceEncoder(write_tiny_encoder(tmp_path), device="cpu")
+    encoder.encode_documents(TEXTS)
+    assert "_short" not in vars(encoder)
 
 
 def test_other_models_and_longer_texts_go_the_general_way(encoder, general):
