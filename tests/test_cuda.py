@@ -97,13 +97,14 @@ def test_the_walk_finds_the_same_to_the_bit(dim: int, width: int | None) -> None
     sizes = rng.integers(1, 30, 90)
     top = np.array([20, 30, 40])
     levels = [
-        Level(np.arange(len(some)), counts, np.zeros(len(some)), normal((len(some), dim)), some)
+        Level(np.arange(len(some)), counts, 0 * some, normal((len(some), dim)), some)
         for some, counts in ((top, np.add.reduceat(sizes, [0, 20, 50])), (sizes, sizes))
     ]
     many, none = int(sizes.sum()), np.zeros(0, np.int64)
     chunks = normal((many, dim))
     chunks[7] = chunks[31]
-    levels.append(Level(np.arange(many), np.arange(many) % 9 > 0, np.zeros(many), chunks, none))
+    live = (np.arange(many) % 9 > 0).astype(np.int64)
+    levels.append(Level(np.arange(many), live, 0 * live, chunks, none))
     space = arrange(levels, TermCounts.of(["a"] * many), 1)
     queries = rng.normal(size=(70, 2, dim)).astype(np.float32)
     plan = Plan(width, need=40, paths=[0.3, 0.2, 0.1])

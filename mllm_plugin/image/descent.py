@@ -1,6 +1,7 @@
 """The walk over the arrays of one namespace: level by level over contiguous ranges, for a batch of queries.
 
-Shapes: b queries, L levels, m vectors per query, d dimensions, n chunks found.
+Shapes: b queries, l levels that a query is given for (1 or left out where it is the same on all), m vectors
+per query, d dimensions, R rows of the arrays, w ranges of rows, n chunks found.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space, quantise
+from mllm_plugin.shapes import Float, Float32, Float64, Int8, Int64, UInt32
 from mllm_plugin.text.lexical import QueryTerms
 
 UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower: each leads to many of them
@@ -29,7 +30,7 @@ class Plan:
     Attributes:
         width: Lowest nodes kept; None keeps everything on every level, which is the scan.
         need: Live chunks that the nodes kept must hold at least.
-        paths: Weight of the parent's score, by level from the top [L]; none where left out.
+        paths: Weight of the parent's score, by level from the top; none where left out.
     """
 
     width: int | None
@@ -42,19 +43,19 @@ class Found:
     """Chunks that one query reached, in the order of the walk.
 
     Attributes:
-        chunks: Their places among the chunks of the space [n].
-        scores: Cosines of their codes with the query's [n]; they order, and are not exact.
+        chunks: Their places among the chunks of the space.
+        scores: Cosines of their codes with the query's; they order, and are not exact.
         scored: Embeddings compared with the query.
         visited: Nodes gone into.
     """
 
-    chunks: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    chunks: Int64[np.ndarray, " n"]
+    scores: Float32[np.ndarray, " n"]
     scored: int
     visited: int = 0
 
-    def best(self, most: int, evidence: NDArray[np.floating] | None = None) -> NDArray[np.int64]:
-        """The `most` best chunks by score, or by evidence [n] in its place; lower places first on ties."""
+    def best(self, most: int, evidence: Float[np.ndarray, " n"] | None = None) -> Int64[np.ndarray, " _"]:
+        """The `most` best chunks by score, or by evidence in its place; lower places first on ties."""
         order = -(self.scores if evidence is None else evidence)
         rows = np.arange(len(order))
         if most < len(order):
@@ -63,15 +64,18 @@ class Found:
 
 
 def walk(
-    space: Space, queries: NDArray[np.float32], plan: Plan, counts: NDArray[np.uint32] | None = None
+    space: Space,
+    queries: Float32[np.ndarray, "b *l m d"],
+    plan: Plan,
+    counts: UInt32[np.ndarray, " R"] | None = None,
 ) -> list[Found]:
     """Finds, for each query, the chunks below the best nodes of every level.
 
     Args:
         space: The namespace's arrays.
-        queries: [b, m, d], or [b, L, m, d] where the rankers of the levels map the query, top level first.
+        queries: By level, top level first, where the rankers of the levels map the query.
         plan: How wide.
-        counts: Chunks that may be returned below each row [R] (`Space.counts`); all live ones by default.
+        counts: Chunks that may be returned below each row (`Space.counts`); all live ones by default.
 
     Returns:
         What each query found.
@@ -88,15 +92,15 @@ def walk(
 
 def compare(
     space: Space,
-    queries: NDArray[np.float32],
-    chunks: Sequence[NDArray[np.int64]],
-    counts: NDArray[np.uint32] | None = None,
+    queries: Float32[np.ndarray, "b *l m d"],
+    chunks: Sequence[Int64[np.ndarray, " _"]],
+    counts: UInt32[np.ndarray, " R"] | None = None,
 ) -> list[Found]:
     """Compares each query with chosen chunks of its own; those that may not be returned are left out.
 
     Args:
         space, queries, counts: As `walk` takes them.
-        chunks: Places among the chunks [b][n].
+        chunks: Places among the chunks, of each query.
     """
     starts = space.nodes + np.concatenate([np.zeros(0, np.int64), *chunks])
     ranges = starts, starts + 1, np.array([len(chunk) for chunk in chunks], np.int64)
@@ -106,9 +110,9 @@ def compare(
 
 def _scored(
     space: Space,
-    ranges: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-    asked: tuple[NDArray[np.int8], NDArray[np.float32]],
-    live: NDArray[np.uint32],
+    ranges: tuple[Int64[np.ndarray, " w"], Int64[np.ndarray, " w"], Int64[np.ndarray, " b"]],
+    asked: tuple[Int8[np.ndarray, "b l m d"], Float32[np.ndarray, "b l m"]],
+    live: UInt32[np.ndarray, " R"],
 ) -> list[Found]:
     """Scores the chunks of ranges: starts, ends, and how many each query has."""
     space.check(*ranges[:2])
@@ -121,8 +125,12 @@ def _scored(
 
 
 def nearest(
-    space: Space, queries: NDArray[np.float32], plan: Plan, k: int, counts: NDArray[np.uint32] | None = None
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    space: Space,
+    queries: Float32[np.ndarray, "b *l m d"],
+    plan: Plan,
+    k: int,
+    counts: UInt32[np.ndarray, " R"] | None = None,
+) -> tuple[list[Int64[np.ndarray, " _"]], Int64[np.ndarray, " b"]]:
     """The k best chunks of each query by vectors alone: `walk`, then the exact cosines of some more than k.
 
     Args:
@@ -146,9 +154,12 @@ def nearest(
 
 
 def exact_order(
-    space: Space, queries: NDArray[np.float32], chunks: Sequence[NDArray[np.int64]], k: int
-) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """The k best of chunks [b][n] by the inner product of what is stored with their query, and these.
+    space: Space,
+    queries: Float32[np.ndarray, "b *l m d"],
+    chunks: Sequence[Int64[np.ndarray, " _"]],
+    k: int,
+) -> list[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]:
+    """The k best of each query's chunks by the inner product of what is stored with it, and these.
 
     Args:
         queries: As `walk` takes them; the last level's count.
@@ -160,9 +171,9 @@ def exact_order(
 
 
 def lexical(
-    space: Space, query: QueryTerms, chunks: NDArray[np.int64], config: LexicalConfig
-) -> NDArray[np.float64]:
-    """BM25 over its bound, in [0, 1), of some chunks [n], equal to `QueryTerms.score` to the bit."""
+    space: Space, query: QueryTerms, chunks: Int64[np.ndarray, " n"], config: LexicalConfig
+) -> Float64[np.ndarray, " n"]:
+    """BM25 over its bound, in [0, 1), of some chunks, equal to `QueryTerms.score` to the bit."""
     return kernels().weigh(
         space.terms.hashes,
         space.terms.counts,
@@ -177,18 +188,33 @@ def lexical(
 
 
 def _ranges(
-    space: Space, codes: NDArray[np.int8], worth: NDArray[np.float32], plan: Plan, live: NDArray[np.uint32]
-) -> tuple[NDArray[np.int64], ...]:
+    space: Space,
+    codes: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+    plan: Plan,
+    live: UInt32[np.ndarray, " R"],
+) -> tuple[
+    Int64[np.ndarray, " w"],
+    Int64[np.ndarray, " w"],
+    Int64[np.ndarray, " b"],
+    Int64[np.ndarray, " b"],
+    Int64[np.ndarray, " b"],
+]:
     """Ranges of chunk rows to score: starts, ends, and per query ranges, nodes compared and gone into."""
     many, levels = len(codes), len(space.bounds) - 1
     if plan.width is None or levels == 1:
         starts, ends = np.full(many, space.nodes), np.full(many, len(space.ids))
-        return starts, ends, np.ones(many, np.int64), *np.zeros((2, many), np.int64)
+        none = np.zeros(many, np.int64)
+        return starts, ends, np.ones(many, np.int64), none, none
     return space.kernels.descend(*_walk_args(space, codes, worth, plan, live))
 
 
 def _walk_args(
-    space: Space, codes: NDArray[np.int8], worth: NDArray[np.float32], plan: Plan, live: NDArray[np.uint32]
+    space: Space,
+    codes: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+    plan: Plan,
+    live: UInt32[np.ndarray, " R"],
 ) -> tuple[Any, ...]:
     """What the kernels take to descend."""
     levels, width = len(space.bounds) - 1, plan.width or 1

@@ -4,6 +4,8 @@ Layout, little endian: segments, one per namespace; then the checksums of all bl
 footer with the directory of segments; then its length, its CRC-32 and a mark. A file cut anywhere lacks the
 mark, a damaged footer fails its checksum, and every block of 64 KiB is compared with its own before its first
 use: those of nodes when a namespace is opened, those of chunks when a walk first comes to them.
+
+Shapes: n ranges of bytes or of rows, or chosen chunks; k blocks.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.image.space import Space
+from mllm_plugin.shapes import Int64, UInt32
 from mllm_plugin.text.lexical import TermCounts
 
 FORMAT = 1
@@ -60,7 +63,7 @@ class DamagedImageError(DamagedStoreError):
 class Blocks:
     """Which blocks of a mapped file were compared with their checksums; shared by threads."""
 
-    def __init__(self, data: memoryview, sums: NDArray[np.uint32]) -> None:
+    def __init__(self, data: memoryview, sums: UInt32[np.ndarray, " k"]) -> None:
         self._data, self._sums = data, sums
         self._seen = np.zeros(len(sums), bool)
 
@@ -81,7 +84,7 @@ class Blocks:
             self.check(np.array([block * _BLOCK]), np.array([block * _BLOCK + 1]))
         self.complete = True
 
-    def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """Compares the blocks that ranges of bytes touch, each once.
 
         Raises:
@@ -111,7 +114,7 @@ class MappedSpace(Space):
         super().__init__(version=version, terms=terms, **rest)
         self.__dict__.update(_places=places, _blocks=blocks)
 
-    def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """Checks the codes and term entries of ranges of rows.
 
         Raises:
@@ -126,7 +129,7 @@ class MappedSpace(Space):
         self._blocks.check(places["hashes"] + 4 * lower, places["hashes"] + 4 * upper)
         self._blocks.check(places["counts"] + lower, places["counts"] + upper)
 
-    def check_vectors(self, chunks: NDArray[np.int64]) -> None:
+    def check_vectors(self, chunks: Int64[np.ndarray, " n"]) -> None:
         """Checks embeddings of chunks.
 
         Raises:
@@ -136,7 +139,7 @@ class MappedSpace(Space):
             starts = self._places["halves"] + chunks * (2 * self.codes.shape[1])
             self._blocks.check(starts, starts + 2 * self.codes.shape[1])
 
-    def check_rare(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check_rare(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """Checks ranges of `rare_chunks`.
 
         Raises:
@@ -144,7 +147,7 @@ class MappedSpace(Space):
         """
         self._check("rare_chunks", 4, starts, ends)
 
-    def check_windows(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check_windows(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """Checks ranges of windows.
 
         Raises:
@@ -153,7 +156,9 @@ class MappedSpace(Space):
         self._check("window_scales", 4, starts, ends)
         self._check("window_codes", self.codes.shape[1], starts, ends)
 
-    def _check(self, name: str, width: int, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def _check(
+        self, name: str, width: int, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]
+    ) -> None:
         if len(starts) and not self.checked:
             place = self._places[name]
             self._blocks.check(place + width * starts, place + width * ends)

@@ -2,46 +2,52 @@
 
 Products of int8 codes add up exactly in float32 while the sum stays below 2 ** 24, in whatever order, so
 matrix products may be used. All else is done in the same order of operations.
-Shapes: b queries, m vectors per query, d dimensions, R rows, n rows scored, t query terms with their forms.
+Shapes: b queries, L levels, l levels that a query is given for (1 where it is the same on all), m vectors per
+query, d dimensions, R rows, c chunks, w ranges of rows, n rows or chunks scored, e term entries, t terms of a
+query with their forms, s stored windows.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from mllm_plugin.shapes import Float32, Float64, Int8, Int32, Int64, UInt8, UInt16, UInt32
 
 LANES = 8
 LONGEST = 2**24 // 127**2  # dimensions up to which float32 adds products of codes exactly
 
-Rows = NDArray[np.int64]
-Scores = NDArray[np.float32]
-
 
 def descend(
-    codes: NDArray[np.int8],
-    scales: Scores,
-    live: NDArray[np.uint32],
-    first: Rows,
-    bounds: Rows,
-    queries: NDArray[np.int8],
-    worth: Scores,
-    paths: Scores,
-    beams: Rows,
+    codes: Int8[np.ndarray, "R d"],
+    scales: Float32[np.ndarray, " R"],
+    live: UInt32[np.ndarray, " R"],
+    first: Int64[np.ndarray, " _"],
+    bounds: Int64[np.ndarray, " _"],
+    queries: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+    paths: Float32[np.ndarray, " L"],
+    beams: Int64[np.ndarray, " L-1"],
     need: int,
-) -> tuple[Rows, Rows, Rows, Rows, Rows]:
+) -> tuple[
+    Int64[np.ndarray, " w"],
+    Int64[np.ndarray, " w"],
+    Int64[np.ndarray, " b"],
+    Int64[np.ndarray, " b"],
+    Int64[np.ndarray, " b"],
+]:
     """Ranges of chunks below the best lowest nodes of each query.
 
     Args:
         codes, scales, live, first, bounds: As a `Space` has them.
-        queries: Codes by level [b, L, m, d]; [b, 1, m, d] where they are the same on every level.
-        worth: What a code of each is worth [b, L, m], or [b, 1, m].
-        paths: Weight of the parent's score by level [L].
-        beams: Nodes kept by level [L - 1].
+        queries: Codes by level.
+        worth: What a code of each is worth.
+        paths: Weight of the parent's score by level.
+        beams: Nodes kept by level.
         need: Live chunks that the nodes kept must hold at least.
 
     Returns:
-        Starts and ends of the ranges of all queries, best first; how many each query has [b]; embeddings
-        compared with each [b]; nodes gone into [b].
+        Starts and ends of the ranges of all queries, best first; how many each query has; embeddings
+        compared with each; nodes gone into.
     """
     starts, ends, sizes, scored, visited = [], [], [], [], []
     for query, own in zip(queries, worth, strict=True):
@@ -68,24 +74,26 @@ def descend(
 
 
 def score(
-    codes: NDArray[np.int8],
-    scales: Scores,
-    live: NDArray[np.uint32],
-    starts: Rows,
-    ends: Rows,
-    sizes: Rows,
-    queries: NDArray[np.int8],
-    worth: Scores,
-) -> tuple[Rows, Scores, Rows, Rows]:
+    codes: Int8[np.ndarray, "R d"],
+    scales: Float32[np.ndarray, " R"],
+    live: UInt32[np.ndarray, " R"],
+    starts: Int64[np.ndarray, " w"],
+    ends: Int64[np.ndarray, " w"],
+    sizes: Int64[np.ndarray, " b"],
+    queries: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+) -> tuple[
+    Int64[np.ndarray, " n"], Float32[np.ndarray, " n"], Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]
+]:
     """Scores the live rows of ranges.
 
     Args:
         codes, scales, live: As a `Space` has them.
-        starts, ends: Ranges of all queries, one query after another; sizes: how many each query has [b].
+        starts, ends: Ranges of all queries, one query after another; sizes: how many each query has.
         queries, worth: As `descend` takes them; the last level's count.
 
     Returns:
-        Rows of all queries and their scores; how many each query has [b]; embeddings compared with each [b].
+        Rows of all queries and their scores; how many each query has; embeddings compared with each.
     """
     rows, found, compared = [], [], []
     last = np.cumsum(sizes)
@@ -100,23 +108,23 @@ def score(
 
 
 def nearest(
-    codes: NDArray[np.int8],
-    scales: Scores,
-    live: NDArray[np.uint32],
-    first: Rows,
-    bounds: Rows,
-    queries: NDArray[np.int8],
-    worth: Scores,
-    paths: Scores,
-    beams: Rows,
+    codes: Int8[np.ndarray, "R d"],
+    scales: Float32[np.ndarray, " R"],
+    live: UInt32[np.ndarray, " R"],
+    first: Int64[np.ndarray, " _"],
+    bounds: Int64[np.ndarray, " _"],
+    queries: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+    paths: Float32[np.ndarray, " L"],
+    beams: Int64[np.ndarray, " L-1"],
     need: int,
     most: int,
-) -> tuple[Rows, Rows]:
+) -> tuple[Int64[np.ndarray, "b {most}"], Int64[np.ndarray, " b"]]:
     """`descend` and `score` in one, where only the best are wanted.
 
     Returns:
-        Rows of the `most` best live chunks of each query, -1 where there are fewer [b, most]; embeddings
-        compared with each [b].
+        Rows of the `most` best live chunks of each query, -1 where there are fewer; embeddings
+        compared with each.
     """
     tree, asked = (codes, scales, live), (queries, worth)
     starts, ends, sizes, scored, _ = descend(*tree, first, bounds, *asked, paths, beams, need)
@@ -130,17 +138,20 @@ def nearest(
 
 
 def exact(
-    bits: NDArray[np.uint16], table: Scores, chunks: Rows, query: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """The best exact inner product of chunks [n] with the vectors of a query [m, d].
+    bits: UInt16[np.ndarray, "c d"],
+    table: Float32[np.ndarray, " 65536"],
+    chunks: Int64[np.ndarray, " n"],
+    query: Float32[np.ndarray, "m d"],
+) -> Float64[np.ndarray, " n"]:
+    """The best exact inner product of chunks with the vectors of a query.
 
     Eight running sums, every eighth place each, are added up at the end: an order that both kernels keep.
 
     Args:
-        bits: Stored embeddings, their float16 as integers [c, d].
-        table: What each of these is worth [65536].
+        bits: Stored embeddings, their float16 as integers.
+        table: What each of these is worth.
         chunks: Which of them.
-        query: Vectors [m, d].
+        query: Vectors.
     """
     padding = -bits.shape[1] % LANES
     values = np.pad(table[bits[chunks]].astype(np.float64), ((0, 0), (0, padding)))
@@ -150,17 +161,17 @@ def exact(
 
 
 def weigh(
-    hashes: NDArray[np.uint32],
-    counts: NDArray[np.uint8],
-    ends: Rows,
-    lengths: NDArray[np.uint32],
-    chunks: Rows,
-    asked: NDArray[np.uint32],
-    terms: Rows,
-    weights: NDArray[np.float64],
+    hashes: UInt32[np.ndarray, " e"],
+    counts: UInt8[np.ndarray, " e"],
+    ends: Int64[np.ndarray, " c"],
+    lengths: UInt32[np.ndarray, " c"],
+    chunks: Int64[np.ndarray, " n"],
+    asked: UInt32[np.ndarray, " t"],
+    terms: Int64[np.ndarray, " t"],
+    weights: Float64[np.ndarray, " t"],
     saturation: tuple[float, float, float],
-) -> NDArray[np.float64]:
-    """Lexical evidence of chunks [n]: for every term of the query the best of its forms, added up.
+) -> Float64[np.ndarray, " n"]:
+    """Lexical evidence of chunks: for every term of the query the best of its forms, added up.
 
     Args:
         hashes, counts: Term entries of all chunks; ends: where those of each end.
@@ -187,20 +198,20 @@ def weigh(
 
 
 def weigh_lists(
-    rows: NDArray[np.uint32],
-    counts: NDArray[np.uint8],
-    starts: Rows,
-    ends: Rows,
-    lengths: NDArray[np.uint32],
-    terms: Rows,
-    weights: NDArray[np.float64],
+    rows: UInt32[np.ndarray, " e"],
+    counts: UInt8[np.ndarray, " e"],
+    starts: Int64[np.ndarray, " t"],
+    ends: Int64[np.ndarray, " t"],
+    lengths: UInt32[np.ndarray, " c"],
+    terms: Int64[np.ndarray, " t"],
+    weights: Float64[np.ndarray, " t"],
     saturation: tuple[float, float, float],
-) -> NDArray[np.float64]:
+) -> Float64[np.ndarray, " c"]:
     """As `weigh`, of all chunks, from lists of the chunks that have a term.
 
     Args:
         rows, counts: Entries of all lists: the chunk, and how often it has the term.
-        starts, ends: Of the list of each entry of the query [t].
+        starts, ends: Of the list of each entry of the query.
         lengths, terms, weights, saturation: As `weigh` takes them.
     """
     k1, b, mean = saturation
@@ -216,25 +227,27 @@ def weigh_lists(
     return total
 
 
-def widen(bits: NDArray[np.uint16], table: Scores, chunks: Rows) -> Scores:
-    """Embeddings of chunks [n, d], their float16 given as integers, by what each of these is worth."""
+def widen(
+    bits: UInt16[np.ndarray, "c d"], table: Float32[np.ndarray, " 65536"], chunks: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n d"]:
+    """Embeddings of chunks, their float16 given as integers, by what each of these is worth."""
     return table[bits[chunks]]
 
 
 def best_windows(
-    codes: NDArray[np.int8],
-    scales: Scores,
-    starts: Rows,
-    ends: Rows,
-    asked: NDArray[np.int32],
-    worth: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The best inner product of each range of windows with each probe [m, n]; no range is empty.
+    codes: Int8[np.ndarray, "s d"],
+    scales: Float32[np.ndarray, " s"],
+    starts: Int64[np.ndarray, " n"],
+    ends: Int64[np.ndarray, " n"],
+    asked: Int32[np.ndarray, "m d"],
+    worth: Float64[np.ndarray, " m"],
+) -> Float64[np.ndarray, "m n"]:
+    """The best inner product of each range of windows with each probe; no range is empty.
 
     Args:
         codes, scales: Of all windows.
-        starts, ends: Ranges [n].
-        asked, worth: Probes as whole numbers [m, d], and what one of each is worth [m].
+        starts, ends: Ranges.
+        asked, worth: Probes as whole numbers, and what one of each is worth.
     """
     rows = expand(starts, ends)
     sums = codes[rows].astype(np.float64) @ asked.T.astype(np.float64)  # whole numbers below 2 ** 53
@@ -242,7 +255,7 @@ def best_windows(
     return np.maximum.reduceat(cosines, np.cumsum(ends - starts) - (ends - starts), axis=0).T
 
 
-def expand(starts: Rows, ends: Rows) -> Rows:
+def expand(starts: Int64[np.ndarray, " w"], ends: Int64[np.ndarray, " w"]) -> Int64[np.ndarray, " n"]:
     """All rows of ranges, one range after another."""
     sizes = ends - starts
     shift = starts - (np.cumsum(sizes) - sizes)
@@ -250,15 +263,25 @@ def expand(starts: Rows, ends: Rows) -> Rows:
 
 
 def score_rows(
-    codes: NDArray[np.int8], scales: Scores, rows: Rows, query: NDArray[np.int8], worth: Scores
-) -> Scores:
-    """The best score of some rows [n] for the vectors of a query [m, d]."""
+    codes: Int8[np.ndarray, "R d"],
+    scales: Float32[np.ndarray, " R"],
+    rows: Int64[np.ndarray, " n"],
+    query: Int8[np.ndarray, "m d"],
+    worth: Float32[np.ndarray, " m"],
+) -> Float32[np.ndarray, " n"]:
+    """The best score of some rows for the vectors of a query."""
     wide = np.float32 if codes.shape[1] <= LONGEST else np.float64
     dots = (codes[rows].astype(wide) @ query.astype(wide).T).astype(np.float32)
     return (dots * scales[rows, None] * worth).max(axis=1)
 
 
-def _best(found: Scores, rows: Rows, live: NDArray[np.uint32], width: int, need: int) -> Rows:
+def _best(
+    found: Float32[np.ndarray, " n"],
+    rows: Int64[np.ndarray, " n"],
+    live: UInt32[np.ndarray, " R"],
+    width: int,
+    need: int,
+) -> Int64[np.ndarray, " _"]:
     """Places of the `width` best rows with something live below, best first; more until `need` is held."""
     order = np.lexsort((rows, -found))
     order = order[live[rows[order]] > 0]

@@ -1,4 +1,7 @@
-"""Reads the arrays of a namespace from the file, and what was written since they were."""
+"""Reads the arrays of a namespace from the file, and what was written since they were.
+
+Shapes: R rows of the arrays, N nodes (rows above the chunks).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.image.space import Level, Space, arrange, with_rare_terms, with_windows
+from mllm_plugin.shapes import Bool, UInt32
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
@@ -28,17 +31,17 @@ class Delta:
 
     Attributes:
         version: Of the namespace in that snapshot.
-        live: In place of the arrays' [R]: nothing of a node that changed or went.
+        live: In place of the arrays': nothing of a node that changed or went.
         added: The chunks of the nodes that changed or are new; scored one and all.
-        embedding chunks: The embedding chunks of these nodes.
+        embedding_chunks: The embedding chunks of these nodes.
         chosen: As `Space.chosen`, of the arrays.
     """
 
     version: int
-    live: NDArray[np.uint32]
+    live: UInt32[np.ndarray, " R"]
     added: Space | None
     embedding_chunks: Mapping[NodeRef, EmbeddingChunk]
-    chosen: WeakKeyDictionary[Any, NDArray[np.uint32]] = field(default_factory=WeakKeyDictionary)
+    chosen: WeakKeyDictionary[Any, UInt32[np.ndarray, " R"]] = field(default_factory=WeakKeyDictionary)
 
     @property
     def size(self) -> int:
@@ -129,8 +132,10 @@ def read_delta(snapshot: Snapshot, row: NamespaceRow, space: Space, before: Delt
     return Delta(row.version, live, arrange([_level(parts)], _terms(parts), row.version), embedding_chunks)
 
 
-def _compared(snapshot: Snapshot, row: NamespaceRow, space: Space) -> tuple[NDArray[np.bool_], list[NodeRef]]:
-    """Which nodes [N] are with all below them as they were, and the lowest ones that are not."""
+def _compared(
+    snapshot: Snapshot, row: NamespaceRow, space: Space
+) -> tuple[Bool[np.ndarray, " N"], list[NodeRef]]:
+    """Which nodes are with all below them as they were, and the lowest ones that are not."""
     whole, order = np.zeros(space.nodes, bool), np.argsort(space.ids[: space.nodes])
     if row.root_id is None or row.root_version is None:
         return whole, []

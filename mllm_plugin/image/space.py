@@ -1,7 +1,7 @@
 """The arrays of one namespace: every level contiguous, the top first; children of a node contiguous.
 
 Shapes: R rows of all levels together, L levels, N nodes (rows above the chunks), c chunks, d dimensions,
-e term entries.
+p chunks of rare terms, w windows; n rows of one level, or chosen chunks; b queries, m vectors per query.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.image.kernels import kernels
+from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int8, Int64, UInt32
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.text.lexical import TermCounts
 
@@ -30,36 +30,36 @@ class Space:
     Attributes:
         version: That write.
         bounds: First row of each level, and the end of the last [L + 1]; the last level is the chunks'.
-        first: First child of each node, and the end of the last one's children [N + 1].
-        ids: Node ids, and below them chunk ids [R].
-        versions: Write that last changed each node's own embedding chunk [N].
-        live: Unmasked chunks below each row [R]; 0 or 1 for a chunk.
-        scales: What a code of each row is worth [R].
-        codes: Embeddings as int8 [R, d].
-        halves: Embeddings of the chunks as stored [c, d].
+        versions: Write that last changed each node's own embedding chunk.
+        first: First child of each node, and the end of the last one's children.
+        ids: Node ids, and below them chunk ids.
+        live: Unmasked chunks below each row; 0 or 1 for a chunk.
+        scales: What a code of each row is worth.
+        codes: Embeddings as int8.
+        halves: Embeddings of the chunks as stored.
         terms: Term counts of the chunks.
-        rare_terms: Terms that few chunks have, once for each of these, ascending [p].
-        rare_chunks: These chunks, by their place [p].
+        rare_terms: Terms that few chunks have, once for each of these, ascending.
+        rare_chunks: These chunks, by their place.
         window_sizes: How many windows each chunk has [c]; empty where they are left in the file.
-        window_scales: What a code of each is worth [w].
+        window_scales: What a code of each is worth.
         window_codes: Windows as stored, one chunk after another [w, d].
     """
 
     version: int
-    bounds: NDArray[np.int64]
-    first: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    versions: NDArray[np.int64]
-    live: NDArray[np.uint32]
-    scales: NDArray[np.float32]
-    codes: NDArray[np.int8]
-    halves: NDArray[np.float16]
+    bounds: Int64[np.ndarray, " _"]
+    versions: Int64[np.ndarray, " N"]
+    first: Int64[np.ndarray, " N+1"]
+    ids: Int64[np.ndarray, " R"]
+    live: UInt32[np.ndarray, " R"]
+    scales: Float32[np.ndarray, " R"]
+    codes: Int8[np.ndarray, "R d"]
+    halves: Float16[np.ndarray, "c d"]
     terms: TermCounts
-    rare_terms: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    rare_chunks: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    window_sizes: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    window_scales: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    window_codes: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    rare_terms: UInt32[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    rare_chunks: UInt32[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    window_sizes: UInt32[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    window_scales: Float32[np.ndarray, " w"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    window_codes: Int8[np.ndarray, "w _"] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
 
     @property
     def nodes(self) -> int:
@@ -72,28 +72,28 @@ class Space:
         return (int(self.bounds[-3]), self.nodes) if len(self.bounds) > 2 else (0, 0)
 
     @cached_property
-    def term_ends(self) -> NDArray[np.int64]:
-        """Where the term entries of each chunk end [c]."""
+    def term_ends(self) -> Int64[np.ndarray, " c"]:
+        """Where the term entries of each chunk end."""
         return np.cumsum(self.terms.sizes, dtype=np.int64)
 
     @cached_property
-    def chosen(self) -> WeakKeyDictionary[Any, NDArray[np.uint32]]:
-        """Counts [R] under filters, by what the filter lets through, as long as that is kept."""
+    def chosen(self) -> WeakKeyDictionary[Any, UInt32[np.ndarray, " R"]]:
+        """Counts under filters, by what the filter lets through, as long as that is kept."""
         return WeakKeyDictionary()
 
     @cached_property
-    def by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids of the chunks, ascending, and their places among the chunks [c]."""
+    def by_id(self) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
+        """Ids of the chunks, ascending, and their places among the chunks."""
         order = np.argsort(self.chunk_ids)
         return self.chunk_ids[order], order
 
-    def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where those of some chunks are that are here [n]."""
+    def places(self, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " _"]:
+        """Where those of some chunks are that are here."""
         known, order = self.by_id
         found = np.searchsorted(known, ids).clip(max=len(known) - 1)
         return order[found[known[found] == ids]]
 
-    def routed(self, rare: Sequence[tuple[int, int]], most: int) -> NDArray[np.int64]:
+    def routed(self, rare: Sequence[tuple[int, int]], most: int) -> Int64[np.ndarray, " _"]:
         """Places of the chunks that have the rarest terms, about `most` of them.
 
         Args:
@@ -110,7 +110,7 @@ class Space:
             found.update(self.rare_chunks[first:last].tolist())
         return np.array(sorted(found), np.int64)
 
-    def windows(self, chunks: NDArray[np.int64]) -> Windows:
+    def windows(self, chunks: Int64[np.ndarray, " n"]) -> Windows:
         """Windows of chunks by their place, where they are not left in the file."""
         sizes = self.window_sizes[chunks].astype(np.int64)
         ends = self.window_ends[chunks]
@@ -119,19 +119,19 @@ class Space:
         return Windows(self.window_codes[rows], self.window_scales[rows], sizes)
 
     @cached_property
-    def window_ends(self) -> NDArray[np.int64]:
-        """Where the windows of each chunk end [c]."""
+    def window_ends(self) -> Int64[np.ndarray, " c"]:
+        """Where the windows of each chunk end."""
         return np.cumsum(self.window_sizes, dtype=np.int64)
 
-    def check_rare(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check_rare(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """As `check`, of ranges of `rare_chunks`."""
 
-    def check_windows(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check_windows(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """As `check`, of ranges of windows."""
 
     @property
-    def chunk_ids(self) -> NDArray[np.int64]:
-        """Ids of the chunks [c]."""
+    def chunk_ids(self) -> Int64[np.ndarray, " c"]:
+        """Ids of the chunks."""
         return self.ids[self.nodes :]
 
     @property
@@ -139,10 +139,10 @@ class Space:
         """Whether everything is known to be what was written, so that nothing need be checked before use."""
         return True
 
-    def check_vectors(self, chunks: NDArray[np.int64]) -> None:
+    def check_vectors(self, chunks: Int64[np.ndarray, " n"]) -> None:
         """Makes sure of the embeddings of chunks, as `check` does of their codes."""
 
-    def check(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
         """Makes sure that what ranges of chunks hold is what was written; memory of its own always is."""
 
     @property
@@ -155,25 +155,25 @@ class Space:
         """`first`, as the kernels take it."""
         return self.first
 
-    def tree(self, live: NDArray[np.uint32]) -> tuple[Any, Any, Any]:
-        """Codes, scales and counts below each row [R], as the kernels take them."""
+    def tree(self, live: UInt32[np.ndarray, " R"]) -> tuple[Any, Any, Any]:
+        """Codes, scales and counts below each row, as the kernels take them."""
         return self.codes, self.scales, live
 
-    def vectors(self, chunks: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embeddings [n, d] of chunks by their place among the chunks, as stored."""
+    def vectors(self, chunks: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+        """Embeddings of chunks by their place among the chunks, as stored."""
         self.check_vectors(chunks)
         return kernels().widen(self.halves.view(np.uint16), _HALVES, chunks)
 
     def exact(
-        self, chunks: Sequence[NDArray[np.int64]], queries: NDArray[np.float32]
-    ) -> list[NDArray[np.float64]]:
-        """The best inner products of chunks [b][n], as stored, with the vectors of queries [b, m, d]."""
+        self, chunks: Sequence[Int64[np.ndarray, " _"]], queries: Float32[np.ndarray, "b m d"]
+    ) -> list[Float64[np.ndarray, " _"]]:
+        """The best inner products of each query's chunks, as stored, with the vectors of the query."""
         self.check_vectors(np.concatenate([np.zeros(0, np.int64), *chunks]))
         bits, exact = self.halves.view(np.uint16), kernels().exact
         return [exact(bits, _HALVES, *pair) for pair in zip(chunks, queries, strict=True)]
 
-    def counts(self, chosen: NDArray[np.bool_]) -> NDArray[np.uint32]:
-        """Chosen chunks [c] below each row [R], in place of `live` under a filter."""
+    def counts(self, chosen: Bool[np.ndarray, " c"]) -> UInt32[np.ndarray, " R"]:
+        """Chosen chunks below each row, in place of `live` under a filter."""
         counts = np.zeros(len(self.ids), np.uint32)
         counts[self.nodes :] = chosen
         for level in range(len(self.bounds) - 3, -1, -1):
@@ -182,8 +182,10 @@ class Space:
         return counts
 
 
-def quantise(vectors: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Vectors [n, d] as int8 codes and what a code of each is worth [n]."""
+def quantise(
+    vectors: Float[np.ndarray, "*n d"],
+) -> tuple[Int8[np.ndarray, "*n d"], Float32[np.ndarray, "*n"]]:
+    """Vectors as int8 codes and what a code of each is worth."""
     vectors = np.asarray(vectors, dtype=np.float32)
     peaks = np.abs(vectors).max(axis=-1, initial=0.0)
     scales = (np.where(peaks > 0, peaks, 1.0) / np.float32(127)).astype(np.float32)
@@ -195,16 +197,16 @@ class Level:
     """Rows of one level, in the order of their parents.
 
     Attributes:
-        ids, live, versions: Of each row [n]; versions of chunks are ignored.
-        vectors: Embeddings as stored [n, d].
+        ids, live, versions: Of each row; versions of chunks are ignored.
+        vectors: Embeddings as stored.
         sizes: Children of each row [n]; empty for chunks.
     """
 
-    ids: NDArray[np.int64]
-    live: NDArray[np.int64]
-    versions: NDArray[np.int64]
-    vectors: NDArray[np.float16]
-    sizes: NDArray[np.int64]
+    ids: Int64[np.ndarray, " n"]
+    live: Int64[np.ndarray, " n"]
+    versions: Int64[np.ndarray, " n"]
+    vectors: Float16[np.ndarray, "n d"]
+    sizes: Int64[np.ndarray, " _"]
 
 
 def arrange(levels: Sequence[Level], terms: TermCounts, version: int) -> Space:

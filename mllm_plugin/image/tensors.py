@@ -2,7 +2,7 @@
 
 Products of codes are whole numbers that float32 adds exactly in whatever order, and all else is done in the
 same order of operations. The queries of a batch walk side by side: what each has is filled up to the longest.
-Shapes: b queries, L levels, m vectors per query, d dimensions, w ranges per query, t rows per query.
+Shapes: as in `plain`; w ranges per query, t rows per query, k of them that are kept.
 """
 
 from __future__ import annotations
@@ -12,40 +12,39 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_plugin.image.plain import LANES, LONGEST
+from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int8, Int64
 
 _LOWEST = torch.iinfo(torch.int64).min  # the key of what is not kept
 _STEP = 1 << 28  # products that are added up at once
-Rows = NDArray[np.int64]
 
 
 class Tree(NamedTuple):
     """What a walk reads, on the device: `Space.codes`, `.scales`, and counts below each row."""
 
-    codes: Tensor
-    scales: Tensor
-    live: Tensor
+    codes: Int8[Tensor, "R d"]
+    scales: Float32[Tensor, " R"]
+    live: Int64[Tensor, " R"]
 
 
 class Reached(NamedTuple):
     """Rows that each query compares.
 
     Attributes:
-        rows: [b, t].
-        owners: Which of its ranges each comes from [b, t].
-        real: False for those that only fill up [b, t].
+        rows: Row by row.
+        owners: Which of its ranges each comes from.
+        real: False for those that only fill up.
     """
 
-    rows: Tensor
-    owners: Tensor
-    real: Tensor
+    rows: Int64[Tensor, "b t"]
+    owners: Int64[Tensor, "b t"]
+    real: Bool[Tensor, "b t"]
 
     @classmethod
-    def of(cls, starts: Tensor, ends: Tensor) -> Reached:
-        """All rows of ranges [b, w], one range after another; those that only fill up are empty."""
+    def of(cls, starts: Int64[Tensor, "b w"], ends: Int64[Tensor, "b w"]) -> Reached:
+        """All rows of ranges, one range after another; those that only fill up are empty."""
         sizes = ends - starts
         lasts = sizes.cumsum(1)
         places = torch.arange(int(lasts[:, -1].max()), device=starts.device)
@@ -57,17 +56,23 @@ class Reached(NamedTuple):
 
 
 def descend(
-    codes: Tensor,
-    scales: Tensor,
-    live: Tensor,
-    first: Tensor,
-    bounds: Rows,
-    queries: NDArray[np.int8],
-    worth: NDArray[np.float32],
-    paths: NDArray[np.float32],
-    beams: Rows,
+    codes: Int8[Tensor, "R d"],
+    scales: Float32[Tensor, " R"],
+    live: Int64[Tensor, " R"],
+    first: Int64[Tensor, " _"],
+    bounds: Int64[np.ndarray, " _"],
+    queries: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+    paths: Float32[np.ndarray, " L"],
+    beams: Int64[np.ndarray, " L-1"],
     need: int,
-) -> tuple[Rows, ...]:
+) -> tuple[
+    Int64[np.ndarray, " w"],
+    Int64[np.ndarray, " w"],
+    Int64[np.ndarray, " b"],
+    Int64[np.ndarray, " b"],
+    Int64[np.ndarray, " b"],
+]:
     """As `plain.descend`."""
     asked = _asked(queries, worth, codes.device)
     found = _descend(Tree(codes, scales, live), first, bounds, *asked, paths, beams, need)
@@ -77,15 +82,17 @@ def descend(
 
 
 def score(
-    codes: Tensor,
-    scales: Tensor,
-    live: Tensor,
-    starts: Rows,
-    ends: Rows,
-    sizes: Rows,
-    queries: NDArray[np.int8],
-    worth: NDArray[np.float32],
-) -> tuple[Rows, NDArray[np.float32], Rows, Rows]:
+    codes: Int8[Tensor, "R d"],
+    scales: Float32[Tensor, " R"],
+    live: Int64[Tensor, " R"],
+    starts: Int64[np.ndarray, " w"],
+    ends: Int64[np.ndarray, " w"],
+    sizes: Int64[np.ndarray, " b"],
+    queries: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+) -> tuple[
+    Int64[np.ndarray, " n"], Float32[np.ndarray, " n"], Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]
+]:
     """As `plain.score`."""
     tree, device = Tree(codes, scales, live), codes.device
     asked, value = _asked(queries, worth, device)
@@ -110,18 +117,18 @@ def score(
 
 
 def nearest(
-    codes: Tensor,
-    scales: Tensor,
-    live: Tensor,
-    first: Tensor,
-    bounds: Rows,
-    queries: NDArray[np.int8],
-    worth: NDArray[np.float32],
-    paths: NDArray[np.float32],
-    beams: Rows,
+    codes: Int8[Tensor, "R d"],
+    scales: Float32[Tensor, " R"],
+    live: Int64[Tensor, " R"],
+    first: Int64[Tensor, " _"],
+    bounds: Int64[np.ndarray, " _"],
+    queries: Int8[np.ndarray, "b l m d"],
+    worth: Float32[np.ndarray, "b l m"],
+    paths: Float32[np.ndarray, " L"],
+    beams: Int64[np.ndarray, " L-1"],
     need: int,
     most: int,
-) -> tuple[Rows, Rows]:
+) -> tuple[Int64[np.ndarray, "b {most}"], Int64[np.ndarray, " b"]]:
     """As `plain.nearest`."""
     tree = Tree(codes, scales, live)
     asked, value = _asked(queries, worth, codes.device)
@@ -134,16 +141,18 @@ def nearest(
     return best, (scored + reached.real.sum(1)).cpu().numpy()
 
 
-def exact(vectors: Tensor, chunks: Tensor, queries: Tensor) -> Tensor:
+def exact(
+    vectors: Float16[Tensor, "c d"], chunks: Int64[Tensor, "b n"], queries: Float32[Tensor, "b m d"]
+) -> Float64[Tensor, "b n"]:
     """As `plain.exact`, for a batch.
 
     Args:
-        vectors: Embeddings as stored [c, d].
-        chunks: Which of them [b, n].
-        queries: [b, m, d].
+        vectors: Embeddings as stored.
+        chunks: Which of them, for each query.
+        queries: Their vectors.
 
     Returns:
-        The best inner product of each chunk with the vectors of its query, float64 [b, n].
+        The best inner product of each chunk with the vectors of its query.
     """
     padding = (0, -vectors.shape[1] % LANES)
     values = torch.nn.functional.pad(vectors[chunks].double(), padding).unflatten(-1, (-1, LANES))
@@ -154,7 +163,7 @@ def exact(vectors: Tensor, chunks: Tensor, queries: Tensor) -> Tensor:
     return _added(lanes.unbind(-1)).amax(-1)
 
 
-def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Tensor:
+def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Float64[Tensor, "*n"]:
     """Their sum, from the first to the last."""
     rest = iter(parts)
     total = next(rest)
@@ -164,23 +173,25 @@ def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Tensor:
 
 
 def _asked(
-    queries: NDArray[np.int8], worth: NDArray[np.float32], device: torch.device
-) -> tuple[Tensor, Tensor]:
+    queries: Int8[np.ndarray, "b l m d"], worth: Float32[np.ndarray, "b l m"], device: torch.device
+) -> tuple[Float[Tensor, "b l m d"], Float32[Tensor, "b l m"]]:
     wide = torch.float32 if queries.shape[-1] <= LONGEST else torch.float64
     return torch.from_numpy(queries).to(device).to(wide), torch.from_numpy(worth).to(device)
 
 
 def _descend(
     tree: Tree,
-    first: Tensor,
-    bounds: Rows,
-    queries: Tensor,
-    worth: Tensor,
-    paths: NDArray[np.float32],
-    beams: Rows,
+    first: Int64[Tensor, " _"],
+    bounds: Int64[np.ndarray, " _"],
+    queries: Float[Tensor, "b l m d"],
+    worth: Float32[Tensor, "b l m"],
+    paths: Float32[np.ndarray, " L"],
+    beams: Int64[np.ndarray, " L-1"],
     need: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Ranges of chunks [b, w], how many each query has [b], embeddings compared and nodes gone into [b]."""
+) -> tuple[
+    Int64[Tensor, "b w"], Int64[Tensor, "b w"], Int64[Tensor, " b"], Int64[Tensor, " b"], Int64[Tensor, " b"]
+]:
+    """Ranges of chunks, how many each query has, embeddings compared and nodes gone into."""
     many, device = len(queries), queries.device
     starts = torch.zeros((many, 1), dtype=torch.int64, device=device)
     ends, sizes = torch.full_like(starts, int(bounds[1])), torch.ones_like(starts[:, 0])
@@ -198,9 +209,9 @@ def _descend(
 
 
 def _best(
-    tree: Tree, reached: Reached, found: Tensor, width: int, need: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which are kept [b, w], the `width` best rows with something live below [b, w], and their scores.
+    tree: Tree, reached: Reached, found: Float32[Tensor, "b t"], width: int, need: int = 0
+) -> tuple[Bool[Tensor, "b k"], Int64[Tensor, "b k"], Float32[Tensor, "b k"]]:
+    """Which are kept, the `width` best rows with something live below, and their scores.
 
     Best first, lower rows first on ties; more of them until `need` is held.
     """
@@ -219,7 +230,7 @@ def _best(
     return kept & (values > _LOWEST), reached.rows.gather(1, places), found.gather(1, places)
 
 
-def _keys(scores: Tensor, rows: Tensor) -> Tensor:
+def _keys(scores: Float32[Tensor, "b t"], rows: Int64[Tensor, "b t"]) -> Int64[Tensor, "b t"]:
     """Whole numbers in the order of scores, lower rows first where these are equal."""
     bits = (scores + 0.0).view(torch.int32).long()  # of -0.0 too, 0.0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -231,8 +242,13 @@ def _many(tree: Tree, vectors: int) -> int:
     return max(1, _STEP // (4 * max(vectors, tree.codes.shape[1])))
 
 
-def _scores(tree: Tree, rows: Tensor, queries: Tensor, worth: Tensor) -> Tensor:
-    """The best score of each row [b, t] for the vectors of its query [b, m, d]."""
+def _scores(
+    tree: Tree,
+    rows: Int64[Tensor, "b t"],
+    queries: Float[Tensor, "b m d"],
+    worth: Float32[Tensor, "b m"],
+) -> Float32[Tensor, "b t"]:
+    """The best score of each row for the vectors of its query."""
     step = max(1, _many(tree, 1) // max(1, rows.shape[1]))
     parts = zip(rows.split(step), queries.split(step), worth.split(step), strict=True)
     return torch.cat(
@@ -243,12 +259,16 @@ def _scores(tree: Tree, rows: Tensor, queries: Tensor, worth: Tensor) -> Tensor:
     )
 
 
-def _of_all(tree: Tree, rows: Tensor, queries: Tensor, worth: Tensor) -> Tensor:
-    """The best score of rows [t] for the vectors of every query [b, m, d], as [b, t]."""
+def _of_all(
+    tree: Tree, rows: Int64[Tensor, " t"], queries: Float[Tensor, "b m d"], worth: Float32[Tensor, "b m"]
+) -> Float32[Tensor, "b t"]:
+    """The best score of rows for the vectors of every query."""
     dots = tree.codes[rows].to(queries.dtype) @ queries.flatten(0, 1).T
     return _weighed(dots.unflatten(1, queries.shape[:2]).transpose(0, 1), tree.scales[rows], worth)
 
 
-def _weighed(dots: Tensor, scales: Tensor, worth: Tensor) -> Tensor:
-    """Dots [b, t, m] of codes as scores, the best of each row's [b, t]."""
+def _weighed(
+    dots: Float[Tensor, "b t m"], scales: Float32[Tensor, "... t"], worth: Float32[Tensor, "b m"]
+) -> Float32[Tensor, "b t"]:
+    """Dots of codes as scores, the best of each row's."""
     return (dots.float() * scales[..., None] * worth[:, None]).amax(-1)

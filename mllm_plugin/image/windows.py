@@ -1,14 +1,17 @@
-"""Windows of chunks, scored where they lie in the arrays."""
+"""Windows of chunks, scored where they lie in the arrays.
+
+Shapes: n chunks, m vectors per query, d dimensions.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space
+from mllm_plugin.shapes import Float32, Float64, Int64, UInt32
 from mllm_plugin.store.codec import whole_numbers
 
 
@@ -18,18 +21,18 @@ class SpaceWindows:
 
     Attributes:
         space: Its arrays, which hold windows.
-        chunks: Places among the chunks [n].
+        chunks: Places among the chunks.
     """
 
     space: Space
-    chunks: NDArray[np.int64]
+    chunks: Int64[np.ndarray, " n"]
 
     @property
-    def sizes(self) -> NDArray[np.uint32]:
-        """How many each chunk has [n]."""
+    def sizes(self) -> UInt32[np.ndarray, " n"]:
+        """How many each chunk has."""
         return self.space.window_sizes[self.chunks]
 
-    def best(self, probes: NDArray[np.float32]) -> NDArray[np.float64]:
+    def best(self, probes: Float32[np.ndarray, "m d"]) -> Float64[np.ndarray, "m _"]:
         """As `Windows.best`, to the bit."""
         ends, sizes = self.space.window_ends[self.chunks], self.sizes
         if not sizes.all():

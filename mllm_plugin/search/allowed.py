@@ -1,4 +1,7 @@
-"""Which chunks a filter lets through: sorted ids and counts per node, so that a walk can prune subtrees."""
+"""Which chunks a filter lets through: sorted ids and counts per node, so that a walk can prune subtrees.
+
+Shapes: n chunks, k nodes, or n ids that are looked up among k.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.lru import LRU
+from mllm_plugin.shapes import Int64
 from mllm_plugin.store.filters import Clause, compile_filter
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import NodeRow, Snapshot
@@ -25,19 +28,19 @@ class Allowed:
     """Live chunks that match a filter.
 
     Attributes:
-        chunk_ids: Ascending [n].
+        chunk_ids: Ascending.
         node_ids, node_counts: Every node above one of them, ascending, with how many lie below it.
     """
 
-    chunk_ids: NDArray[np.int64]
-    node_ids: NDArray[np.int64]
-    node_counts: NDArray[np.int64]
+    chunk_ids: Int64[np.ndarray, " n"]
+    node_ids: Int64[np.ndarray, " k"]
+    node_counts: Int64[np.ndarray, " k"]
 
-    def chunks(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def chunks(self, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """1 for each of `ids` that is allowed, else 0."""
         return _lookup(ids, self.chunk_ids, np.ones(len(self.chunk_ids), dtype=np.int64))
 
-    def below(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def below(self, ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """How many allowed chunks lie below each of these nodes."""
         return _lookup(ids, self.node_ids, self.node_counts)
 
@@ -82,7 +85,7 @@ def _evaluate(
     return Allowed(np.sort(pairs[:, 0]), node_ids, node_counts)
 
 
-def _climb(nodes: Sequence[NodeRow], homes: NDArray[np.int64]) -> dict[int, int]:
+def _climb(nodes: Sequence[NodeRow], homes: Int64[np.ndarray, " n"]) -> dict[int, int]:
     """Chunks below every node on the way from their homes to the root; `nodes` from the lowest level up."""
     ids, found = np.unique(homes, return_counts=True)
     counts = dict(zip(ids.tolist(), found.tolist(), strict=True))
@@ -92,7 +95,9 @@ def _climb(nodes: Sequence[NodeRow], homes: NDArray[np.int64]) -> dict[int, int]
     return counts
 
 
-def _lookup(ids: NDArray[np.int64], known: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _lookup(
+    ids: Int64[np.ndarray, " n"], known: Int64[np.ndarray, " k"], values: Int64[np.ndarray, " k"]
+) -> Int64[np.ndarray, " n"]:
     if not len(known):
         return np.zeros(len(ids), dtype=np.int64)
     place = np.searchsorted(known, ids).clip(max=len(known) - 1)

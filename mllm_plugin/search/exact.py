@@ -1,4 +1,7 @@
-"""The oracle: every live chunk gets its full score, windows included, block by block for a whole batch."""
+"""The oracle: every live chunk gets its full score, windows included, block by block for a whole batch.
+
+Shapes: n chunks.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_rows
 from mllm_plugin.search.scan import Scan
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Float64, Int64
 from mllm_plugin.store.decoded import Image
 from mllm_plugin.store.snapshot import Snapshot
 
@@ -34,9 +37,9 @@ def exact_candidates(view: View, image: Image, queries: Sequence[Query], *, most
 
 
 def _best_windows(
-    snapshot: Snapshot, ids: NDArray[np.int64], queries: Sequence[Query]
-) -> list[NDArray[np.float64]]:
-    """Window evidence of every chunk [n] for each query; NaN where a chunk has no windows."""
+    snapshot: Snapshot, ids: Int64[np.ndarray, " n"], queries: Sequence[Query]
+) -> list[Float64[np.ndarray, " n"]]:
+    """Window evidence of every chunk for each query; NaN where a chunk has no windows."""
     best = [np.full(len(ids), np.nan) for _ in queries]
     probes = [query.vectors if query.windows is None else query.windows for query in queries]
     firsts = np.cumsum([0, *map(len, probes)])

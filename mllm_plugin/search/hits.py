@@ -1,4 +1,7 @@
-"""Ranked chunks as hits: where they lie, what they say, and the route from the top level down to them."""
+"""Ranked chunks as hits: where they lie, what they say, and the route from the top level down to them.
+
+Shapes: r vectors per embedding, d dimensions.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Ranked
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Float32
 from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
@@ -181,13 +184,13 @@ def _route(nodes: Mapping[int, NodeRow], home: int) -> list[NodeRow]:
     return route[::-1]
 
 
-def _vectors(view: View, nodes: Mapping[int, NodeRow]) -> dict[int, NDArray[np.float32]]:
-    """Embeddings [r, d] by node."""
+def _vectors(view: View, nodes: Mapping[int, NodeRow]) -> dict[int, Float32[np.ndarray, "r d"]]:
+    """Embeddings by node."""
     below: defaultdict[int, list[int]] = defaultdict(list)
     for node in nodes.values():
         if node.parent_id is not None:
             below[node.parent_id].append(node.node_id)
-    found: dict[int, NDArray[np.float32]] = {}
+    found: dict[int, Float32[np.ndarray, "r d"]] = {}
     for parent_id, ids in below.items():
         children = view.children(NodeRef(parent_id, nodes[parent_id].version))
         found.update(zip(ids, children.vectors[np.searchsorted(children.ids, ids)], strict=True))
@@ -195,7 +198,10 @@ def _vectors(view: View, nodes: Mapping[int, NodeRow]) -> dict[int, NDArray[np.f
 
 
 def _steps(
-    view: View, query: Query, nodes: Iterable[NodeRow], vectors: Mapping[int, NDArray[np.float32]]
+    view: View,
+    query: Query,
+    nodes: Iterable[NodeRow],
+    vectors: Mapping[int, Float32[np.ndarray, "r d"]],
 ) -> dict[NodeRow, PathStep]:
     """Each node with the score that its ranker gives it by itself."""
     levels: defaultdict[int, list[NodeRow]] = defaultdict(list)

@@ -4,7 +4,8 @@ It goes where `search.walk` goes, but by embeddings of 8 bits, so at the edges o
 keeps, another chunk may be in; and it keeps all nodes of the beam where a ranker's margin would drop some,
 for here they cost less than to decide. What it keeps is ranked by the same exact scores.
 
-Shapes: b queries, L levels, m vectors per query, n chunks, d dimensions.
+Shapes: b queries, l levels that a query is given for (1 where it is the same on all), m vectors per query,
+n chunks that a query reached, R rows of the arrays, d dimensions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy.leaf import NO_MEANING
@@ -23,6 +23,7 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, joined
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam
+from mllm_plugin.shapes import Float32, Float64, Int64, UInt32
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
 from mllm_plugin.text.lexical import QueryTerms
@@ -72,14 +73,14 @@ class _Part:
     """Arrays, and which of their chunks may be returned.
 
     Attributes:
-        counts: Such chunks below each row [R].
+        counts: Such chunks below each row.
     """
 
     space: Space
-    counts: NDArray[np.uint32]
+    counts: UInt32[np.ndarray, " R"]
 
     @classmethod
-    def of(cls, view: View, space: Space, live: NDArray[np.uint32], owner: Space | Delta) -> _Part:
+    def of(cls, view: View, space: Space, live: UInt32[np.ndarray, " R"], owner: Space | Delta) -> _Part:
         """Those that are live and that the filter lets through, kept with `owner` for the next search."""
         if view.allowed is None:
             return cls(space, live)
@@ -92,9 +93,12 @@ class _Part:
         return cls(space, counts)
 
     def walked(
-        self, vectors: NDArray[np.float32], plan: Plan, routed: Sequence[NDArray[np.int64]]
+        self,
+        vectors: Float32[np.ndarray, "b l m d"],
+        plan: Plan,
+        routed: Sequence[Int64[np.ndarray, " _"]],
     ) -> list[Found]:
-        """Chunks below the best nodes for queries [b, L, m, d], and those that rare words lead to."""
+        """Chunks below the best nodes for each query, and those that rare words lead to."""
         found = walk(self.space, vectors, plan, self.counts)
         more = [_others(*pair, len(self.space.chunk_ids)) for pair in zip(routed, found, strict=True)]
         if not any(map(len, more)):
@@ -102,12 +106,12 @@ class _Part:
         compared = compare(self.space, vectors, more, self.counts)
         return [_joined(*pair) for pair in zip(found, compared, strict=True)]
 
-    def all(self, vectors: NDArray[np.float32]) -> list[Found]:
-        """Every chunk, for queries [b, L, m, d]."""
+    def all(self, vectors: Float32[np.ndarray, "b l m d"]) -> list[Found]:
+        """Every chunk, for each query."""
         return walk(self.space, vectors[:, -1], Plan(None), self.counts)
 
 
-def _others(chunks: NDArray[np.int64], found: Found, count: int) -> NDArray[np.int64]:
+def _others(chunks: Int64[np.ndarray, " _"], found: Found, count: int) -> Int64[np.ndarray, " _"]:
     """Those of the chunks that were not found; places are below `count`."""
     met = np.zeros(count, bool)
     met[found.chunks] = True
@@ -123,8 +127,8 @@ def _joined(one: Found, other: Found) -> Found:
     )
 
 
-def _asked(view: View, levels: int, query: Query) -> NDArray[np.float32]:
-    """What a query's vectors are on every level [L, m, d], or [1, m, d] where they are the same on all."""
+def _asked(view: View, levels: int, query: Query) -> Float32[np.ndarray, "l m d"]:
+    """What a query's vectors are on every level."""
     vectors, hierarchy = query.vectors[None], view.hierarchy
     rankers = [(id(hierarchy.ranker(level)), level) for level in range(levels, 0, -1)]
     made = {ranker: hierarchy.asked(level, vectors) for ranker, level in dict(rankers).items()}
@@ -165,9 +169,9 @@ def _best(
 
 
 def _words(
-    space: Space, terms: QueryTerms, chunks: NDArray[np.int64], config: LexicalConfig
-) -> NDArray[np.float64]:
-    """Lexical evidence of chunks [n]; where they are a good part of all, from the lists of the terms."""
+    space: Space, terms: QueryTerms, chunks: Int64[np.ndarray, " n"], config: LexicalConfig
+) -> Float64[np.ndarray, " n"]:
+    """Lexical evidence of chunks; where they are a good part of all, from the lists of the terms."""
     count = len(space.chunk_ids)
     if not _LISTED_FROM <= count <= _LISTED_MOST or _LISTED_SHARE * len(chunks) < count:
         return lexical(space, terms, chunks, config)
@@ -177,7 +181,7 @@ def _words(
 
 
 def _windows(
-    view: View, parts: Sequence[_Part], chosen: Sequence[NDArray[np.int64]]
+    view: View, parts: Sequence[_Part], chosen: Sequence[Int64[np.ndarray, " _"]]
 ) -> Windows | SpaceWindows | None:
     """Windows of the chunks chosen of each part; those of the newer ones are read from the file."""
     space = parts[0].space
@@ -189,7 +193,7 @@ def _windows(
     return Windows.concat([space.windows(chosen[0]), *map(view.snapshot.windows, newer)])
 
 
-def _cosines(part: _Part, found: Found) -> NDArray[np.float32]:
+def _cosines(part: _Part, found: Found) -> Float32[np.ndarray, " n"]:
     """Cosines of the codes, and `NO_MEANING` where all of them are zero."""
     rows = np.flatnonzero(found.scores == 0)
     if len(rows):

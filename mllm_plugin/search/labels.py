@@ -22,12 +22,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.lru import LRU
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.function_words import FUNCTION_WORDS
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Float32, Float64, Int64, UInt32
 from mllm_plugin.store.decoded import CachedChunk, NodeRef
 from mllm_plugin.text.lexical import TermCounts, forms_of, term_hash, terms_of
 from mllm_plugin.tree.editor import LOWEST_LEVEL
@@ -47,16 +47,16 @@ class Below:
     """Chunks below a node that may be shown, those of one lowest node after another.
 
     Attributes:
-        ids: Chunk ids [n].
-        vectors: Pooled embeddings [n, d].
+        ids: Chunk ids.
+        vectors: Pooled embeddings.
         terms: Term counts.
-        nodes: Which of the lowest nodes each is in [n].
+        nodes: Which of the lowest nodes each is in.
     """
 
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
+    ids: Int64[np.ndarray, " n"]
+    vectors: Float32[np.ndarray, "n d"]
     terms: TermCounts
-    nodes: NDArray[np.int64]
+    nodes: Int64[np.ndarray, " n"]
 
     @classmethod
     def of(cls, view: View, ref: NodeRef) -> Below:
@@ -90,17 +90,17 @@ class Tally:
     """How many chunks have each term, by lowest node.
 
     Attributes:
-        hashes: Ascending, a term of several nodes several times [t].
-        counts: Chunks of the node that have it [t].
-        sizes: Chunks of the node [t].
-        owners: One of the chunks that have it [t].
+        hashes: Ascending, a term of several nodes several times.
+        counts: Chunks of the node that have it.
+        sizes: Chunks of the node.
+        owners: One of the chunks that have it.
         chunks: In all nodes.
     """
 
-    hashes: NDArray[np.uint32]
-    counts: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    owners: NDArray[np.int64]
+    hashes: UInt32[np.ndarray, " t"]
+    counts: Int64[np.ndarray, " t"]
+    sizes: Int64[np.ndarray, " t"]
+    owners: Int64[np.ndarray, " t"]
     chunks: int
 
     @classmethod
@@ -113,7 +113,7 @@ class Tally:
         hashes = (keys >> np.uint64(32)).astype(np.uint32)
         return cls(hashes, counts, sizes[nodes], below.ids[rows[first]], len(below.ids))
 
-    def totals(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def totals(self) -> tuple[UInt32[np.ndarray, " t"], Int64[np.ndarray, " t"]]:
         """Each term once, and how many chunks of all nodes have it."""
         hashes, first = np.unique(self.hashes, return_index=True)
         return hashes, np.add.reduceat(self.counts, first) if len(first) else self.counts
@@ -130,11 +130,11 @@ class Tally:
             owners=self.owners[rows],
         )
 
-    def best(self, shares: NDArray[np.float64], most: int) -> dict[int, int]:
+    def best(self, shares: Float64[np.ndarray, " t"], most: int) -> dict[int, int]:
         """The terms that tell most of these nodes, best first, with a chunk that has each.
 
         Args:
-            shares: Of all chunks of the view, those that have the term [t].
+            shares: Of all chunks of the view, those that have the term.
             most: Terms wanted.
         """
         told = np.log(self.counts / self.sizes / shares) - _PRIOR * np.log(shares)
@@ -172,8 +172,8 @@ class Labeller:
         self._known.put(key, (view.allowed, label), 1)
         return label
 
-    def _shares(self, view: View, tally: Tally) -> NDArray[np.float64]:
-        """Of all chunks that may be shown, those that have each term of a tally [t]."""
+    def _shares(self, view: View, tally: Tally) -> Float64[np.ndarray, " t"]:
+        """Of all chunks that may be shown, those that have each term of a tally."""
         if view.allowed is None:
             known = view.snapshot.frequencies(view.row, np.unique(tally.hashes).tolist())
             counts, chunks = [known[term].live for term in tally.hashes.tolist()], view.row.live_chunks

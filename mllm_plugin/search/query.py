@@ -1,4 +1,7 @@
-"""A query as rankers take it: one vector per query chunk, and the words."""
+"""A query as rankers take it: one vector per query chunk, and the words.
+
+Shapes: m vectors per query, n texts, w windows, d dimensions.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.encoders.base import as_vectors, meaningless, token_limit
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.shapes import Float32
 from mllm_plugin.text.chunking import split_text
 from mllm_plugin.text.letters import text_flaw
 
@@ -24,13 +27,13 @@ class Query:
 
     Attributes:
         text: The words for lexical evidence; empty for a plain vector.
-        vectors: Unit embeddings [m, d], one per chunk of a long query.
-        windows: Unit embeddings [w, d] of the query's token windows; None where the encoder gives none.
+        vectors: Unit embeddings, one per chunk of a long query.
+        windows: Unit embeddings of the query's token windows; None where the encoder gives none.
     """
 
     text: str
-    vectors: NDArray[np.float32]
-    windows: NDArray[np.float32] | None = None
+    vectors: Float32[np.ndarray, "m d"]
+    windows: Float32[np.ndarray, "w d"] | None = None
 
 
 def make_queries(
@@ -47,7 +50,7 @@ def make_queries(
         raise InvalidInputError(f"expected one embedding per query, got {len(embeddings)} for {len(queries)}")
     given = embeddings if embeddings is not None else [None] * len(queries)
     texts = [_text(query) for query in queries]
-    vectors: list[NDArray[np.float32] | None] = [
+    vectors: list[Float32[np.ndarray, "m d"] | None] = [
         as_vectors(query if embedding is None else embedding, encoder.dim)
         if embedding is not None or not isinstance(query, str)
         else None
@@ -63,7 +66,7 @@ def make_queries(
     }
     flat = [piece for parts in pieces.values() for piece in parts]
     encoded, found = _encode(flat, encoder)
-    windows: list[NDArray[np.float32] | None] = [None] * len(texts)
+    windows: list[Float32[np.ndarray, "w d"] | None] = [None] * len(texts)
     place = 0
     for row, parts in pieces.items():
         vectors[row] = _meant(encoded[place : place + len(parts)].astype(np.float32))
@@ -74,8 +77,8 @@ def make_queries(
 
 def _encode(
     texts: list[str], encoder: TextEncoder
-) -> tuple[NDArray[np.float32], list[NDArray[np.float32]] | None]:
-    """Pooled embeddings [n, d] of query texts, and windows [w, d] of each where the encoder gives them.
+) -> tuple[Float32[np.ndarray, "n d"], list[Float32[np.ndarray, "_ d"]] | None]:
+    """Pooled embeddings of query texts, and windows of each where the encoder gives them.
 
     Texts without a meaning get zero and no windows: they are looked for by their words.
     """
@@ -96,12 +99,12 @@ def _encode(
     return encoded, [found.get(row, none) for row in range(len(texts))]
 
 
-def _meant(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors of a query's parts [m, d] less those without a meaning; one where none has any."""
+def _meant(vectors: Float32[np.ndarray, "_ d"]) -> Float32[np.ndarray, "m d"]:
+    """Vectors of a query's parts less those without a meaning; one where none has any."""
     return vectors[vectors.any(axis=1)] if vectors.any() else vectors[:1]
 
 
-def _some(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+def _some(parts: Sequence[Float32[np.ndarray, "_ d"]]) -> Float32[np.ndarray, "w d"] | None:
     """Windows of all parts of a query, evenly thinned to `_MOST_WINDOWS`; None when there are none."""
     windows = np.concatenate(parts)
     if len(windows) > _MOST_WINDOWS:

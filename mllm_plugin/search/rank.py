@@ -2,22 +2,22 @@
 
 The latter in arithmetic that gives the same bits in every mode and batch.
 
-Shapes: b queries, m vectors per query, n chunks, r vectors per embedding, w windows of chunks, d dimensions.
+Shapes: n chunks or other embeddings, r vectors per embedding, k of the best, d dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.hierarchy.leaf import AMONG, NO_MEANING, Setting
 from mllm_plugin.image import SpaceWindows
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Float, Float32, Float64, Int64, Shaped
 from mllm_plugin.store.codec import Windows
 
 _READ_FOR_RECENCY = 8  # times as many as are kept
@@ -28,18 +28,18 @@ class Candidates:
     """Chunks of one namespace worth ranking for one query, in any order.
 
     Attributes:
-        ids: Chunk ids [n].
-        vectors: Pooled embeddings [n, d].
-        lexical: Lexical evidence in [0, 1) [n].
+        ids: Chunk ids.
+        vectors: Pooled embeddings.
+        lexical: Lexical evidence in [0, 1).
         complete: Every live chunk that the search may return is among them.
         scored: Embeddings compared with the query to find them.
         visited: Nodes whose embedding chunks were looked into.
-        windows: Of the chunks [n], where they are known already.
+        windows: Of the chunks, where they are known already.
     """
 
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    lexical: NDArray[np.float64]
+    ids: Int64[np.ndarray, " n"]
+    vectors: Float32[np.ndarray, "n d"]
+    lexical: Float64[np.ndarray, " n"]
     complete: bool
     scored: int
     visited: int = 0
@@ -58,10 +58,10 @@ class Ranking(Sequence[Ranked]):
     """Scored chunks, best first, of which few are ever looked at.
 
     Args:
-        columns: Scores, chunk ids and plain scores [n].
+        columns: Scores, chunk ids and plain scores.
     """
 
-    def __init__(self, *columns: NDArray[Any]) -> None:
+    def __init__(self, *columns: Shaped[np.ndarray, " n"]) -> None:
         self._columns = columns
 
     def __len__(self) -> int:
@@ -101,8 +101,8 @@ def rank_in_setting(view: View, query: Query, candidates: Candidates) -> tuple[R
 
 def evidence_of(
     view: View, query: Query, candidates: Candidates
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cosine and window evidence [n] of candidates."""
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Cosine and window evidence of candidates."""
     cosine = cosines(query, candidates.vectors)
     windows = candidates.windows or view.snapshot.windows(candidates.ids)
     return cosine, best_windows(query, windows, cosine)
@@ -112,10 +112,10 @@ def evidence_of(
 
 
 def scores_of(
-    view: View, level: int, queries: Sequence[Query], embeddings: NDArray[np.float32]
-) -> list[NDArray[np.float32]]:
-    """Scores of embeddings [n, r, d] for each query [n]; queries of one length are scored together."""
-    results: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(queries)
+    view: View, level: int, queries: Sequence[Query], embeddings: Float32[np.ndarray, "n r d"]
+) -> list[Float32[np.ndarray, " n"]]:
+    """Scores of embeddings for each query; queries of one length are scored together."""
+    results: list[Float32[np.ndarray, " n"]] = [np.zeros(0, np.float32)] * len(queries)
     for length in {len(query.vectors) for query in queries}:
         places = [place for place, query in enumerate(queries) if len(query.vectors) == length]
         stacked = np.stack([queries[place].vectors for place in places])
@@ -125,13 +125,15 @@ def scores_of(
 
 
 def cosines_of(
-    view: View, queries: Sequence[Query], embeddings: NDArray[np.float32]
-) -> list[NDArray[np.float32]]:
-    """Level-1 scores of chunks [n, 1, d] for each query [n]; see `with_meaning`."""
+    view: View, queries: Sequence[Query], embeddings: Float32[np.ndarray, "n 1 d"]
+) -> list[Float32[np.ndarray, " n"]]:
+    """Level-1 scores of chunks for each query; see `with_meaning`."""
     return [with_meaning(scores, embeddings[:, 0]) for scores in scores_of(view, 1, queries, embeddings)]
 
 
-def best_rows(scores: NDArray[np.floating], ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def best_rows(
+    scores: Float[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], most: int
+) -> Int64[np.ndarray, " k"]:
     """Rows of the `most` highest scores, best first, lower ids first on ties."""
     rows = np.arange(len(scores))
     if most < len(scores):
@@ -141,8 +143,8 @@ def best_rows(scores: NDArray[np.floating], ids: NDArray[np.int64], most: int) -
 
 
 def best_candidates(
-    view: View, partial: NDArray[np.floating], ids: NDArray[np.int64], most: int
-) -> NDArray[np.int64]:
+    view: View, partial: Float[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], most: int
+) -> Int64[np.ndarray, " k"]:
     """Rows of the `most` best by partial score and recency; the latter is read for the best of the former."""
     if view.recency is None:
         return best_rows(partial, ids, most)
@@ -150,7 +152,9 @@ def best_candidates(
     return rows[best_rows(partial[rows] + view.added(ids[rows]), ids[rows], most)]
 
 
-def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
+def joined(
+    parts: Sequence[Shaped[np.ndarray, "_ ..."]], dtype: type = np.float64
+) -> Shaped[np.ndarray, "_ ..."]:
     """Parts one after another, or the only one; an empty array where there is none."""
     if len(parts) == 1:
         return parts[0]
@@ -160,23 +164,25 @@ def joined(parts: Sequence[NDArray], dtype: type = np.float64) -> NDArray:
 # -- at the end
 
 
-def cosines(query: Query, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Best cosine [n] of each chunk with any of the query's vectors, each row summed by itself."""
+def cosines(query: Query, vectors: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+    """Best cosine of each chunk with any of the query's vectors, each row summed by itself."""
     found = [_dot(vectors, vector) for vector in query.vectors]
     return with_meaning(found[0] if len(found) == 1 else np.max(found, axis=0), vectors)
 
 
-def with_meaning(cosines: NDArray[Any], vectors: NDArray[np.float32]) -> NDArray[Any]:
-    """Cosines [n] with vectors [n, d], `NO_MEANING` where a vector is zero; changed in place."""
+def with_meaning(
+    cosines: Float[np.ndarray, " n"], vectors: Float32[np.ndarray, "n d"]
+) -> Float[np.ndarray, " n"]:
+    """Cosines with vectors, `NO_MEANING` where a vector is zero; changed in place."""
     rows = np.flatnonzero(cosines == 0)
     cosines[rows[~vectors[rows].any(axis=1)]] = NO_MEANING
     return cosines
 
 
 def best_windows(
-    query: Query, windows: Windows | SpaceWindows, fallback: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Window evidence [n]: for each window of the query the best cosine with one of the chunk's; their mean.
+    query: Query, windows: Windows | SpaceWindows, fallback: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """Window evidence: for each window of the query the best cosine with one of the chunk's; their mean.
 
     For a query without windows it is the best cosine of any window with any of the query's vectors.
     `fallback` where a chunk has none.
@@ -192,6 +198,6 @@ def best_windows(
     return best
 
 
-def _dot(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
+def _dot(vectors: Float32[np.ndarray, "n d"], vector: Float32[np.ndarray, " d"]) -> Float64[np.ndarray, " n"]:
     """Row-wise products summed along the row: unlike a matrix product, independent of the other rows."""
     return (vectors * vector).sum(axis=1).astype(np.float64)

@@ -1,4 +1,7 @@
-"""Recency as evidence: what is newer scores higher, by a weight that halves with age."""
+"""Recency as evidence: what is newer scores higher, by a weight that halves with age.
+
+Shapes: n chunks.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
+from mllm_plugin.shapes import Float64, Int64
 from mllm_plugin.store.snapshot import Snapshot
 
 
@@ -48,8 +51,8 @@ class Recency:
         """The half-life."""
         return self.half_life.total_seconds() if isinstance(self.half_life, timedelta) else self.half_life
 
-    def added(self, snapshot: Snapshot, chunk_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What is added to the score of each chunk [n]."""
+    def added(self, snapshot: Snapshot, chunk_ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """What is added to the score of each chunk."""
         begins = snapshot.begins(chunk_ids.tolist())
         ages = [
             (snapshot.now - begins[chunk_id]) / 1e6 if chunk_id in begins else np.inf

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Frontier
+from mllm_plugin.shapes import Bool, Float16, Float32, Int64
 from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
@@ -22,14 +22,14 @@ class Nodes:
     """Nodes of one level, without what does not match.
 
     Attributes:
-        ids: Node ids [n].
-        vectors: Embeddings [n, r, d].
-        parents: Place of each one's parent in the frontier above [n].
+        ids: Node ids.
+        vectors: Embeddings.
+        parents: Place of each one's parent in the frontier above.
     """
 
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    parents: NDArray[np.int64]
+    ids: Int64[np.ndarray, " n"]
+    vectors: Float32[np.ndarray, "n r d"]
+    parents: Int64[np.ndarray, " n"]
 
 
 class Refolder:
@@ -37,7 +37,7 @@ class Refolder:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._lowest: dict[int, NDArray[np.float16]] = {}
+        self._lowest: dict[int, Float16[np.ndarray, "r d"]] = {}
 
     def nodes(self, frontiers: Sequence[Frontier]) -> list[Nodes]:
         """The nodes that one query visited, level 2 first.
@@ -66,7 +66,7 @@ class Refolder:
                 vectors[place] = folded
         return Nodes(ids[kept], vectors[kept], frontier.parents[kept])
 
-    def _chunks(self, ref: NodeRef) -> NDArray[np.float16]:
+    def _chunks(self, ref: NodeRef) -> Float16[np.ndarray, "r d"]:
         """A lowest node, of its matching chunks."""
         if ref.node_id not in self._lowest:
             stored = self._view.children(ref)
@@ -74,7 +74,9 @@ class Refolder:
             self._lowest[ref.node_id] = self._fold(LOWEST_LEVEL, stored.vectors, matching)
         return self._lowest[ref.node_id]
 
-    def _children(self, level: int, ref: NodeRef, place: int, below: Nodes) -> NDArray[np.float16] | None:
+    def _children(
+        self, level: int, ref: NodeRef, place: int, below: Nodes
+    ) -> Float16[np.ndarray, "r d"] | None:
         """A higher node, of its visited children; None when there is none."""
         mine = np.flatnonzero(below.parents == place)
         if not len(mine):
@@ -85,7 +87,9 @@ class Refolder:
         vectors[rows], visited[rows] = below.vectors[mine], True
         return self._fold(level, vectors, visited)
 
-    def _fold(self, level: int, vectors: NDArray[np.float32], live: NDArray[np.bool_]) -> NDArray[np.float16]:
+    def _fold(
+        self, level: int, vectors: Float32[np.ndarray, "c r d"], live: Bool[np.ndarray, " c"]
+    ) -> Float16[np.ndarray, "_ d"]:
         """The rows that are not live do not enter; zeros stand in for them, so that nothing can leak."""
         children = np.zeros(vectors.shape, dtype=np.float16)
         children[live] = vectors[live]

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.query import Query
+from mllm_plugin.shapes import Float64
 from mllm_plugin.types import Hit, Hits
 
 
@@ -47,7 +47,7 @@ def _reranked(reranker: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:
     return [replace(hit, score=score, relevance=float(reranker.relevance(score))) for hit, score in new]
 
 
-def _numbers(reranker: Reranker, given: Sequence[float], count: int) -> NDArray[np.float64]:
+def _numbers(reranker: Reranker, given: Sequence[float], count: int) -> Float64[np.ndarray, " {count}"]:
     try:
         scores = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:

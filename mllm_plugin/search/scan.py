@@ -1,6 +1,6 @@
 """The scan: all chunks of a namespace compared with the queries, by pooled vectors and words.
 
-Shapes: n chunks, d dimensions.
+Shapes: n chunks, k of the best, d dimensions.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Bool, Float32, Float64, Int64
 from mllm_plugin.store.decoded import Image
 
 
@@ -21,9 +21,9 @@ from mllm_plugin.store.decoded import Image
 class Evidence:
     """What a scan knows of every chunk that may be returned, for one query; rows as in `ids`."""
 
-    ids: NDArray[np.int64]
-    cosine: NDArray[np.float32]
-    lexical: NDArray[np.float64]
+    ids: Int64[np.ndarray, " n"]
+    cosine: Float32[np.ndarray, " n"]
+    lexical: Float64[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Scan:
     """
 
     image: Image
-    keep: Sequence[NDArray[np.bool_]]
+    keep: Sequence[Bool[np.ndarray, " _"]]
     evidence: Sequence[Evidence]
 
     @classmethod
@@ -57,7 +57,7 @@ class Scan:
             found.append(Evidence(ids, cosine, lexical))
         return cls(image, keep, found)
 
-    def candidates(self, place: int, rows: NDArray[np.int64]) -> Candidates:
+    def candidates(self, place: int, rows: Int64[np.ndarray, " k"]) -> Candidates:
         """Chosen rows of one query's evidence."""
         evidence = self.evidence[place]
         return Candidates(
@@ -68,8 +68,8 @@ class Scan:
             scored=len(evidence.ids),
         )
 
-    def _vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors [len(rows), d] of rows counted over the kept rows of all parts."""
+    def _vectors(self, rows: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "k d"]:
+        """Vectors of rows counted over the kept rows of all parts."""
         vectors = np.empty((len(rows), self.image.parts[0].vectors.shape[1]), dtype=np.float32)
         first = 0
         for part, mask in zip(self.image.parts, self.keep, strict=True):

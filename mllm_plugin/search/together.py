@@ -3,7 +3,7 @@
 A search below a prefix may meet thousands of them, and a scan of each by itself is mostly overhead. Scores
 are those of a scan of each, bit for bit; only the finalists are chosen among all of them together.
 
-Shapes: n chunks, v namespaces, e entries of a query's terms, d dimensions.
+Shapes: n chunks, v namespaces, e term entries, t terms of a query with their other forms, d dimensions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.lru import LRU
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Bool, Float32, Float64, Int64, UInt8, UInt32
 from mllm_plugin.store.decoded import Image, ImageCache
 from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idfs
 from mllm_plugin.types import Namespace
@@ -33,21 +33,21 @@ class Union:
     """The images of some namespaces, one after another.
 
     Attributes:
-        owners: The place among the namespaces of each chunk [n].
-        live: Chunks that are unmasked [n].
-        current: Chunks that are there, masked or not [n].
+        owners: The place among the namespaces of each chunk.
+        live: Chunks that are unmasked.
+        current: Chunks that are there, masked or not.
         hashes, counts, rows: Term entries in order of their hash, and the chunk that each belongs to.
     """
 
-    owners: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    live: NDArray[np.bool_]
-    current: NDArray[np.bool_]
-    lengths: NDArray[np.uint32]
-    hashes: NDArray[np.uint32]
-    counts: NDArray[np.uint8]
-    rows: NDArray[np.int64]
+    owners: Int64[np.ndarray, " n"]
+    ids: Int64[np.ndarray, " n"]
+    vectors: Float32[np.ndarray, "n d"]
+    live: Bool[np.ndarray, " n"]
+    current: Bool[np.ndarray, " n"]
+    lengths: UInt32[np.ndarray, " n"]
+    hashes: UInt32[np.ndarray, " e"]
+    counts: UInt8[np.ndarray, " e"]
+    rows: Int64[np.ndarray, " e"]
 
     @classmethod
     def of(cls, images: Sequence[Image]) -> Union:
@@ -70,13 +70,13 @@ class Union:
             rows=rows[order],
         )
 
-    def entries(self, hashes: NDArray[np.uint32]) -> list[NDArray[np.int64]]:
-        """The term entries of each hash [e]."""
+    def entries(self, hashes: UInt32[np.ndarray, " t"]) -> list[Int64[np.ndarray, " _"]]:
+        """The term entries of each hash."""
         first = np.searchsorted(self.hashes, hashes, side="left")
         last = np.searchsorted(self.hashes, hashes, side="right")
         return [np.arange(a, b) for a, b in zip(first, last, strict=True)]
 
-    def bounds(self) -> NDArray[np.int64]:
+    def bounds(self) -> Int64[np.ndarray, " _"]:
         """First chunk of each namespace and the end of the last [v + 1]."""
         return np.searchsorted(self.owners, np.arange(self.owners[-1] + 2))
 
@@ -101,15 +101,15 @@ class UnionCache:
 
 
 class Weighed(NamedTuple):
-    """The terms of a query in many namespaces: `QueryTerms` with weights [e, v] and mean lengths [v].
+    """The terms of a query in many namespaces: `QueryTerms` of all.
 
     `terms` are the entries of each term, from the first to behind the last.
     """
 
-    hashes: NDArray[np.uint32]
+    hashes: UInt32[np.ndarray, " t"]
     terms: list[tuple[int, int]]
-    weights: NDArray[np.float64]
-    mean_lengths: NDArray[np.float64]
+    weights: Float64[np.ndarray, "t v"]
+    mean_lengths: Float64[np.ndarray, " v"]
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Together:
             )
         return found
 
-    def _admitted(self) -> NDArray[np.bool_]:
-        """Which chunks may be returned [n]."""
+    def _admitted(self) -> Bool[np.ndarray, " n"]:
+        """Which chunks may be returned."""
         union = self.union
         live = union.current if self.views[0].through_masks else union.live
         if all(view.allowed is None for view in self.views):
@@ -178,15 +178,15 @@ class Together:
         means = np.where(chunks > 0, lengths / np.maximum(1, chunks), 1.0)
         return Weighed(hashes, list(pairwise(ends)), weights, means)
 
-    def _frequencies(self, hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Live chunks of each namespace that have each term [e, v]."""
+    def _frequencies(self, hashes: UInt32[np.ndarray, " t"]) -> Int64[np.ndarray, "t v"]:
+        """Live chunks of each namespace that have each term."""
         union, many = self.union, len(self.views)
         rows = (union.rows[own] for own in union.entries(hashes))
         found = [np.bincount(union.owners[own[union.live[own]]], minlength=many) for own in rows]
         return np.array(found, dtype=np.int64).reshape(-1, many)
 
-    def _lexical(self, terms: Weighed, config: LexicalConfig) -> NDArray[np.float64]:
-        """BM25 over its bound of every chunk [n]; see `QueryTerms.score`."""
+    def _lexical(self, terms: Weighed, config: LexicalConfig) -> Float64[np.ndarray, " n"]:
+        """BM25 over its bound of every chunk; see `QueryTerms.score`."""
         union, total = self.union, np.zeros(len(self.union.ids))
         entries = union.entries(terms.hashes)
         for first, last in terms.terms:
@@ -200,15 +200,17 @@ class Together:
         return total
 
     def _saturated(
-        self, entries: NDArray[np.int64], terms: Weighed, config: LexicalConfig
-    ) -> NDArray[np.float64]:
+        self, entries: Int64[np.ndarray, " e"], terms: Weighed, config: LexicalConfig
+    ) -> Float64[np.ndarray, " e"]:
         rows, count = self.union.rows[entries], self.union.counts[entries].astype(np.float64)
         lengths = config.b * self.union.lengths[rows] / terms.mean_lengths[self.union.owners[rows]]
         return count / (count + config.k1 * (1 - config.b + lengths))
 
 
-def _squared_idfs(occurs: NDArray[np.int64], chunks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`squared_idfs` [t, v] of terms that so many chunks of each namespace have [t, v]."""
+def _squared_idfs(
+    occurs: Int64[np.ndarray, "t v"], chunks: Int64[np.ndarray, " v"]
+) -> Float64[np.ndarray, "t v"]:
+    """`squared_idfs` of terms that so many chunks of each namespace have."""
     width = int(chunks.max()) + 1
     pairs, places = np.unique(occurs * width + chunks, return_inverse=True)
     return np.array(squared_idfs(*divmod(pairs, width)))[places.reshape(occurs.shape)]

@@ -1,6 +1,6 @@
 """What a search may see of one namespace: one moment of it, and what the filter lets through.
 
-Shapes: n embeddings.
+Shapes: n chunks or nodes.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.recency import Recency
+from mllm_plugin.shapes import Bool, Float64, Int64
 from mllm_plugin.store.decoded import CachedChunk, EmbeddingChunkCache, NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Frequency, Snapshot
@@ -58,16 +58,16 @@ class View:
         """A node's embedding chunk."""
         return self.embedding_chunks.get(self.snapshot, *ref)
 
-    def admitted(self, live: NDArray[np.bool_], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which chunks may be returned: they are live, and the filter lets them through [n]."""
+    def admitted(self, live: Bool[np.ndarray, " n"], ids: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which chunks may be returned: they are live, and the filter lets them through."""
         return live if self.allowed is None else live & (self.allowed.chunks(ids) > 0)
 
-    def below(self, live: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many chunks that may be returned lie below nodes with so many live ones [n]."""
+    def below(self, live: Int64[np.ndarray, " n"], ids: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """How many chunks that may be returned lie below nodes with so many live ones."""
         return live if self.allowed is None else self.allowed.below(ids)
 
-    def added(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What recency adds to the scores of chunks [n]."""
+    def added(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """What recency adds to the scores of chunks."""
         return np.zeros(len(ids)) if self.recency is None else self.recency.added(self.snapshot, ids)
 
     def words(self, queries: Sequence[Query]) -> list[tuple[QueryTerms, dict[int, Frequency]]]:

@@ -1,6 +1,6 @@
 """The walk: from the top level down, the best nodes of each level, their children, and at the end chunks.
 
-Shapes: b queries, n embeddings, r vectors per embedding, d dimensions.
+Shapes: n embeddings, r vectors per embedding, k of the embeddings, d dimensions.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of, joined, scores_of
 from mllm_plugin.search.view import View
+from mllm_plugin.shapes import Float32, Int64
 from mllm_plugin.store.decoded import CachedChunk, NodeRef
 from mllm_plugin.text.lexical import TermCounts, score_terms
 from mllm_plugin.tree.editor import LOWEST_LEVEL
@@ -42,19 +42,19 @@ class Frontier:
     """Nodes to go into for one query, best first.
 
     Attributes:
-        scores: The path's included [n].
-        vectors: Embeddings as stored [n, r, d]; none for a root.
-        live: Live chunks below each [n].
-        parents: Place of each one's parent in the frontier above [n].
+        scores: The path's included.
+        vectors: Embeddings as stored; none for a root.
+        live: Live chunks below each.
+        parents: Place of each one's parent in the frontier above.
         scored: Embeddings compared with the query so far.
         visited: Nodes gone into so far, these not included.
     """
 
     refs: tuple[NodeRef, ...]
-    scores: NDArray[np.float32]
-    vectors: NDArray[np.float32]
-    live: NDArray[np.int64]
-    parents: NDArray[np.int64]
+    scores: Float32[np.ndarray, " n"]
+    vectors: Float32[np.ndarray, "n r d"]
+    live: Int64[np.ndarray, " n"]
+    parents: Int64[np.ndarray, " n"]
     scored: int = 0
     visited: int = 0
 
@@ -83,8 +83,8 @@ class Fetched:
 
     embedding_chunks: Sequence[CachedChunk]
     spans: Mapping[NodeRef, tuple[int, int]]
-    ids: NDArray[np.int64]
-    live: NDArray[np.int64]
+    ids: Int64[np.ndarray, " n"]
+    live: Int64[np.ndarray, " n"]
 
     @classmethod
     def of(cls, view: View, refs: Iterable[NodeRef]) -> Fetched:
@@ -114,7 +114,7 @@ class Fetched:
             )
         return cls.of(view, (ref for frontier in frontiers for ref in frontier.refs))
 
-    def rows(self, refs: Iterable[NodeRef]) -> NDArray[np.int64]:
+    def rows(self, refs: Iterable[NodeRef]) -> Int64[np.ndarray, " k"]:
         """The rows of some of the nodes, in the order of the nodes."""
         return joined([np.arange(*self.spans[ref]) for ref in refs], np.int64)
 
@@ -122,8 +122,8 @@ class Fetched:
         """How many rows each of the nodes has."""
         return [last - first for first, last in (self.spans[ref] for ref in refs)]
 
-    def chunk_vectors(self, dim: int) -> NDArray[np.float32]:
-        """Pooled embeddings [n, d] below nodes of the lowest level."""
+    def chunk_vectors(self, dim: int) -> Float32[np.ndarray, "n {dim}"]:
+        """Pooled embeddings below nodes of the lowest level."""
         if not self.embedding_chunks:
             return np.zeros((0, dim), np.float32)
         return np.concatenate([children.vectors[:, 0] for children in self.embedding_chunks])
@@ -165,16 +165,16 @@ class _Step:
     """One step down: what lies below all frontiers, and how the best of it is chosen.
 
     Attributes:
-        below: Chunks that may be returned below each embedding [n].
+        below: Chunks that may be returned below each embedding.
         path_weight: What the parent's score counts.
         slack: The ranker's slack; None without one.
         width: Nodes kept.
     """
 
     fetched: Fetched
-    vectors: NDArray[np.float32]
-    versions: NDArray[np.int64]
-    below: NDArray[np.int64]
+    vectors: Float32[np.ndarray, "n r d"]
+    versions: Int64[np.ndarray, " n"]
+    below: Int64[np.ndarray, " n"]
     path_weight: float
     slack: float | None
     level: int
@@ -197,8 +197,8 @@ class _Step:
             beam=beam,
         )
 
-    def down(self, frontier: Frontier, scores: NDArray[np.float32]) -> Frontier:
-        """The best embeddings below a frontier, given the scores of all that was fetched [n]."""
+    def down(self, frontier: Frontier, scores: Float32[np.ndarray, " n"]) -> Frontier:
+        """The best embeddings below a frontier, given the scores of all that was fetched."""
         fetched, rows = self.fetched, self.fetched.rows(frontier.refs)
         scored = frontier.scored + len(rows) * self.vectors.shape[1]
         scores = scores[rows]
@@ -219,7 +219,7 @@ class _Step:
             visited=frontier.visited + len(frontier.refs),
         )
 
-    def _count(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> int:
+    def _count(self, rows: Int64[np.ndarray, " k"], scores: Float32[np.ndarray, " k"]) -> int:
         """How many to keep of rows in order of their scores."""
         enough = int(np.searchsorted(np.cumsum(self.below[rows]), self.beam.need)) + 1
         return max(min(self.width, likely(scores, self.level, self.slack)), self.beam.least, enough)

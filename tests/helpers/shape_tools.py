@@ -12,7 +12,7 @@ import jaxtyping
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-_ARRAY = re.compile(r"\b(Bool|Float|Int)\d*\[")
+_ARRAY = re.compile(r"\b(Bool|Float|Shaped|U?Int)\d*\[")
 
 
 def arrays_only(function: Callable[..., Any]) -> Callable[..., Any]:

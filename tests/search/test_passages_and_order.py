@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mllm_plugin import Hit, Hits, InvalidInputError
@@ -11,6 +12,7 @@ from mllm_plugin.search.query import Query
 from mllm_plugin.search.rerank import hits_needed, reranked
 
 TEXT = "abcdefghijklmnopqrstuvwxyz"
+ASKED = Query("a", np.ones((1, 2), np.float32))
 
 
 def hit(
@@ -56,15 +58,17 @@ class ByLength(Reranker):
 def test_a_reranker_sees_more_than_are_wanted_and_orders_them():
     hits = Hits([hit(0, 4, 0.9), hit(5, 6, 0.8), hit(7, 10, 0.7)])
     assert (hits_needed(None, 3), hits_needed(ByLength(), 3), hits_needed(ByLength(), 9)) == (3, 7, 9)
-    ((first, second),) = reranked(ByLength(), [Query("a", None)], [hits], 2)
+    ((first, second),) = reranked(ByLength(), [ASKED], [hits], 2)
     assert (first.text, second.text) == ("f", "hij")
     assert (first.score, second.score) == (-1.0, -3.0)
-    assert list(reranked(ByLength(), [Query("", None)], [hits], 2)[0]) == list(hits[:2])  # no words to go by
-    assert reranked(None, [Query("a", None)], [hits], 2) == [hits]
+    assert list(reranked(ByLength(), [Query("", ASKED.vectors)], [hits], 2)[0]) == list(
+        hits[:2]
+    )  # no words to go by
+    assert reranked(None, [ASKED], [hits], 2) == [hits]
 
 
 @pytest.mark.parametrize("scores", [[1.0], [1.0, float("nan"), 2.0], ["a", "b", "c"]])
 def test_scores_that_are_none_are_refused(scores):
     hits = Hits([hit(0, 4, 0.9), hit(5, 6, 0.8), hit(7, 10, 0.7)])
     with pytest.raises(InvalidInputError, match="the reranker"):
-        reranked(ByLength(scores), [Query("a", None)], [hits], 2)
+        reranked(ByLength(scores), [ASKED], [hits], 2)
