@@ -47,7 +47,7 @@ from mllm_plugin.memory.opening import (
 from mllm_plugin.models.files import choose_device
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.passages import merged
-from mllm_plugin.search.recency import Recency
+from mllm_plugin.search.query import Recency
 from mllm_plugin.store.database import Watcher
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace

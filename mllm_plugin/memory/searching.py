@@ -17,9 +17,8 @@ from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.opening import DEFAULT
 from mllm_plugin.search.engine import Clock, Request
 from mllm_plugin.search.overview import overview
-from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.query import Query, make_queries, recency_of
 from mllm_plugin.search.recall import recall
-from mllm_plugin.search.recency import recency_of
 from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.listing import Listing

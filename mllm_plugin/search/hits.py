@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.rank import Ranked
-from mllm_plugin.search.view import View
 from mllm_plugin.shapes import Float32
 from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.store.snapshot import NodeRow, Place

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllm_plugin.search.view import View
+from mllm_plugin.search.query import View
 from mllm_plugin.search.walk import Frontier
 from mllm_plugin.shapes import Bool, Float16, Float32, Int64
 from mllm_plugin.store.decoded import NodeRef
