@@ -1,4 +1,5 @@
-"""The walk over the arrays of one namespace: level by level over contiguous ranges, for a batch of queries.
+"""The walk over the arrays of one namespace: level by level over contiguous ranges, for a batch of queries;
+and words and windows of chunks, scored where they lie.
 
 Shapes: b queries, l levels that a query is given for (1 or left out where it is the same on all), m vectors
 per query, d dimensions, R rows of the arrays, w ranges of rows, n chunks found.
