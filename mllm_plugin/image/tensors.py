@@ -2,7 +2,7 @@
 
 Products of codes are whole numbers that float32 adds exactly in whatever order, and all else is done in the
 same order of operations. The queries of a batch walk side by side: what each has is filled up to the longest.
-Shapes: as in `plain`; w ranges per query, t rows per query, k of them that are kept.
+Shapes: as in `plain`, but w ranges of a query, t rows of a query; k of these that are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Reached(NamedTuple):
     """Rows that each query compares.
 
     Attributes:
-        rows: Row by row.
+        rows: Their numbers, range after range.
         owners: Which of its ranges each comes from.
         real: False for those that only fill up.
     """
@@ -163,7 +163,7 @@ def exact(
     return _added(lanes.unbind(-1)).amax(-1)
 
 
-def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Float64[Tensor, "*n"]:
+def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Float64[Tensor, "..."]:
     """Their sum, from the first to the last."""
     rest = iter(parts)
     total = next(rest)
