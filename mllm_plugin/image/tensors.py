@@ -163,7 +163,7 @@ def exact(
     return _added(lanes.unbind(-1)).amax(-1)
 
 
-def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Float64[Tensor, "..."]:
+def _added(parts: Iterator[Tensor] | tuple[Tensor, ...]) -> Float64[Tensor, "*n"]:
     """Their sum, from the first to the last."""
     rest = iter(parts)
     total = next(rest)
