@@ -201,7 +201,7 @@ def _stored(value: NDArray[np.floating], name: str) -> NDArray[np.floating]:
 
 @lru_cache(maxsize=8)
 def shipped_weights(encoder: str) -> Weights | None:
-    """Weights that come with the package for an encoder, by its fingerprint; None when there are none."""
+    """Weights for an encoder by its fingerprint; None when the package has none."""
     folder = files("mllm_plugin") / _SHIPPED
     for source in folder.iterdir() if folder.is_dir() else ():
         if (source / CONFIG_NAME).is_file():
