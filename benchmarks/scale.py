@@ -6,8 +6,9 @@ r"""Vectors alone, as many as asked: the walk over the search image beside faiss
     OMP_NUM_THREADS=1 python benchmarks/scale.py … --only memory hnswlib scann chroma lancedb
 
 Real vectors as far as they go, then mixtures of near neighbours (`vectors.mixtures`); the questions are real.
-One thread, one run. Recall is the share of the exact ten best among the ten that are returned. "Scored"
-counts the embeddings compared with a query, nodes and centroids included.
+One run, and one thread unless `--threads` and OMP_NUM_THREADS say more. Recall is the share of the exact ten
+best among the ten that are returned. "Scored" counts the embeddings compared with a query, nodes
+and centroids included.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from indexes import (
     K,
     Method,
     Search,
+    Shape,
     chroma,
     faiss_hnsw,
     flat,
@@ -37,29 +39,25 @@ from indexes import (
 from numpy.typing import NDArray
 from vectors import Vectors, exact_best, mixtures, real_vectors
 
-_GRAPHS = {
+_INDEXES = {
     "flat": flat,
     "memory": memory,
     "faiss-hnsw": faiss_hnsw,
     "hnswlib": hnswlib_index,
     "usearch": usearch_index,
     "chroma": chroma,
+    "scann": scann_index,
+    "lancedb": lancedb_index,
 }
-_LISTS = {"scann": scann_index, "lancedb": lancedb_index}
 RIVALS = ("flat", "memory", "ivf", "ivf-8bit", "ivf-fast-scan", "faiss-hnsw", "hnswlib", "usearch")
 OTHERS = ("scann", "chroma", "lancedb")  # where they are installed
 
 
 def methods(vectors: Vectors, options: argparse.Namespace) -> Iterator[Method]:
     """Each index in turn, so that only one is held at a time."""
-    lists = options.lists
+    shape = Shape(options.lists, options.edges, options.finalists, options.threads)
     for name in options.only:
-        if name in _GRAPHS:
-            yield _GRAPHS[name](vectors)
-        elif name in _LISTS:
-            yield _LISTS[name](vectors, lists)
-        else:
-            yield ivf(vectors, name, lists)
+        yield _INDEXES[name](vectors, shape) if name in _INDEXES else ivf(vectors, shape, name)
 
 
 def row(
@@ -98,14 +96,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def main() -> None:
     taken = arguments((__doc__ or "").splitlines()[0])
-    taken.add_argument("--lists", type=int, default=1024)
+    taken.add_argument("--lists", type=int, default=1024, help="of indexes that have lists")
+    taken.add_argument("--edges", type=int, default=16, help="per vector, of graphs")
+    taken.add_argument("--finalists", type=int, default=24, help="compared exactly by ScaNN and fast-scan")
+    taken.add_argument("--threads", type=int, default=1, help="that build and search")
     taken.add_argument("--only", nargs="+", choices=(*RIVALS, *OTHERS), default=list(RIVALS))
     options = taken.parse_args()
     real, queries = real_vectors(options)
     vectors = mixtures(real, options.count)
     truth = exact_best(vectors, queries, K)
     counts = f"{len(real)} real vectors, {len(vectors)} in all, {len(queries)} questions"
-    print(f"On {machine()}, one thread; {counts}.\n")
+    print(f"On {machine()}, {options.threads} threads; {counts}.\n")
     built = []
 
     def rows() -> Iterator[list[str]]:

@@ -13,7 +13,7 @@ from mllm_plugin.config import TreeConfig
 from mllm_plugin.encoders.base import unit
 from mllm_plugin.image.space import Level, Space, arrange
 from mllm_plugin.text.lexical import TermCounts
-from mllm_plugin.tree.clustering import group
+from mllm_plugin.tree.clustering import group, sums_of
 
 
 def tree_levels(vectors: Vectors, config: TreeConfig) -> Iterator[tuple[Vectors, NDArray[np.int64]]]:
@@ -22,9 +22,7 @@ def tree_levels(vectors: Vectors, config: TreeConfig) -> Iterator[tuple[Vectors,
     while len(vectors) > config.target(level):
         labels = group(vectors, config.target(level), config.cap(level), config.floor(level), config.seed)
         yield vectors, labels
-        order = np.argsort(labels, kind="stable")
-        starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
-        vectors, level = unit(np.add.reduceat(vectors[order], starts, axis=0)), level + 1
+        vectors, level = unit(sums_of(vectors, labels)), level + 1
     yield vectors, np.zeros(len(vectors), np.int64)
 
 

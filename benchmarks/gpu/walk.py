@@ -36,7 +36,7 @@ from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.image import Plan, Space, nearest
 from mllm_plugin.image.kernels import kernels
-from mllm_plugin.image.placed import placed
+from mllm_plugin.image.placed import Placed, placed
 from mllm_plugin.text.lexical import TermCounts
 
 _K = 10
@@ -155,6 +155,9 @@ def walks(space: Space, queries: Vectors, options: argparse.Namespace) -> None:
         if width == options.widths[len(options.widths) // 2]:
             name = f"walk on the CPU, {kernels().__name__.rsplit('.', 1)[-1]}"
             table.add(name, f"beam {width}", walk_of(space, width), float(scored.mean()), 256)
+            some = Placed(space, device, space.codes[: space.nodes + len(space.chunk_ids) // 4].nbytes)
+            name = "walk on the device, a quarter of the chunks there"
+            table.add(name, f"beam {width}", walk_of(some, width), float(scored.mean()))
     table.print()
     if device.type == "cuda":
         print(f"\n{torch.cuda.memory_allocated(device) / 2**20:,.0f} MiB on the device, the scan's included.")

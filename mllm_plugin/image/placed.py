@@ -1,4 +1,8 @@
-"""A namespace's arrays on a device as well, so that walks go there."""
+"""A namespace's arrays on a device as well, so that walks go there.
+
+The embeddings of the nodes lie there, and of the chunks as many as have room; those of others are read from
+the image, once for all queries of a batch.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +23,28 @@ _SHARE = 0.8  # of a device's free memory that one namespace may take
 
 
 class Placed(Space):
-    """A space whose codes lie on a device, and the embeddings of its chunks too if they have room there.
+    """A space that is walked on a device.
 
     Args:
-        host: The arrays; all that is moved is checked first.
+        host: The arrays; all of them are checked first.
         device: Where to.
+        room: Bytes that codes and embeddings may take there.
 
     Raises:
         DamagedImageError: The arrays are not what was written.
     """
 
     _host: Space
-    _there: dict[str, Tensor]
+    _there: dict[str, Any]
     _counted: tuple[NDArray[np.uint32], Tensor]
 
-    def __init__(self, host: Space, device: torch.device) -> None:
+    def __init__(self, host: Space, device: torch.device, room: int) -> None:
         super().__init__(**{field.name: getattr(host, field.name) for field in fields(Space)})
         host.check(np.zeros(1, np.int64), np.array([len(host.ids)]))
         host.check_vectors(np.arange(len(host.chunk_ids)))
-        there = {name: _moved(getattr(host, name), device) for name in ("codes", "scales", "first")}
-        if host.halves.nbytes <= _room(device):
-            there["halves"] = _moved(host.halves, device)
+        there: dict[str, Any] = {name: _moved(getattr(host, name), device) for name in ("scales", "first")}
+        there["codes"] = _as_room(host.codes, device, room, least=host.nodes)
+        there["halves"] = _as_room(host.halves, device, room - host.codes.nbytes)
         counted = host.live, _moved(host.live.astype(np.int64), device)
         self.__dict__.update(_host=host, _there=there, _counted=counted)
 
@@ -65,9 +70,7 @@ class Placed(Space):
         self, chunks: Sequence[NDArray[np.int64]], queries: NDArray[np.float32]
     ) -> list[NDArray[np.float64]]:
         """As `Space.exact`, of all queries at once."""
-        halves, sizes = self._there.get("halves"), [len(own) for own in chunks]
-        if halves is None:
-            return super().exact(chunks, queries)
+        halves, sizes = self._there["halves"], [len(own) for own in chunks]
         filled = np.zeros((len(chunks), max(sizes, default=0)), np.int64)
         for row, own in zip(filled, chunks, strict=True):
             row[: len(own)] = own
@@ -90,9 +93,9 @@ class Placed(Space):
 
 
 def placed(space: Space, device: torch.device) -> Space:
-    """The arrays with their codes on a device; as they are where these have no room there."""
-    needed = space.codes.nbytes + space.scales.nbytes + space.first.nbytes + 2 * space.live.nbytes
-    return Placed(space, device) if needed <= _room(device) else space
+    """The arrays for walks on a device; as they are where not even the nodes have room there."""
+    room = _room(device) - space.scales.nbytes - space.first.nbytes - 2 * space.live.nbytes
+    return Placed(space, device, room) if space.codes[: space.nodes].nbytes <= room else space
 
 
 def _room(device: torch.device) -> int:
@@ -104,3 +107,11 @@ def _room(device: torch.device) -> int:
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
     return torch.tensor(array, device=device)
+
+
+def _as_room(
+    array: NDArray[Any], device: torch.device, room: int, least: int = 1
+) -> Tensor | tensors.Streamed:
+    """Rows on a device, or as many as there is room for and at least so many."""
+    many = max(least, room // max(1, array[:1].nbytes))
+    return _moved(array, device) if many >= len(array) else tensors.Streamed(array, device, many)

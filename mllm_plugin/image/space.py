@@ -20,6 +20,7 @@ from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int8, Int
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.text.lexical import TermCounts
 
+_FEW = 256
 _HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # quicker than a cast
 
 
@@ -192,6 +193,17 @@ def quantise(
     return np.rint(vectors / scales[..., None]).astype(np.int8), scales
 
 
+def _quantised(
+    vectors: Float16[np.ndarray, "n d"],
+) -> tuple[Int8[np.ndarray, "n d"], Float32[np.ndarray, " n"]]:
+    """`quantise` for many, a few at a time, which a cache holds."""
+    codes, scales = np.empty(vectors.shape, np.int8), np.empty(len(vectors), np.float32)
+    for first in range(0, len(vectors), _FEW):
+        some = slice(first, first + _FEW)
+        codes[some], scales[some] = quantise(vectors[some])
+    return codes, scales
+
+
 @dataclass(frozen=True)
 class Level:
     """Rows of one level, in the order of their parents.
@@ -213,7 +225,7 @@ def arrange(levels: Sequence[Level], terms: TermCounts, version: int) -> Space:
     """Puts levels, the top first and the chunks last, into one set of arrays."""
     bounds = np.cumsum([0, *(len(level.ids) for level in levels)])
     sizes = np.concatenate([np.zeros(0, np.int64), *(level.sizes for level in levels[:-1])])
-    coded = [quantise(level.vectors) for level in levels]
+    coded = [_quantised(level.vectors) for level in levels]
     above = [level.versions for level in levels[:-1]]
     return Space(
         version=version,

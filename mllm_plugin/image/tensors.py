@@ -15,16 +15,41 @@ import torch
 from torch import Tensor
 
 from mllm_plugin.image.plain import LANES, LONGEST
-from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int8, Int64
+from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int8, Int64, Shaped
 
 _LOWEST = torch.iinfo(torch.int64).min  # the key of what is not kept
 _STEP = 1 << 28  # products that are added up at once
 
 
+class Streamed:
+    """Rows of which the first lie on a device; the others go there when they are read.
+
+    Args:
+        array: All rows, in memory or in a mapped file.
+        device: Where to.
+        many: How many of them lie there.
+    """
+
+    def __init__(self, array: Shaped[np.ndarray, "R d"], device: torch.device, many: int) -> None:
+        self._there, self._rest = torch.tensor(array[:many], device=device), array[many:]
+        self.device, self.shape = device, torch.Size(array.shape)
+
+    def __getitem__(self, rows: Int64[Tensor, "*n"]) -> Shaped[Tensor, "*n d"]:
+        """Some rows, as a tensor on the device."""
+        many = len(self._there)
+        found = self._there[rows.clamp(max=many - 1)]
+        away = rows >= many
+        wanted, places = torch.unique(rows[away], return_inverse=True)  # queries of a batch meet in them
+        if len(wanted):
+            fetched = torch.from_numpy(self._rest[wanted.cpu().numpy() - many]).to(self.device)
+            found[away] = fetched[places]
+        return found
+
+
 class Tree(NamedTuple):
     """What a walk reads, on the device: `Space.codes`, `.scales`, and counts below each row."""
 
-    codes: Int8[Tensor, "R d"]
+    codes: Int8[Tensor, "R d"] | Streamed
     scales: Float32[Tensor, " R"]
     live: Int64[Tensor, " R"]
 
@@ -56,7 +81,7 @@ class Reached(NamedTuple):
 
 
 def descend(
-    codes: Int8[Tensor, "R d"],
+    codes: Int8[Tensor, "R d"] | Streamed,
     scales: Float32[Tensor, " R"],
     live: Int64[Tensor, " R"],
     first: Int64[Tensor, " _"],
@@ -82,7 +107,7 @@ def descend(
 
 
 def score(
-    codes: Int8[Tensor, "R d"],
+    codes: Int8[Tensor, "R d"] | Streamed,
     scales: Float32[Tensor, " R"],
     live: Int64[Tensor, " R"],
     starts: Int64[np.ndarray, " w"],
@@ -117,7 +142,7 @@ def score(
 
 
 def nearest(
-    codes: Int8[Tensor, "R d"],
+    codes: Int8[Tensor, "R d"] | Streamed,
     scales: Float32[Tensor, " R"],
     live: Int64[Tensor, " R"],
     first: Int64[Tensor, " _"],
@@ -142,7 +167,9 @@ def nearest(
 
 
 def exact(
-    vectors: Float16[Tensor, "c d"], chunks: Int64[Tensor, "b n"], queries: Float32[Tensor, "b m d"]
+    vectors: Float16[Tensor, "c d"] | Streamed,
+    chunks: Int64[Tensor, "b n"],
+    queries: Float32[Tensor, "b m d"],
 ) -> Float64[Tensor, "b n"]:
     """As `plain.exact`, for a batch.
 

@@ -142,9 +142,9 @@ class MemoryIndex:
             create: Make the memory when there is none.
             read_only: Never write; works without write permission.
             device: "cuda", "cuda:1", "cpu", …: where an encoder given by name runs, and where searches over
-                the search image compare embeddings, with the same results. Namespaces that have no room
-                there are searched on the CPU. Left out, the encoder runs on CUDA when there is one, and
-                searches on the CPU.
+                the search image compare embeddings, with the same results. Chunks that have no room
+                there are streamed. Left out, the encoder runs on CUDA when there is one, and searches on the
+                CPU.
 
         Raises:
             EncoderMismatchError: The memory was written with another encoder.

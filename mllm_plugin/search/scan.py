@@ -57,7 +57,7 @@ class Scan:
         scores = [cosines_of(view, queries, part.vectors[:, None]) for part in image.parts]
         found = []
         for place, (terms, _) in enumerate(view.words(queries)):
-            cosine = joined([part[place][rows] for part, rows in zip(scores, keep, strict=True)])
+            cosine = joined([part[place][rows] for part, rows in zip(scores, keep, strict=True)], np.float32)
             lexical = joined([part.lexical(terms, view.lexical)[rows] for part, rows in parts])
             found.append(Evidence(ids, cosine, lexical))
         return cls(image, keep, found)

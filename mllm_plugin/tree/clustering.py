@@ -106,11 +106,22 @@ def _centroids(
     vectors: Float32[np.ndarray, "n d"], labels: Int64[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "k d"]:
     """Normalised means [k, d] of groups labelled 0 … k - 1."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
-    sums = np.add.reduceat(vectors[order], starts, axis=0)
+    sums = sums_of(vectors, labels)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     return (sums / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+
+
+def sums_of(
+    vectors: Float32[np.ndarray, "n d"], labels: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "k d"]:
+    """Sums [k, d] of groups labelled 0 … k - 1."""
+    order, ends = np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels)).tolist()
+    sums = np.empty((len(ends), vectors.shape[1]), dtype=np.float32)
+    for start, end, own in zip([0, *ends], ends, sums, strict=False):
+        np.add.reduce(
+            vectors.take(order[start:end], axis=0), axis=0, out=own
+        )  # `reduceat`: five times as long
+    return sums
 
 
 def _dissolve_small(

@@ -112,7 +112,7 @@ def test_a_batch_gives_what_single_queries_give(library, queries):
 
 @pytest.mark.parametrize("width", [1, 6, None])
 @pytest.mark.parametrize("mapped", [False, True], ids=["one query", "a query per level"])
-@pytest.mark.parametrize("kind", ["compiled", "torch"])
+@pytest.mark.parametrize("kind", ["compiled", "torch", "streamed"])
 def test_all_kernels_agree_to_the_bit(library, queries, monkeypatch, width, mapped, kind):
     space = space_of(library)
     if mapped:
@@ -124,11 +124,48 @@ def test_all_kernels_agree_to_the_bit(library, queries, monkeypatch, width, mapp
         pytest.importorskip("numba")
         assert space.kernels is not plain
     else:
+        if kind == "streamed":
+            leave_room_for(monkeypatch, space, chunks=50)
         own = placed(space, torch.device("cpu"))
         assert own.kernels is tensors
+        assert isinstance(own.tree(space.live)[0], tensors.Streamed) == (kind == "streamed")
     found = [all_found(own, queries, plan, chosen) for chosen in (None, counts)]
     monkeypatch.setattr("mllm_plugin.image.space.kernels", lambda: plain)
     assert found == [all_found(space, queries, plan, chosen) for chosen in (None, counts)]
+
+
+def leave_room_for(monkeypatch, space, chunks):
+    """A device that holds the nodes and so many chunks of a space."""
+    needed = space.codes[: space.nodes + chunks].nbytes + space.scales.nbytes + space.first.nbytes
+    monkeypatch.setattr("mllm_plugin.image.placed._room", lambda device: needed + 2 * space.live.nbytes)
+
+
+def test_what_has_no_room_on_a_device_is_read_from_the_image(library, queries, monkeypatch):
+    """Once for a whole batch, and no more than is compared."""
+    space, read = space_of(library), []
+    leave_room_for(monkeypatch, space, chunks=50)
+    own = placed(space, torch.device("cpu"))
+    streamed = own.tree(space.live)[0]
+
+    class Watched(np.ndarray):
+        def __getitem__(self, rows):
+            found = super().__getitem__(rows)
+            read.append(len(found))
+            return found
+
+    assert len(streamed._there) == space.nodes + 50
+    monkeypatch.setattr(streamed, "_rest", streamed._rest.view(Watched))
+    found = walk(own, queries, Plan(3))
+    away = {row for one in found for row in one.chunks.tolist() if row >= 50}
+    assert away
+    assert sum(read) == len(away)
+    assert streamed[torch.tensor([0, len(space.ids) - 1])].tolist() == space.codes[[0, -1]].tolist()
+
+
+def test_a_space_without_room_for_its_nodes_is_walked_where_it_is(library, monkeypatch):
+    space = space_of(library)
+    leave_room_for(monkeypatch, space, chunks=-1)
+    assert placed(space, torch.device("cpu")) is space
 
 
 def test_the_nearest_are_the_best_that_the_walk_reaches(library, queries, monkeypatch):
