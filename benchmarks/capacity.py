@@ -22,8 +22,7 @@ from common import machine, print_table
 from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex, SearchConfig
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.protocols import TextEncoder, Vectors
-from mllm_plugin.store.embedding_chunks import load_embedding_chunk
-from mllm_plugin.store.image import build_image
+from mllm_plugin.store.decoded import build_image, load_embedding_chunk
 from mllm_plugin.text.chunking import split_text
 
 _DEFAULT_SIZES = (1_000, 10_000, 100_000, 1_000_000)

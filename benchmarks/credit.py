@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from routing import prepare
 
 from mllm_plugin import ChunkingConfig, MemoryIndex
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.rank import rank
 from mllm_plugin.search.scan import Scan
-from mllm_plugin.search.view import View
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache, load_embedding_chunk
-from mllm_plugin.store.image import build_image
+from mllm_plugin.store.decoded import EmbeddingChunkCache, build_image, load_embedding_chunk
 from mllm_plugin.training.routing.samples import routed_chunks
 
 _DEPTH = 100

@@ -21,12 +21,10 @@ from numpy.typing import NDArray
 from retrieval import identifier_questions
 
 from mllm_plugin import MemoryIndex
-from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.query import Query, View, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
 from mllm_plugin.search.scan import scan
-from mllm_plugin.search.view import View
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
-from mllm_plugin.store.image import build_image
+from mllm_plugin.store.decoded import EmbeddingChunkCache, build_image
 from mllm_plugin.text.lexical import TermCounts, term_hash, terms_of
 
 _CANDIDATES = 500

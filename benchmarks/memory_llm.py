@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from mllm_plugin import Document
 from mllm_plugin.llm import MemoryReader, load_llm, shipped_reader
 from mllm_plugin.llm.generate import generate, stream
-from mllm_plugin.memory.scope import Scope
+from mllm_plugin.memory.checks import Scope
 from mllm_plugin.memory_llm import MemoryLLM
 from mllm_plugin.memory_llm.plan import Plan
 from mllm_plugin.memory_llm.question import turns_of

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin import Document
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker
-from mllm_plugin.hierarchy.shipped import shipped_weights
+from mllm_plugin.hierarchy.weights import shipped_weights
 from mllm_plugin.training.leaf import LeafEvidence, calibrate_relevance, collect_evidence
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")

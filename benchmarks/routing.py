@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 
 from mllm_plugin import ChunkingConfig, Document, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy, MappedRanker
-from mllm_plugin.search.query import Query, make_queries
-from mllm_plugin.search.view import View
+from mllm_plugin.search.query import Query, View, make_queries
 from mllm_plugin.search.walk import Beam, walk
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
+from mllm_plugin.store.decoded import EmbeddingChunkCache
 from mllm_plugin.training.routing.samples import draw_spans, read_leaves, routed_chunks
 
 WIDTHS = (8, 16, 32, 48, 64, 96, 128, 192)

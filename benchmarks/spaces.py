@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vectors import Vectors
 
 from mllm_plugin.config import TreeConfig
-from mllm_plugin.encoders.vectors import unit
+from mllm_plugin.encoders.base import unit
 from mllm_plugin.image.space import Level, Space, arrange
 from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.clustering import group, sums_of

@@ -10,7 +10,7 @@ from beir import read_corpus, read_queries
 from common import cached_encoder
 from numpy.typing import NDArray
 
-from mllm_plugin.encoders.vectors import unit
+from mllm_plugin.encoders.base import unit
 
 Vectors = NDArray[np.float32]
 _NEAR = 16

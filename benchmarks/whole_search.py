@@ -21,7 +21,7 @@ from vectors import mixtures, real_vectors
 
 from mllm_plugin import Document, IndexBuilder, MemoryConfig, MemoryIndex
 from mllm_plugin.config import SearchConfig
-from mllm_plugin.encoders.vectors import unit
+from mllm_plugin.encoders.base import unit
 from mllm_plugin.protocols import TextEncoder
 
 _WORDS = 96

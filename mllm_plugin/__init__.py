@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from mllm_plugin.memory import MemoryIndex
     from mllm_plugin.memory.batch import Batch
-    from mllm_plugin.search.recency import Recency
+    from mllm_plugin.search.query import Recency
     from mllm_plugin.types import (
         AddReport,
         BuildReport,
@@ -133,7 +133,7 @@ _HOMES = {
     "Batch": "memory.batch",
     "IndexBuilder": "bulk.builder",
     "MemoryIndex": "memory",
-    "Recency": "search.recency",
+    "Recency": "search.query",
     "reembed": "bulk.reembedding",
     "repair": "bulk.repairing",
 }

@@ -28,7 +28,7 @@ from mllm_plugin import (
 )
 from mllm_plugin.folder import packed, read_pair, unpacked, write_file, write_pair
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker
-from mllm_plugin.store.hierarchies import save_hierarchy
+from mllm_plugin.store.settings import save_hierarchy
 from tests.helpers.damage_tools import LEVEL, damages
 from tests.helpers.file_tools import changing
 from tests.helpers.toy import ToyEncoder

@@ -17,12 +17,11 @@ from mllm_plugin.image.space import Level, arrange
 from mllm_plugin.image.tensors import Reached
 from mllm_plugin.llm.reading import window_counts
 from mllm_plugin.search.allowed import Allowed
-from mllm_plugin.search.beam import promising
 from mllm_plugin.search.query import Query
 from mllm_plugin.search.rank import Candidates, best_rows, joined, with_meaning
 from mllm_plugin.search.refold import Nodes
 from mllm_plugin.search.together import Union
-from mllm_plugin.search.walk import Frontier
+from mllm_plugin.search.walk import Frontier, promising
 from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.training.losses import listwise_loss
 from mllm_plugin.training.reader.stack import rms_norm

@@ -31,9 +31,9 @@ from common import DEFAULT_CACHE, machine, print_table
 from spaces import build_space
 from vectors import Vectors, mixtures, real_vectors
 
+from mllm_plugin.encoders.base import unit
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
-from mllm_plugin.encoders.vectors import unit
 from mllm_plugin.image import Plan, Space, nearest
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.placed import Placed, placed

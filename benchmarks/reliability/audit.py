@@ -13,9 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-_ANSWERED = {
-    "CVE-2025-69872": "diskcache unpickles what it stores: here it never does (store/cache_folder.py)"
-}
+_ANSWERED = {"CVE-2025-69872": "diskcache unpickles what it stores: here it never does (store/cache.py)"}
 
 
 def report(dependencies: Sequence[dict[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from langchain_mllm.documents import found_document
 from langchain_mllm.searching import Scoped, asearch, search, unknown_option
 from mllm_plugin import Hit, MemoryIndex
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.memory.scope import SCOPE
+from mllm_plugin.memory.checks import SCOPE
 
 _SEARCH = ("k", *SCOPE, "beam_width", "exact", "unique_documents")
 _OPTIONS = (*_SEARCH, "include_path", "min_relevance")

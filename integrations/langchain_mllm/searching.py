@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from langchain_mllm.documents import plain
 from mllm_plugin import Hit, MemoryIndex
 from mllm_plugin.errors import InvalidTypeError
-from mllm_plugin.memory.scope import SCOPE
+from mllm_plugin.memory.checks import SCOPE
 from mllm_plugin.types import Namespace
 
 _ELSEWHERE = {

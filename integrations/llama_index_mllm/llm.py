@@ -34,7 +34,7 @@ from llama_index_mllm.messages import (
 )
 from mllm_plugin import MemoryIndex
 from mllm_plugin.errors import InvalidTypeError
-from mllm_plugin.memory.scope import SCOPE
+from mllm_plugin.memory.checks import SCOPE
 from mllm_plugin.memory_llm.config import ReadingMode
 
 _HOW = ("mode", "k", "expand", "temperature", "max_tokens", "stop")

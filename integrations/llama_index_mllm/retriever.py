@@ -18,7 +18,7 @@ from llama_index_mllm.filters import Filter, memory_filter
 from llama_index_mllm.nodes import scored_node
 from llama_index_mllm.queries import matches
 from mllm_plugin import MemoryIndex
-from mllm_plugin.memory.scope import SCOPE
+from mllm_plugin.memory.checks import SCOPE
 
 _SEARCH = ("k", *SCOPE, "beam_width", "exact", "unique_documents")
 

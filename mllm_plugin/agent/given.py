@@ -9,7 +9,7 @@ from typing import Any
 from mllm_plugin import clock
 from mllm_plugin.agent.naming import FACT, MESSAGE, Told, given_metadata, hiding_mask, names_in
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 from mllm_plugin.types import Moment
 
 _NAMES = ("id", "kind", "speaker", "session")

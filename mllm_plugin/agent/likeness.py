@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mllm_plugin.agent.items import Duplicate
 from mllm_plugin.agent.naming import MESSAGE, own
-from mllm_plugin.encoders.vectors import as_vectors
+from mllm_plugin.encoders.base import as_vectors
 from mllm_plugin.lru import LRU
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.batch import Batch

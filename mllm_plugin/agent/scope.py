@@ -27,8 +27,8 @@ from mllm_plugin.calls.options import explain_calls
 from mllm_plugin.calls.twins import twin
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.memory.checks import at_least, ids_of, positive, share
-from mllm_plugin.memory.updating import KEEP
-from mllm_plugin.search.recency import Recency
+from mllm_plugin.memory.editing import KEEP
+from mllm_plugin.search.query import Recency
 from mllm_plugin.store.listing import Order
 from mllm_plugin.types import Moment, Namespace, RemoveReport
 

@@ -25,7 +25,7 @@ from mllm_plugin.agent.naming import (
 from mllm_plugin.errors import InvalidInputError, NotFoundError, VersionConflictError
 from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.checks import version_of
-from mllm_plugin.memory.updating import KEEP
+from mllm_plugin.memory.editing import KEEP
 from mllm_plugin.store.times import EXPIRED
 from mllm_plugin.types import AddReport, Document, Moment, Namespace, StoredDocument
 

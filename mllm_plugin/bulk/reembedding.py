@@ -17,7 +17,7 @@ from mllm_plugin.errors import EncoderMismatchError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.copies import check_target, mark_as_copy, masks_of
-from mllm_plugin.memory.hierarchies import DEFAULT
+from mllm_plugin.memory.opening import DEFAULT
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.types import AddReport, BuildReport, StoredDocument
 

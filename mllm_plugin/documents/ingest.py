@@ -11,16 +11,22 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.documents.given import Given, Seen, check_documents, describe, skips
-from mllm_plugin.encoders.text import document_batches, meaningless, token_limit, token_offsets
-from mllm_plugin.encoders.vectors import as_vectors, as_windows, listed
+from mllm_plugin.encoders.base import (
+    as_vectors,
+    as_windows,
+    document_batches,
+    listed,
+    meaningless,
+    token_limit,
+)
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
+from mllm_plugin.store.decoded import HierarchyInUse
 from mllm_plugin.store.documents import DocumentState, document_hash, document_state, same_fields, same_text
 from mllm_plugin.store.edit import StaleError, editing
-from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.times import Times
 from mllm_plugin.store.writer import PreparedDocument
@@ -259,7 +265,7 @@ class Ingest:
         if not split:
             return whole_text(document.text)
         limit = token_limit(self._encoder, self._config.chunking.chunk_tokens)
-        return split_text(document.text, limit, token_offsets(self._encoder))
+        return split_text(document.text, limit, self._encoder.token_offsets)
 
     def _embed(
         self, pieces: Sequence[Piece], known: Mapping[bytes, Embedding] = {}, *, keep: bool = True

@@ -21,8 +21,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from mllm_plugin import clock
 from mllm_plugin.documents.given import Seen, check_documents
 from mllm_plugin.documents.ingest import Ingest
+from mllm_plugin.encoders.base import as_vectors
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
-from mllm_plugin.encoders.vectors import as_vectors
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
 from mllm_plugin.protocols import TextEncoder
 from mllm_plugin.store.cache import hash_text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +20,20 @@ with needs("local", "a Hugging Face encoder", "open the memory with VectorsOnly(
     from torch import Tensor
 
 from mllm_plugin.encoders.folder import LONGEST, ModelFolder
-from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.encoders.short import MOST_TOKENS, short_bert
-from mllm_plugin.encoders.threads import on_one_thread
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.models.files import choose_device, explained, load_model, load_tokenizer, readable_texts
 from mllm_plugin.shapes import Bool, Float, Float32, Int
+from mllm_plugin.text.letters import plain_letters
 
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
 _COLUMNS = ("input_ids", "attention_mask", "offset_mapping")
 _SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
+_Result = TypeVar("_Result")
+_lock = threading.Lock()
+_threads: ThreadPoolExecutor | None = None
 
 
 class HuggingFaceEncoder(TokenReader):
@@ -172,7 +176,7 @@ class HuggingFaceEncoder(TokenReader):
         for rows in self._rows(plain):
             batch = self._batch([plain[row] for row in rows])
             short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
-            read = partial(on_one_thread, self._read) if short else self._read
+            read = partial(_on_one_thread, self._read) if short else self._read
             pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
             for row, window in zip(rows, windows_of_rows, strict=windows):
                 found[row] = window
@@ -294,3 +298,53 @@ def _windows(
         means = [torch.nn.functional.normalize(run.mean(dim=0), dim=-1) for run in runs]
         windows.append(torch.stack(means).numpy() if means else row.new_zeros((0, row.shape[-1])).numpy())
     return windows
+
+
+# -- short work on one thread: on a busy machine the others cost ten times what they save
+
+
+def _on_one_thread(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Calls a function where torch works with one thread; callers side by side each have one.
+
+    The number of threads belongs to the thread that sets it, and threads to come begin with the number that
+    was set last. So it is set in threads of our own, once, and never in the caller's.
+    """
+    if torch.get_num_threads() == 1:
+        return function(*arguments)
+    try:
+        future = _workers().submit(function, *arguments)
+    except RuntimeError:  # the interpreter is shutting down
+        return function(*arguments)
+    return future.result()
+
+
+def _workers() -> ThreadPoolExecutor:
+    global _threads
+    with _lock:
+        if _threads is None:
+            _threads = _start(min(8, os.cpu_count() or 1))
+        return _threads
+
+
+def _start(count: int) -> ThreadPoolExecutor:
+    before, all_there = torch.get_num_threads(), threading.Barrier(count)
+    pool = ThreadPoolExecutor(count, "mllm-short", initializer=_keep_to_one)
+    for future in [pool.submit(all_there.wait) for _ in range(count)]:
+        future.result()
+    torch.set_num_threads(before)
+    return pool
+
+
+def _keep_to_one() -> None:
+    torch.get_num_threads()  # a thread that was never asked begins anew with what was set last
+    torch.set_num_threads(1)
+
+
+def _forget() -> None:
+    """Threads do not live on in a forked process."""
+    global _threads, _lock
+    _threads, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from mllm_plugin.encoders.base import TextEncoder
 from mllm_plugin.encoders.bert import NumpyBert
 from mllm_plugin.encoders.folder import LONGEST, ModelFolder
-from mllm_plugin.encoders.letters import plain_letters
 from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import resolve_model
 from mllm_plugin.errors import EncoderMismatchError
 from mllm_plugin.models.files import damage, explained
+from mllm_plugin.text.letters import plain_letters
 
 if TYPE_CHECKING:
     from mllm_plugin.encoders.huggingface import HuggingFaceEncoder

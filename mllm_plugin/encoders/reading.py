@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.encoders.base import TextEncoder
-from mllm_plugin.encoders.letters import plain_letters
-from mllm_plugin.encoders.text import is_unread
 from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.text.letters import plain_letters
 
 LEAST_TOKENS = 8  # of text in a chunk, as in `ChunkingConfig`
+_UNREAD_SHARE = 0.75
 
 Tokens = tuple[Sequence[int], Sequence[tuple[int, int]]]
 """Ids and character spans of a text's tokens."""
@@ -62,3 +62,16 @@ def room_for_text(length: int, special: int, prefixes: Sequence[Sequence[int]]) 
             f"least {LEAST_TOKENS}; shorten query_prefix or document_prefix"
         )
     return room
+
+
+def is_unread(text: str, ids: Sequence[int], spans: Sequence[tuple[int, int]], unknown: int | None) -> bool:
+    """Whether most of a text, blanks aside, lies in unknown tokens.
+
+    Args:
+        text: As the tokenizer got it.
+        ids, spans: Its tokens and where they lie.
+        unknown: Id of the unknown token; None where there is none.
+    """
+    widths = [len(text[start:end].strip()) for start, end in spans]
+    lost = sum(width for token, width in zip(ids, widths, strict=True) if token == unknown)
+    return lost > 0 and lost >= _UNREAD_SHARE * sum(widths)

@@ -1,12 +1,17 @@
 """Level encoders and decoder-rankers: tensors in, tensors out; nothing here knows the tree or the store."""
 
 from mllm_plugin.hierarchy.hierarchy import IDENTITY, Hierarchy
-from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
-from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
+from mllm_plugin.hierarchy.modules import AttentionLevelEncoder, CosineRanker, MappedRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.reranking import PairReranker, RerankerLike, as_reranker
-from mllm_plugin.hierarchy.shipped import shipped_weights
-from mllm_plugin.hierarchy.weights import Weights, WeightsConfig, document_mark, parse_weights, read_weights
+from mllm_plugin.hierarchy.weights import (
+    Weights,
+    WeightsConfig,
+    document_mark,
+    parse_weights,
+    read_weights,
+    shipped_weights,
+)
 
 __all__ = [
     "IDENTITY",

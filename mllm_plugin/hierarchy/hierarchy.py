@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
-from mllm_plugin.hierarchy.fitting import check_level_encoder, check_ranker
-from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.hierarchy.leaf import LeafRanker
-from mllm_plugin.hierarchy.learned import MappedRanker
+from mllm_plugin.hierarchy.modules import (
+    CosineRanker,
+    MappedRanker,
+    MeanLevelEncoder,
+    check_level_encoder,
+    check_ranker,
+)
 from mllm_plugin.hierarchy.weights import Weights, modules_of, read_weights, weights_of
 from mllm_plugin.seam import adopted
 

@@ -2,11 +2,17 @@
 
 Its score depends on the query, the chunk and the namespace's statistics alone, so every search mode agrees
 and scores compare across queries. It stays a weighted sum when it is trained.
+
+What a search as a whole tells changes the relevance of its hits alone: a first hit that stands alone is worth
+more than one of many alike, and the same score is worth more where few chunks could have it by chance. Both
+are the same for every hit of a search, so relevance stays in order of the scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +20,6 @@ from numpy.typing import NDArray
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.folder import check_tensors
-from mllm_plugin.hierarchy.setting import FEATURES, Setting
 
 Scores = NDArray[np.floating]
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -22,6 +27,40 @@ Tensors = Mapping[str, NDArray[np.float32]]
 NO_MEANING = -2.0  # in place of the cosine of a chunk whose embedding is zero
 _SHAPES = {"weights": (3,), "relevance": (2,)}
 _SETTING = "setting"
+AMONG = 10  # best chunks that the first is compared with
+_LEAD, _CHUNKS = (0.5, 0.35), (6.0, 2.0)  # about the middle and the spread over kinds of memories
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Of one search in one namespace: whether its hits answer the query.
+
+    Attributes:
+        lead: Score of the best chunk less the mean of the nine that follow.
+        chunks: That were searched.
+    """
+
+    lead: float
+    chunks: int
+
+    @classmethod
+    def of(cls, scores: NDArray[np.floating], chunks: int) -> Setting:
+        """From the scores [n] of what a search found, n at least 1."""
+        best = np.sort(scores)[::-1][:AMONG]
+        return cls(float(best[0] - best[1:].sum() / len(best[1:])) if len(best) > 1 else _LEAD[0], chunks)
+
+    def features(self) -> NDArray[np.float64]:
+        """About normal numbers, in the order of the attributes [f]."""
+        return self._features
+
+    @cached_property
+    def _features(self) -> NDArray[np.float64]:
+        lead = (self.lead - _LEAD[0]) / _LEAD[1]
+        chunks = (float(np.log(max(1, self.chunks))) - _CHUNKS[0]) / _CHUNKS[1]
+        return np.array([min(3.0, max(-3.0, number)) for number in (lead, chunks)])
+
+
+FEATURES = len(fields(Setting))
 
 
 class LeafRanker:

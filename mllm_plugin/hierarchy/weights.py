@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,15 +28,14 @@ from mllm_plugin.folder import (
     write_pair,
 )
 from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
-from mllm_plugin.hierarchy.learned import AttentionLevelEncoder, MappedRanker
+from mllm_plugin.hierarchy.modules import AttentionLevelEncoder, MappedRanker
 
 NAME = "hierarchy"
 TENSORS_NAME, CONFIG_NAME = f"{NAME}{TENSORS}", f"{NAME}{CONFIG}"
 _LEAF = "leaf."
 _HALF_FROM = 1024  # tensors of at least so many numbers are kept as fp16
 _KINDS: Mapping[str, Any] = {"attention": AttentionLevelEncoder, "mapped": MappedRanker}
-
-
+_SHIPPED = "trained"  # folder of those that come with the package
 Level = Annotated[int, Field(ge=1, le=64)]
 
 
@@ -196,3 +197,15 @@ def _stored(value: NDArray[np.floating], name: str) -> NDArray[np.floating]:
     check_numbers(array, f"tensor {name!r}", unbounded=True)
     small = array.size >= _HALF_FROM and np.abs(array).max() <= np.finfo(np.float16).max
     return array.astype(np.float16) if small else array
+
+
+@lru_cache(maxsize=8)
+def shipped_weights(encoder: str) -> Weights | None:
+    """Weights for an encoder by its fingerprint; None when the package has none."""
+    folder = files("mllm_plugin") / _SHIPPED
+    for source in folder.iterdir() if folder.is_dir() else ():
+        if (source / CONFIG_NAME).is_file():
+            text = (source / CONFIG_NAME).read_bytes()
+            if f'"{encoder}"'.encode() in text:
+                return parse_weights(text, (source / TENSORS_NAME).read_bytes(), source.name)
+    return None

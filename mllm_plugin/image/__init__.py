@@ -3,11 +3,10 @@
 Deleted, damaged or missing, they are made again from the file; they are never the truth.
 """
 
-from mllm_plugin.image.descent import Found, Plan, compare, exact_order, lexical, nearest, walk
+from mllm_plugin.image.descent import Found, Plan, SpaceWindows, compare, exact_order, lexical, nearest, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.source import Delta, read_delta, read_space
 from mllm_plugin.image.space import Space
-from mllm_plugin.image.windows import SpaceWindows
 
 __all__ = [
     "Delta",

@@ -1,4 +1,5 @@
-"""The walk over the arrays of one namespace: level by level over contiguous ranges, for a batch of queries.
+"""The walk over the arrays of one namespace: level by level over contiguous ranges, for a batch of queries;
+and words and windows of chunks, scored where they lie.
 
 Shapes: b queries, l levels that a query is given for (1 or left out where it is the same on all), m vectors
 per query, d dimensions, R rows of the arrays, w ranges of rows, n chunks found.
@@ -16,6 +17,7 @@ from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space, quantise
 from mllm_plugin.shapes import Float, Float32, Float64, Int8, Int64, UInt32
+from mllm_plugin.store.codec import whole_numbers
 from mllm_plugin.text.lexical import QueryTerms
 
 UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower: each leads to many of them
@@ -226,3 +228,32 @@ def _walk_args(
         *(*space.tree(live), space.children, space.bounds),
         *(codes, worth, paths, beams, plan.need),
     )
+
+
+@dataclass(frozen=True)
+class SpaceWindows:
+    """Windows of some chunks of a namespace.
+
+    Attributes:
+        space: Its arrays, which hold windows.
+        chunks: Places among the chunks.
+    """
+
+    space: Space
+    chunks: Int64[np.ndarray, " n"]
+
+    @property
+    def sizes(self) -> UInt32[np.ndarray, " n"]:
+        """How many each chunk has."""
+        return self.space.window_sizes[self.chunks]
+
+    def best(self, probes: Float32[np.ndarray, "m d"]) -> Float64[np.ndarray, "m _"]:
+        """As `Windows.best`, to the bit."""
+        ends, sizes = self.space.window_ends[self.chunks], self.sizes
+        if not sizes.all():
+            ends, sizes = ends[sizes > 0], sizes[sizes > 0]
+        starts = ends - sizes
+        self.space.check_windows(starts, ends)
+        scales, asked = whole_numbers(probes)
+        codes = self.space.window_codes, self.space.window_scales
+        return kernels().best_windows(*codes, starts, ends, asked.astype(np.int32), scales)

@@ -20,12 +20,11 @@ import numpy as np
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.errors import MLLMError
-from mllm_plugin.image.descent import Plan, compare, lexical, walk
+from mllm_plugin.image.descent import Plan, SpaceWindows, compare, lexical, walk
 from mllm_plugin.image.folder import ImageFolder
 from mllm_plugin.image.kernels import loading
 from mllm_plugin.image.source import Delta, Levels, read_delta, read_levels
 from mllm_plugin.image.space import Level, Space, arrange, with_windows
-from mllm_plugin.image.windows import SpaceWindows
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot

@@ -15,7 +15,7 @@ import numpy as np
 from mllm_plugin.image.space import Level, Space, arrange, with_rare_terms, with_windows
 from mllm_plugin.shapes import Bool, UInt32
 from mllm_plugin.store.codec import Windows
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import MOST_ROUTED, Snapshot
 from mllm_plugin.text.lexical import TermCounts

@@ -15,8 +15,8 @@ from mllm_plugin.documents.given import check_documents
 from mllm_plugin.documents.ingest import Embedding, Job
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory.checks import filter_of, id_of, label_of, mask_of, version_of, which_of
+from mllm_plugin.memory.editing import KEEP, change_of
 from mllm_plugin.memory.handle import Handle
-from mllm_plugin.memory.updating import KEEP, change_of
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Edit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from mllm_plugin import clock
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError, NotFoundError
 from mllm_plugin.hierarchy import as_reranker
-from mllm_plugin.memory.scope import Scope
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.documents import Which, check_selection
@@ -19,12 +19,33 @@ from mllm_plugin.store.filters import compile_filter, plain_filter
 from mllm_plugin.store.listing import ORDERS, Listing
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.times import EXPIRED, SUPERSEDED, When
-from mllm_plugin.text.unicode import text_flaw
-from mllm_plugin.types import SearchMode
+from mllm_plugin.text.letters import text_flaw
+from mllm_plugin.types import Namespace, SearchMode
 
 _MODES = ("auto", "beam", "flat", "exact")
 _MOST = 2**62  # documents; SQLite counts to twice as many
 _LONGEST_WAIT = 1_000_000  # seconds
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The part of a memory that a call may see, checked.
+
+    Attributes:
+        namespace: Where to look.
+        prefix: Look in every namespace below it too.
+        filter: Metadata condition.
+        exclude_labels: Documents with one of these labels are left out.
+    """
+
+    namespace: Namespace = ()
+    prefix: bool = False
+    filter: Mapping[str, Any] | None = None
+    exclude_labels: tuple[str, ...] = ()
+
+
+SCOPE: Mapping[str, Any] = {field.name: field.default for field in fields(Scope)}
+"""The options that make a scope, with their defaults."""
 
 
 # -- numbers and names

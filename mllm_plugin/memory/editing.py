@@ -1,23 +1,32 @@
-"""Adding, removing, installing: a transaction each, and what follows its commit."""
+"""Adding, changing, removing, installing: a transaction each, and what follows its commit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from mllm_plugin import clock
+from mllm_plugin.documents.given import check_documents
 from mllm_plugin.documents.records import Record, import_records
-from mllm_plugin.errors import InvalidInputError, StoreError
+from mllm_plugin.errors import InvalidInputError, InvalidTypeError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
-from mllm_plugin.memory import updating
 from mllm_plugin.memory.handle import Handle
-from mllm_plugin.memory.updating import Change
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Removed
-from mllm_plugin.types import AddReport, Document, InstallReport, Namespace, RemoveReport, UpdateReport
+from mllm_plugin.types import (
+    AddReport,
+    Document,
+    InstallReport,
+    Namespace,
+    RemoveReport,
+    StoredDocument,
+    UpdateReport,
+)
 
 REGROUP_SHARE = 0.1  # of the chunks: a small addition to a large memory is not worth grouping all of it
+KEEP: Literal["keep"] = "keep"
 
 
 def add(memory: Handle, documents: Iterable[Document], namespace: Namespace, **options: Any) -> AddReport:
@@ -63,11 +72,65 @@ def still_provisional(error: StoreError) -> str:
     return f"everything is written, but trees are still provisional ({cause}); call compact() later"
 
 
+@dataclass(frozen=True)
+class Change:
+    """What becomes of a document, as `MemoryIndex.update` takes it."""
+
+    text: str | None
+    metadata: Mapping[str, Any] | None
+    labels: Iterable[str] | None
+    times: Mapping[str, Any]
+    merge: bool
+
+    def applied(self, stored: StoredDocument) -> Document:
+        """The document as it is from then on, checked."""
+        metadata = stored.metadata if self.metadata is None else self.metadata
+        if self.merge and self.metadata is not None:
+            metadata = {**stored.metadata, **self.metadata}
+        times = {
+            name: getattr(stored, name) if given == KEEP else given for name, given in self.times.items()
+        }
+        document = Document(
+            text=stored.text if self.text is None else self.text,
+            id=stored.id,
+            metadata=metadata,
+            labels=stored.labels if self.labels is None else tuple(self.labels),
+            **times,
+        )
+        return check_documents([document]).documents[0]
+
+
+def change_of(text: Any, metadata: Any, labels: Any, merge: Any, **times: Any) -> Change:
+    """What a caller wants changed; its fields are checked with the document that they make."""
+    if isinstance(labels, str):
+        raise InvalidTypeError(f"labels must be a tuple of non-empty strings, got {labels!r}")
+    for name, given in times.items():
+        if given != KEEP:
+            clock.moment(name, given)
+    return Change(text, metadata, labels, times, bool(merge))
+
+
+def _updated(
+    memory: Handle, namespace: Namespace, document_id: str, change: Change, if_version: int | None
+) -> UpdateReport:
+    """Changes a document as it is when it is written."""
+
+    def attempt() -> UpdateReport:
+        prepared, encoded = memory.ingest.prepare_update(document_id, change.text, namespace)
+        with memory.edit() as edit:
+            after, changed = edit.update(namespace, document_id, change.applied, prepared, if_version)
+        memory.ingest.forget([] if prepared is None else [prepared])
+        return UpdateReport(after, changed, encoded)
+
+    memory.database.check_writable()
+    return memory.ingest.retried(attempt)
+
+
 def update(
     memory: Handle, namespace: Namespace, document_id: str, change: Change, if_version: int | None
 ) -> UpdateReport:
     """Changes a document; the text that is replaced is erased."""
-    report = updating.update(memory, namespace, document_id, change, if_version)
+    report = _updated(memory, namespace, document_id, change, if_version)
     if not report.changed or change.text is None:
         return report
     erased, reason = memory.erase(wait=0.0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 import diskcache
@@ -20,11 +20,8 @@ from mllm_plugin.protocols import Reranker, TextEncoder
 from mllm_plugin.search.engine import Searcher
 from mllm_plugin.store.cache import EmbeddingCache
 from mllm_plugin.store.database import FILE_NAME, Database
+from mllm_plugin.store.decoded import HierarchyInUse
 from mllm_plugin.store.edit import Edit, editing
-from mllm_plugin.store.hierarchies import HierarchyInUse
-from mllm_plugin.store.snapshot import Snapshot
-
-_EXPIRED_AT_ONCE = 256  # a reader does no more for others; it leaves out what is left
 
 _NO_PATIENCE = 0.05  # seconds that what can be tried again waits for a writer
 _PATIENCE = 1.0  # seconds that what can be made again waits for a writer
@@ -69,18 +66,6 @@ class Handle:
     def edit(self, wait: float | None = None) -> AbstractContextManager[Edit]:
         """A write transaction; `wait` is how long to wait for another writer."""
         return editing(self.database, self.config, self.hierarchies, self.dim, wait)
-
-    @contextmanager
-    def moment(self) -> Iterator[Snapshot]:
-        """A snapshot for reading, after what has expired was masked, if that can be written now."""
-        with ExitStack() as stack:
-            snapshot = stack.enter_context(self.database.snapshot())
-            if snapshot.overdue is not None and not self.database.read_only:
-                stack.close()
-                with suppress(MLLMError), self.edit(wait=0.0) as edit:
-                    edit.expire(_EXPIRED_AT_ONCE)
-                snapshot = stack.enter_context(self.database.snapshot())
-            yield snapshot
 
     def erase(self, wait: float) -> tuple[bool, str]:
         """Drops image and cache and empties the log, so that no file holds what was removed; else says why.

@@ -34,14 +34,20 @@ from mllm_plugin.memory.checks import (
     version_of,
     which_of,
 )
+from mllm_plugin.memory.editing import KEEP, change_of
 from mllm_plugin.memory.handle import Handle
-from mllm_plugin.memory.hierarchies import DEFAULT, choose_hierarchy
-from mllm_plugin.memory.opening import absolute, open_memory, options_of, pickled_options
-from mllm_plugin.memory.updating import KEEP, change_of
+from mllm_plugin.memory.opening import (
+    DEFAULT,
+    absolute,
+    choose_hierarchy,
+    open_memory,
+    options_of,
+    pickled_options,
+)
 from mllm_plugin.models.files import choose_device
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.passages import merged
-from mllm_plugin.search.recency import Recency
+from mllm_plugin.search.query import Recency
 from mllm_plugin.store.database import Watcher
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace

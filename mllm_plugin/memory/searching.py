@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from mllm_plugin.encoders.text import window_spans
-from mllm_plugin.encoders.vectors import listed
-from mllm_plugin.memory.checks import at_least, mode_of, positive, reranker_of, when_of
+from mllm_plugin.encoders.base import listed, window_spans
+from mllm_plugin.errors import MLLMError
+from mllm_plugin.memory.checks import Scope, at_least, mode_of, positive, reranker_of, when_of
 from mllm_plugin.memory.handle import Handle
-from mllm_plugin.memory.hierarchies import DEFAULT
-from mllm_plugin.memory.scope import Scope
+from mllm_plugin.memory.opening import DEFAULT
 from mllm_plugin.search.engine import Clock, Request
 from mllm_plugin.search.overview import overview
-from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.query import Query, make_queries, recency_of
 from mllm_plugin.search.recall import recall
-from mllm_plugin.search.recency import recency_of
 from mllm_plugin.search.rerank import hits_needed, reranked
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.listing import Listing
@@ -27,8 +26,22 @@ from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.types import Hits, Namespace, Recall, SearchMode, StoredChunk, StoredDocument, Topic
 
+_EXPIRED_AT_ONCE = 256  # a reader does no more for others; it leaves out what is left
 _READ_AHEAD = 1 << 24  # characters of documents that are read before the first is handed out
 _Stored = TypeVar("_Stored", StoredChunk, StoredDocument)
+
+
+@contextmanager
+def moment_of(memory: Handle) -> Iterator[Snapshot]:
+    """A snapshot for reading, after what has expired was masked, if that can be written now."""
+    with ExitStack() as stack:
+        snapshot = stack.enter_context(memory.database.snapshot())
+        if snapshot.overdue is not None and not memory.database.read_only:
+            stack.close()
+            with suppress(MLLMError), memory.edit(wait=0.0) as edit:
+                edit.expire(_EXPIRED_AT_ONCE)
+            snapshot = stack.enter_context(memory.database.snapshot())
+        yield snapshot
 
 
 def request_of(
@@ -73,7 +86,7 @@ def search(
     prepared = _prepared(memory, "search_batch", queries, embeddings, clock)
     if not prepared:
         return []
-    with memory.moment() as snapshot:
+    with moment_of(memory) as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
         if request.reranker is None:
@@ -100,7 +113,7 @@ def recall_all(
     if not prepared:
         return []
     spans = partial(window_spans, memory.encoder)
-    with memory.moment() as snapshot:
+    with moment_of(memory) as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         views = memory.searcher.views(snapshot, rows, request, clock)
         how = {"nodes": nodes, "words": words, "faces": faces, "spans": spans}
@@ -129,7 +142,7 @@ def _prepared(memory: Handle, call: str, queries: Any, embeddings: Any, clock: C
 
 def get(memory: Handle, namespace: Namespace, which: Which) -> list[StoredDocument]:
     """The documents that a call means; those that are not there are left out."""
-    with memory.moment() as snapshot:
+    with moment_of(memory) as snapshot:
         row = snapshot.namespace(namespace)
         if row is None:
             return []
@@ -148,7 +161,7 @@ def chunks(memory: Handle, scope: Scope) -> Iterator[StoredChunk]:
 
 def count(memory: Handle, scope: Scope, listing: Listing) -> int:
     """How many documents a scope has."""
-    with memory.moment() as snapshot:
+    with moment_of(memory) as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         return snapshot.count(rows, listing)
 
@@ -159,7 +172,7 @@ def _listed(
     wanted: Listing,
     read: Callable[[Snapshot, NamespaceRow, Sequence[int]], Iterator[_Stored]],
 ) -> Iterator[_Stored]:
-    with memory.moment() as snapshot:
+    with moment_of(memory) as snapshot:
         rows = snapshot.namespaces(scope.namespace, prefix=scope.prefix)
         runs = groupby(snapshot.listed(rows, wanted), itemgetter(0))
         listing = (found for row, run in runs for found in read(snapshot, row, [rowid for _, rowid in run]))
@@ -176,5 +189,5 @@ def _listed(
 
 def namespaces(memory: Handle, prefix: Namespace) -> list[Namespace]:
     """All namespaces that begin with `prefix`."""
-    with memory.moment() as snapshot:
+    with moment_of(memory) as snapshot:
         return [row.namespace for row in snapshot.namespaces(prefix)]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from mllm_plugin.documents.records import export_records
 from mllm_plugin.errors import DamagedStoreError
+from mllm_plugin.memory.checks import Scope
 from mllm_plugin.memory.handle import Handle
-from mllm_plugin.memory.scope import Scope
+from mllm_plugin.memory.searching import moment_of
 from mllm_plugin.store.edit import give_back_pages
 from mllm_plugin.store.namespaces import namespaces_below
 from mllm_plugin.store.statistics import namespace_stats, text_bytes
@@ -67,6 +68,6 @@ def compact(memory: Handle, *, regroup: bool, wait: float) -> CompactReport:
 
 def export(memory: Handle, scope: Scope, *, vectors: bool) -> Iterator[dict]:
     """Documents as records."""
-    with memory.moment() as snapshot:
+    with moment_of(memory) as snapshot:
         for row in snapshot.namespaces(scope.namespace, prefix=scope.prefix):
             yield from export_records(snapshot, row, memory.encoder.fingerprint, vectors=vectors)

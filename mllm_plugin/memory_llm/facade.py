@@ -19,8 +19,7 @@ from mllm_plugin.llm import DEFAULT_LLM, LoadedLLM, MemoryReader, PromptLayout, 
 from mllm_plugin.llm.generate import Generated, generate, stream
 from mllm_plugin.llm.starts import KeptStarts
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.memory.checks import scope_of
-from mllm_plugin.memory.scope import SCOPE, Scope
+from mllm_plugin.memory.checks import SCOPE, Scope, scope_of
 from mllm_plugin.memory_llm.answer import Answer, ReadReport, Usage
 from mllm_plugin.memory_llm.config import MemoryLLMConfig, settings_of
 from mllm_plugin.memory_llm.nodes import FACES, WORDS

@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.llm.prompt import merged
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 
 Question = str | Sequence[Mapping[str, str]]
 _ROLES = ("system", "user", "assistant")

@@ -10,24 +10,19 @@ from typing import Any
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.hierarchy import LeafRanker
-from mllm_plugin.hierarchy.setting import Setting
+from mllm_plugin.hierarchy.leaf import Setting
 from mllm_plugin.image.keeper import Images
 from mllm_plugin.protocols import Reranker
 from mllm_plugin.search.allowed import Allowed, AllowedCache
-from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import Chosen, Told, best, choose, read_hits
 from mllm_plugin.search.imaged import candidates_of
 from mllm_plugin.search.labels import Labeller
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, Recency, View
 from mllm_plugin.search.rank import Candidates, rank, rank_in_setting
-from mllm_plugin.search.recency import Recency
-from mllm_plugin.search.scan import scan
+from mllm_plugin.search.scan import exact_candidates, scan
 from mllm_plugin.search.together import Together, UnionCache
-from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, walk
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
-from mllm_plugin.store.hierarchies import HierarchyInUse
-from mllm_plugin.store.image import ImageCache
+from mllm_plugin.store.decoded import EmbeddingChunkCache, HierarchyInUse, ImageCache
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.times import ALWAYS, When

@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.rank import Ranked
-from mllm_plugin.search.view import View
 from mllm_plugin.shapes import Float32
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.store.snapshot import NodeRow, Place
 from mllm_plugin.store.values import parsed_metadata
 from mllm_plugin.types import Hit, Namespace, PathStep, StoredChunk

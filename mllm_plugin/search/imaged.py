@@ -19,9 +19,8 @@ from mllm_plugin.config import LexicalConfig
 from mllm_plugin.hierarchy.leaf import NO_MEANING
 from mllm_plugin.image import Delta, Found, Plan, Space, SpaceWindows, compare, lexical, walk
 from mllm_plugin.image.kernels import kernels
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.rank import Candidates, best_candidates, joined
-from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam
 from mllm_plugin.shapes import Float32, Float64, Int64, UInt32
 from mllm_plugin.store.codec import Windows

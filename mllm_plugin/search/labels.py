@@ -26,9 +26,9 @@ import numpy as np
 from mllm_plugin.lru import LRU
 from mllm_plugin.search.allowed import Allowed
 from mllm_plugin.search.function_words import FUNCTION_WORDS
-from mllm_plugin.search.view import View
+from mllm_plugin.search.query import View
 from mllm_plugin.shapes import Float32, Float64, Int64, UInt32
-from mllm_plugin.store.embedding_chunks import CachedChunk, NodeRef
+from mllm_plugin.store.decoded import CachedChunk, NodeRef
 from mllm_plugin.text.lexical import TermCounts, forms_of, term_hash, terms_of
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from mllm_plugin.search.engine import Request, Searcher
 from mllm_plugin.search.hits import stored_chunks
 from mllm_plugin.search.labels import Below
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.recall import best_nodes
-from mllm_plugin.search.view import View
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import Topic
 

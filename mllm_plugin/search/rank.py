@@ -13,11 +13,9 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from mllm_plugin.hierarchy.leaf import NO_MEANING
-from mllm_plugin.hierarchy.setting import AMONG, Setting
+from mllm_plugin.hierarchy.leaf import AMONG, NO_MEANING, Setting
 from mllm_plugin.image import SpaceWindows
-from mllm_plugin.search.query import Query
-from mllm_plugin.search.view import View
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.shapes import Float, Float32, Float64, Int64, Shaped
 from mllm_plugin.store.codec import Windows
 

@@ -21,13 +21,12 @@ import numpy as np
 from mllm_plugin.search.engine import MOST_QUERIES, Clock, Request, Searcher
 from mllm_plugin.search.hits import stored_chunks
 from mllm_plugin.search.labels import Below
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.rank import cosines
 from mllm_plugin.search.refold import Nodes, Refolder
 from mllm_plugin.search.rerank import hits_needed, reranked
-from mllm_plugin.search.view import View
 from mllm_plugin.search.walk import Beam, descend
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.types import Hit, MemoryEmbedding, Namespace, Recall, SearchStatistics
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllm_plugin.search.view import View
+from mllm_plugin.search.query import View
 from mllm_plugin.search.walk import Frontier
 from mllm_plugin.shapes import Bool, Float16, Float32, Int64
-from mllm_plugin.store.embedding_chunks import NodeRef
+from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 
 

@@ -17,11 +17,10 @@ import numpy as np
 
 from mllm_plugin.config import LexicalConfig
 from mllm_plugin.lru import LRU
-from mllm_plugin.search.query import Query
+from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.rank import Candidates, best_candidates, cosines_of
-from mllm_plugin.search.view import View
 from mllm_plugin.shapes import Bool, Float32, Float64, Int64, UInt8, UInt32
-from mllm_plugin.store.image import Image, ImageCache
+from mllm_plugin.store.decoded import Image, ImageCache
 from mllm_plugin.text.lexical import asked_terms, best_parts, squared_idfs
 from mllm_plugin.types import Namespace
 

@@ -8,10 +8,17 @@ from pathlib import Path
 import apsw
 
 from mllm_plugin.errors import DamagedStoreError, FormatVersionError
-from mllm_plugin.store.connections import CREATE, READ_WRITE, close, connect
-from mllm_plugin.store.failures import damaged, is_damage, making
+from mllm_plugin.store.connections import (
+    CREATE,
+    READ_WRITE,
+    check_size,
+    close,
+    connect,
+    damaged,
+    is_damage,
+    making,
+)
 from mllm_plugin.store.filesystem import draft_folder, put, sync
-from mllm_plugin.store.log import log_of, read_log
 from mllm_plugin.store.schema import (
     APPLICATION_ID,
     CHECKSUM_BYTES,
@@ -100,31 +107,6 @@ def _check_copy(path: Path, vfs: str, timeout: float) -> None:
         close(connection)
     if found != "ok":
         raise damaged(path, f"what was written is not what is read: {found}")
-
-
-def check_size(connection: apsw.Connection, path: Path, known: int = -1) -> int:
-    """Raises when the end of the file is missing: SQLite would read it as zeros, past its page checksum.
-
-    Args:
-        connection: In a read transaction, so that no checkpoint changes the size meanwhile.
-        path: The file.
-        known: A size that was found right before; while the file has it, nothing was cut off.
-
-    Returns:
-        The size, which is right.
-
-    Raises:
-        DamagedStoreError: Pages are neither in the file nor in the log.
-    """
-    pages, size = connection.execute("PRAGMA page_count").get, path.stat().st_size
-    if size >= pages * PAGE_SIZE or size == known or connection.pragma("page_size") != PAGE_SIZE:
-        return size
-    in_log = read_log(log_of(path)).places
-    size = path.stat().st_size  # what left the log meanwhile is in the file now
-    there = size // PAGE_SIZE
-    if missing := [page for page in range(there + 1, pages + 1) if page not in in_log]:
-        raise damaged(path, f"the file is cut short: {len(missing)} of {pages} pages are missing")
-    return size
 
 
 def check_file(connection: apsw.Connection, path: Path, *, read_only: bool) -> bool:

@@ -15,9 +15,20 @@ import apsw
 
 from mllm_plugin.errors import ClosedError, DamagedStoreError, NotFoundError, ReadOnlyStoreError, StoreError
 from mllm_plugin.errors import StoreBusyError as _Busy
-from mllm_plugin.store.connections import READ_WRITE, checksum_vfs, close, connect
-from mllm_plugin.store.creation import check_file, check_size, copy_file, create_file
-from mllm_plugin.store.failures import busy, consistent, enough_handles, forked, gone, translated
+from mllm_plugin.store.connections import (
+    READ_WRITE,
+    busy,
+    check_size,
+    checksum_vfs,
+    close,
+    connect,
+    consistent,
+    enough_handles,
+    forked,
+    gone,
+    translated,
+)
+from mllm_plugin.store.creation import check_file, copy_file, create_file
 from mllm_plugin.store.filesystem import refuse_network_filesystem, sync
 from mllm_plugin.store.forks import HoldsFiles, watch_forks
 from mllm_plugin.store.log import log_of

@@ -14,6 +14,7 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import NotFoundError, VersionConflictError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.store.database import Database
+from mllm_plugin.store.decoded import HierarchyInUse, stored_fingerprint
 from mllm_plugin.store.documents import (
     DocumentState,
     Which,
@@ -26,13 +27,6 @@ from mllm_plugin.store.documents import (
     same_text,
     select_documents,
 )
-from mllm_plugin.store.hierarchies import (
-    HierarchyInUse,
-    note_reader,
-    save_hierarchy,
-    stored_fingerprint,
-    weights_that_saw,
-)
 from mllm_plugin.store.namespaces import (
     NamespaceRow,
     create_namespace,
@@ -42,7 +36,7 @@ from mllm_plugin.store.namespaces import (
     select_namespaces,
     touch_namespace,
 )
-from mllm_plugin.store.settings import mark_as_copy
+from mllm_plugin.store.settings import mark_as_copy, note_reader, save_hierarchy, weights_that_saw
 from mllm_plugin.store.snapshot import IMAGE, Snapshot
 from mllm_plugin.store.statistics import chunk_count
 from mllm_plugin.store.times import EXPIRED, Times, expired_ids, overdue, set_hidden

@@ -34,7 +34,7 @@ from mllm_plugin.store.values import (
     scalar,
     scalar_flaw,
 )
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _COMPARE = {

@@ -8,7 +8,7 @@ import apsw
 
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.store.values import exact
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 from mllm_plugin.types import Namespace
 
 NAME_SEPARATOR = "\x1f"

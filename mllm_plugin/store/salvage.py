@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mllm_plugin.clock import FIRST, LAST
 from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.store.codec import children_of
+from mllm_plugin.store.connections import decoding
 from mllm_plugin.store.creation import prepare
-from mllm_plugin.store.failures import decoding
 from mllm_plugin.store.namespaces import NAME_SEPARATOR
 from mllm_plugin.store.pages import Cell, Pages
 from mllm_plugin.store.schema import migrate

@@ -61,12 +61,8 @@ def _u16(data: bytes, at: int) -> int:
 class _ScrubFile(apsw.VFSFile):
     """A file whose b-tree pages are scrubbed as they are written."""
 
-    def __init__(self, base: str, name: apsw.URIFilename | str | None, flags: list[int]) -> None:
-        super().__init__(base, name, flags)  # type: ignore[arg-type]
-        self._is_main = bool(flags[0] & apsw.SQLITE_OPEN_MAIN_DB)
-
     def xWrite(self, data: bytes, offset: int) -> None:
-        if self._is_main and len(data) == PAGE_SIZE and offset % PAGE_SIZE == 0:
+        if len(data) == PAGE_SIZE and offset % PAGE_SIZE == 0:
             data = scrub_page(bytes(data), offset // PAGE_SIZE + 1)
         super().xWrite(data, offset)
 
@@ -84,8 +80,9 @@ class ScrubVFS(apsw.VFS):
         super().__init__(name, base)
 
     def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:
-        """Opens a file that scrubs."""
-        return _ScrubFile(self._below, name, flags)
+        """Opens the memory's own file so that it scrubs, any other as it is."""
+        kind = _ScrubFile if flags[0] & apsw.SQLITE_OPEN_MAIN_DB else apsw.VFSFile
+        return kind(self._below, name, flags)  # type: ignore[arg-type]
 
 
 def scrub_vfs(base: str) -> str:

@@ -1,26 +1,30 @@
-"""What a memory was made with: encoder, dimension, configuration."""
+"""What a memory was made with: encoder, dimension, configuration; what the encoder makes of some texts."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import apsw
+import numpy as np
 from pydantic import ValidationError
 
 from mllm_plugin.config import MemoryConfig
-from mllm_plugin.encoders.identity import is_anonymous, sample_of
+from mllm_plugin.encoders.identity import Sample, is_anonymous, sample_of
 from mllm_plugin.errors import FormatVersionError, InvalidInputError
-from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.hierarchy import Hierarchy, document_mark
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.store.connections import decoding
 from mllm_plugin.store.database import Database
-from mllm_plugin.store.failures import decoding
-from mllm_plugin.store.hierarchies import save_hierarchy
-from mllm_plugin.store.probes import save_probes
-from mllm_plugin.store.terms import save_word_rule
+from mllm_plugin.store.decoded import HIERARCHY
+from mllm_plugin.store.snapshot import Snapshot
+from mllm_plugin.store.writer import save_word_rule
+from mllm_plugin.types import Namespace
 
 _NAMES = ("encoder", "config", "hierarchy")
 _FIXED = ("chunking", "tree", "level0")
+_PROBES, _CHUNKS = "probes", 3
 
 
 class Settings(NamedTuple):
@@ -112,3 +116,70 @@ def _chosen(config: MemoryConfig) -> str:
     """What the data depends on and what the user set; all else follows the defaults of the release in use."""
     chosen = config.model_dump(mode="json", exclude_unset=True)
     return json.dumps(chosen | config.model_dump(mode="json", include=set(_FIXED)))
+
+
+def save_probes(tx: apsw.Connection, sample: Sample) -> None:
+    """Keeps what a new memory's encoder makes of the probe texts."""
+    tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PROBES, sample.to_json()))
+
+
+def load_probes(tx: apsw.Connection, dim: int) -> Sample | None:
+    """What was kept; in a memory without it some of its own chunks, None where the encoder made none."""
+    kept = tx.execute("SELECT value FROM meta WHERE key = ?", (_PROBES,)).get
+    return _of_chunks(tx, dim) if kept is None else Sample.from_json(kept, dim)
+
+
+def _of_chunks(tx: apsw.Connection, dim: int) -> Sample | None:
+    found = Snapshot(tx, dim).some_chunks(_CHUNKS)
+    if not found:
+        return None
+    texts, vectors = zip(*found, strict=True)
+    none = np.zeros((0, dim), dtype=np.float32)
+    return Sample(texts, np.asarray(vectors, dtype=np.float32), none)
+
+
+# -- the hierarchy and its weights
+
+
+def save_hierarchy(tx: apsw.Connection, hierarchy: Hierarchy) -> None:
+    """Records the hierarchy in use and copies its weights; those of the one before are deleted."""
+    tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (HIERARCHY, hierarchy.fingerprint))
+    tx.execute("DELETE FROM weights WHERE tensors <> x''")
+    if (weights := hierarchy.weights) is not None:
+        config = weights.config.model_dump(mode="json")
+        marks = json.dumps(config.get("documents", []))
+        tx.execute(
+            "INSERT INTO weights (fingerprint, config, tensors, documents) VALUES (?, ?, ?, ?)",
+            (weights.fingerprint, json.dumps(config), weights.tensors, marks),
+        )
+
+
+def note_reader(tx: apsw.Connection, folder: str, marks: Iterable[str]) -> None:
+    """Records a reader that was trained on documents; its numbers lie elsewhere, so its row has none.
+
+    Args:
+        tx: A write transaction.
+        folder: Where the reader is; what was noted for it before stays.
+        marks: Of the documents, see `document_mark`.
+    """
+    name = f"adapter:{folder}"
+    known = tx.execute("SELECT documents FROM weights WHERE fingerprint = ?", (name,)).get
+    tx.execute("DELETE FROM weights WHERE fingerprint = ?", (name,))
+    tx.execute(
+        "INSERT INTO weights (fingerprint, config, tensors, documents) VALUES (?, '{}', x'', ?)",
+        (name, json.dumps(sorted({*marks, *json.loads(known or "[]")}))),
+    )
+
+
+def weights_that_saw(tx: apsw.Connection, namespace: Namespace, rowids: Sequence[int]) -> tuple[str, ...]:
+    """Fingerprints of the stored weights, and folders of readers, that were trained on one of these."""
+    found = []
+    for fingerprint, documents in list(tx.execute("SELECT fingerprint, documents FROM weights")):
+        marks = set(json.loads(documents))
+        if marks and any(document_mark(namespace, _id(tx, rowid)) in marks for rowid in rowids):
+            found.append(fingerprint)
+    return tuple(found)
+
+
+def _id(tx: apsw.Connection, rowid: int) -> str:
+    return tx.execute("SELECT id FROM documents WHERE document_rowid = ?", (rowid,)).get

@@ -20,12 +20,17 @@ from numpy.typing import NDArray
 from mllm_plugin import clock
 from mllm_plugin.errors import ClosedError, DamagedStoreError
 from mllm_plugin.store.codec import WANTED, Windows, children_of, unpack_all, vector_of, wanted
-from mllm_plugin.store.documents import Selection, select_documents
-from mllm_plugin.store.failures import decoding
+from mllm_plugin.store.connections import decoding
+from mllm_plugin.store.documents import (
+    Selection,
+    select_documents,
+    stored_chunks,
+    stored_documents,
+    stored_masks,
+)
 from mllm_plugin.store.filters import Clause
 from mllm_plugin.store.listing import Listing, count_documents, listed_documents
 from mllm_plugin.store.namespaces import NamespaceRow, namespaces_below, select_namespaces
-from mllm_plugin.store.stored_documents import stored_chunks, stored_documents, stored_masks
 from mllm_plugin.store.times import ALWAYS, TIMES, Times, When, last_overdue, read_times
 from mllm_plugin.text.lexical import FIRST_RULE
 from mllm_plugin.tree.editor import LOWEST_LEVEL
@@ -34,7 +39,7 @@ from mllm_plugin.types import Namespace, StoredChunk, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.hierarchy import Hierarchy
-    from mllm_plugin.store.hierarchies import HierarchyInUse
+    from mllm_plugin.store.decoded import HierarchyInUse
 
 IMAGE = "image"  # key of a setting
 _SETTINGS = ("dim", "words", "hierarchy", IMAGE, "copied_from")

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from mllm_plugin import clock
 from mllm_plugin.errors import InvalidDocumentError
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 
 LONG = 200  # characters from which a string is posted as its hash
 MOST_NESTED = 64  # objects and lists within each other

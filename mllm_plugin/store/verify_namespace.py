@@ -10,13 +10,13 @@ import numpy as np
 
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.store.codec import text_digest
-from mllm_plugin.store.failures import decoding
+from mllm_plugin.store.connections import decoding
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import load_children
 from mllm_plugin.store.tallies import Homes, Tally, TermTally
-from mllm_plugin.store.terms import posted_terms, word_rule
 from mllm_plugin.store.times import load_times
 from mllm_plugin.store.values import parsed_metadata, postings
+from mllm_plugin.store.writer import posted_terms, word_rule
 from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.editor import LOWEST_LEVEL, Fold
 from mllm_plugin.tree.node import EmbeddingChunk

@@ -1,8 +1,8 @@
-"""Writes documents into one namespace within one transaction: rows, statistics and tree stay in step."""
+"""Writes documents into one namespace within one transaction: rows, words and tree stay in step."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,11 +15,11 @@ from mllm_plugin.config import MemoryConfig
 from mllm_plugin.store.documents import drop_masks
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
-from mllm_plugin.store.terms import add_terms, rebuild_postings, remove_terms, shift_live_terms, word_rule
+from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.store.times import EXPIRED, Times, save_times, stamped
 from mllm_plugin.store.values import Posting, metadata_json, parsed_metadata, postings
 from mllm_plugin.text.chunking import Span
-from mllm_plugin.text.lexical import TermCounts
+from mllm_plugin.text.lexical import WORD_RULE, TermCounts
 from mllm_plugin.tree.editor import Fold, TreeEditor
 from mllm_plugin.tree.node import EmbeddingChunk
 from mllm_plugin.types import Document
@@ -265,3 +265,118 @@ class NamespaceWriter:
     def _count_as(self, chunks: EmbeddingChunk, sign: int) -> None:
         self._live_chunks += sign * len(chunks)
         self._live_terms += sign * int(chunks.terms.lengths.sum())  # type: ignore[union-attr]
+
+
+# -- words: document frequencies, and short posting lists through which rare ones route
+
+
+def word_rule(tx: apsw.Connection) -> int:
+    """The rule by which the memory tells words, within a write transaction."""
+    return Snapshot(tx).word_rule
+
+
+def save_word_rule(tx: apsw.Connection) -> None:
+    """Gives a new memory the newest rule."""
+    tx.execute("INSERT INTO meta VALUES ('words', ?)", (WORD_RULE,))
+
+
+def add_terms(
+    tx: apsw.Connection,
+    namespace_id: int,
+    chunk_ids: NDArray[np.int64],
+    terms: TermCounts,
+    live: NDArray[np.bool_],
+    limit: int,
+) -> None:
+    """Counts the terms of new chunks; a term's postings are kept while at most `limit` chunks have it."""
+    total, alive = Counter(terms.hashes.tolist()), Counter(_live_hashes(terms, live))
+    posted = set()
+    rows = []
+    for term, count in total.items():
+        before, listed = tx.execute(
+            "SELECT total, posted FROM terms WHERE namespace_id = ? AND term = ?", (namespace_id, term)
+        ).get or (0, 1)
+        keep = bool(listed) and before + count <= limit
+        if keep:
+            posted.add(term)
+        elif listed and before:
+            tx.execute("DELETE FROM postings WHERE namespace_id = ? AND term = ?", (namespace_id, term))
+        rows.append((namespace_id, term, alive[term], count, int(keep)))
+    tx.executemany(
+        "INSERT INTO terms VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+        "live = live + excluded.live, total = total + excluded.total, posted = excluded.posted",
+        rows,
+    )
+    owners = chunk_ids[terms.rows()].tolist()
+    pairs = ((namespace_id, t, c) for t, c in zip(terms.hashes.tolist(), owners, strict=True) if t in posted)
+    tx.executemany("INSERT INTO postings VALUES (?, ?, ?)", pairs)
+
+
+def remove_terms(
+    tx: apsw.Connection,
+    namespace_id: int,
+    chunk_ids: NDArray[np.int64],
+    terms: TermCounts,
+    live: NDArray[np.bool_],
+) -> None:
+    """Uncounts the terms of chunks that go; a term that no chunk has leaves no row."""
+    alive = Counter(_live_hashes(terms, live))
+    owners = chunk_ids[terms.rows()].tolist()
+    tx.executemany(
+        "DELETE FROM postings WHERE namespace_id = ? AND term = ? AND chunk_id = ?",
+        ((namespace_id, term, chunk) for term, chunk in zip(terms.hashes.tolist(), owners, strict=True)),
+    )
+    total = Counter(terms.hashes.tolist())
+    tx.executemany(
+        "UPDATE terms SET live = live - ?, total = total - ? WHERE namespace_id = ? AND term = ?",
+        ((alive[term], count, namespace_id, term) for term, count in total.items()),
+    )
+    tx.executemany(
+        "DELETE FROM terms WHERE namespace_id = ? AND term = ? AND total = 0",
+        ((namespace_id, term) for term in total),
+    )
+
+
+def shift_live_terms(tx: apsw.Connection, namespace_id: int, terms: TermCounts, sign: int) -> None:
+    """Adds (+1) or takes (-1) chunks from the live frequencies, as unmask and mask do."""
+    tx.executemany(
+        "UPDATE terms SET live = live + ? WHERE namespace_id = ? AND term = ?",
+        ((sign * count, namespace_id, term) for term, count in Counter(terms.hashes.tolist()).items()),
+    )
+
+
+def posted_terms(tx: apsw.Connection, namespace_id: int) -> NDArray[np.int64]:
+    """The terms that have a posting list, in ascending order."""
+    query = "SELECT term FROM terms WHERE namespace_id = ? AND posted ORDER BY term"
+    return np.fromiter((term for (term,) in tx.execute(query, (namespace_id,))), dtype=np.int64)
+
+
+def rebuild_postings(tx: apsw.Connection, namespace_id: int, chunks: Iterable, limit: int) -> int:
+    """Lists again the terms that have become rare since their postings were dropped; returns how many.
+
+    Args:
+        chunks: `EmbeddingChunk` of every level-2 node of the namespace.
+        limit: Longest posting list.
+    """
+    rows = tx.execute(
+        "SELECT term FROM terms WHERE namespace_id = ? AND posted = 0 AND total <= ?", (namespace_id, limit)
+    )
+    missing = np.array([term for (term,) in rows], dtype=np.uint32)
+    if not len(missing):
+        return 0
+    for children in chunks:
+        entries = np.flatnonzero(np.isin(children.terms.hashes, missing))
+        owners = children.ids[children.terms.rows()[entries]].tolist()
+        pairs = zip(children.terms.hashes[entries].tolist(), owners, strict=True)
+        tx.executemany(
+            "INSERT OR IGNORE INTO postings VALUES (?, ?, ?)", ((namespace_id, t, c) for t, c in pairs)
+        )
+    tx.executemany(
+        "UPDATE terms SET posted = 1 WHERE namespace_id = ? AND term = ?",
+        ((namespace_id, term) for term in missing.tolist()),
+    )
+    return len(missing)
+
+
+def _live_hashes(terms: TermCounts, live: NDArray[np.bool_]) -> list[int]:
+    return terms.hashes[live[terms.rows()]].tolist()

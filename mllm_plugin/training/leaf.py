@@ -20,15 +20,13 @@ from torch import Tensor, nn
 
 from mllm_plugin.config import LeafConfig
 from mllm_plugin.errors import InvalidInputError
-from mllm_plugin.hierarchy.setting import FEATURES, Setting
+from mllm_plugin.hierarchy.leaf import FEATURES, Setting
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.search.query import Query, make_queries
+from mllm_plugin.search.query import Query, View, make_queries
 from mllm_plugin.search.rank import Candidates, evidence_of
 from mllm_plugin.search.scan import scan
-from mllm_plugin.search.view import View
 from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int64
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
-from mllm_plugin.store.image import build_image
+from mllm_plugin.store.decoded import EmbeddingChunkCache, build_image
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.training.losses import listwise_loss
 from mllm_plugin.types import Namespace

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from mllm_plugin.config import TreeConfig
 from mllm_plugin.errors import DamagedStoreError
-from mllm_plugin.tree.clustering import group
+from mllm_plugin.tree.clustering import Parts, group
 from mllm_plugin.tree.node import EmbeddingChunk, Node, NodeStore
-from mllm_plugin.tree.parts import Parts
 
 LOWEST_LEVEL = 2  # the level of nodes whose children are chunks
 _PLACEMENT_WIDTH = 4

@@ -38,7 +38,7 @@ KNOWN = {"name": "diskcache", "version": "5", "vulns": [{"id": "CVE-2025-69872",
             [KNOWN],
             [
                 "diskcache 5: CVE-2025-69872; diskcache unpickles what it stores: here it never does "
-                "(store/cache_folder.py)",
+                "(store/cache.py)",
                 "1 packages looked up, 1 vulnerabilities, 0 packages unknown",
             ],
         ),

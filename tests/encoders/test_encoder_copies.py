@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mllm_plugin import EncoderMismatchError, InvalidTypeError
-from mllm_plugin.encoders import FrameworkEncoder, VectorsOnly, threads
+from mllm_plugin.encoders import FrameworkEncoder, VectorsOnly, huggingface
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from tests.encoders.test_encoder_identity import Embeddings
 from tests.helpers.tiny_encoder import write_tiny_encoder
@@ -99,7 +99,7 @@ def two_threads():
 
 
 def test_short_work_has_one_thread_and_the_caller_keeps_its_own(two_threads):
-    assert threads.on_one_thread(torch.get_num_threads) == 1
+    assert huggingface._on_one_thread(torch.get_num_threads) == 1
     assert torch.get_num_threads() == 2
     found = []
     later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
@@ -110,7 +110,7 @@ def test_short_work_has_one_thread_and_the_caller_keeps_its_own(two_threads):
 
 def test_an_error_comes_through(two_threads):
     with pytest.raises(ZeroDivisionError):
-        threads.on_one_thread(lambda: 1 / 0)
+        huggingface._on_one_thread(lambda: 1 / 0)
 
 
 def test_only_short_batches_are_read_on_one_thread(folder, two_threads, monkeypatch):
@@ -145,9 +145,9 @@ def test_many_callers_at_once(folder, two_threads):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_has_threads_of_its_own(tmp_path):
     code = (
-        "import os, warnings, torch; from mllm_plugin.encoders.threads import on_one_thread;"
-        "warnings.simplefilter('ignore'); torch.set_num_threads(2); on_one_thread(int); child = os.fork();"
-        "os._exit(on_one_thread(torch.get_num_threads) + 41) if not child else None;"
+        "import os, warnings, torch; from mllm_plugin.encoders.huggingface import _on_one_thread;"
+        "warnings.simplefilter('ignore'); torch.set_num_threads(2); _on_one_thread(int); child = os.fork();"
+        "os._exit(_on_one_thread(torch.get_num_threads) + 41) if not child else None;"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     done = subprocess.run(

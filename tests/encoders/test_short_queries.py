@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from mllm_plugin.encoders.base import document_batches
 from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
 from mllm_plugin.encoders.onnx import OnnxBert
 from mllm_plugin.encoders.short import MOST_TOKENS, ShortBert, short_bert
-from mllm_plugin.encoders.text import document_batches
 from mllm_plugin.errors import InvalidInputError
 from tests.helpers.tiny_encoder import write_tiny_encoder
 from tests.helpers.toy import ToyEncoder

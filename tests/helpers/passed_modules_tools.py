@@ -1,4 +1,4 @@
-"""Which modules of the package a call passes; run as a script it prints those of an `add`."""
+"""Which modules of the package a call passes; run as a script it prints those of an `add` and of a search."""
 
 from __future__ import annotations
 
@@ -34,5 +34,11 @@ if __name__ == "__main__":
 
     with MemoryIndex.open(tempfile.mkdtemp(), encoder=ToyEncoder()) as memory:
         memory.add([Document("an old text", id="a")])
-        found = modules_passed(lambda: memory.add([Document("a new text", id="b")]))
-        print(f"{len(found)} modules: {', '.join(found)}")
+        memory.search("old")
+        calls = {
+            "add": lambda: memory.add([Document("a new text", id="b")]),
+            "search": lambda: memory.search("a text"),
+        }
+        for name, call in calls.items():
+            found = modules_passed(call)
+            print(f"{name} passes {len(found)} modules: {', '.join(found)}")

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.config import LeafConfig
-from mllm_plugin.encoders.vectors import unit
+from mllm_plugin.encoders.base import unit
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import LeafRanker
 from mllm_plugin.search.query import Query, make_queries

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy, LeafRanker
-from mllm_plugin.hierarchy.setting import FEATURES, Setting
+from mllm_plugin.hierarchy.leaf import FEATURES, Setting
 from mllm_plugin.training.leaf import LeafEvidence, calibrate_relevance, collect_evidence
 from tests.helpers.toy import ToyEncoder
 

@@ -310,7 +310,7 @@ def test_windows_and_embeddings_are_those_of_the_file(tmp_path, monkeypatch, com
     if compiled:
         pytest.importorskip("numba")
     else:
-        for user in ("descent", "space", "windows"):
+        for user in ("descent", "space"):
             monkeypatch.setattr(f"mllm_plugin.image.{user}.kernels", lambda: plain)
     with MemoryIndex.open(tmp_path, encoder=ToyEncoder(), hierarchy="identity") as memory:
         memory.add(documents(40))

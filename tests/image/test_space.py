@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mllm_plugin.image.descent import SpaceWindows
 from mllm_plugin.image.generation import DamagedImageError, Generation, write_generation
 from mllm_plugin.image.space import Level, arrange, quantise, with_rare_terms, with_windows
-from mllm_plugin.image.windows import SpaceWindows
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.text.lexical import TermCounts, term_hash
 

@@ -8,7 +8,7 @@ import pytest
 
 from mllm_plugin import InvalidInputError, InvalidTypeError
 from mllm_plugin.memory import checks
-from mllm_plugin.memory.scope import Scope
+from mllm_plugin.memory.checks import Scope
 from mllm_plugin.store.times import ALWAYS, SUPERSEDED
 
 

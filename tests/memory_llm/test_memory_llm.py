@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mllm_plugin import AdapterMismatchError, InvalidInputError, InvalidTypeError, MemoryIndex, NotFoundError
 from mllm_plugin.errors import FilterError
 from mllm_plugin.llm import PromptLayout, load_llm
-from mllm_plugin.memory.scope import Scope
+from mllm_plugin.memory.checks import Scope
 from mllm_plugin.memory_llm import Answer, Dropped, MemoryLLM, MemoryLLMConfig
 from mllm_plugin.memory_llm.question import turns_of
 from tests.helpers.llm_tools import documents

@@ -16,7 +16,7 @@ from mllm_plugin.config import MemoryConfig, SearchConfig, TreeConfig
 from mllm_plugin.errors import InvalidInputError, StoreBusyError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.hierarchy.base import Ranker
-from mllm_plugin.hierarchy.learned import MappedRanker
+from mllm_plugin.hierarchy.modules import MappedRanker
 from mllm_plugin.image import ImageFolder, keeper
 from mllm_plugin.image.keeper import Images
 from mllm_plugin.search import imaged

@@ -11,21 +11,16 @@ from mllm_plugin import MemoryConfig, MemoryIndex
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.image import read_delta, read_space
 from mllm_plugin.search.allowed import Allowed, AllowedCache
-from mllm_plugin.search.beam import beam_at, likely, promising
-from mllm_plugin.search.exact import exact_candidates
 from mllm_plugin.search.hits import Told, choose, read_hits, stored_chunks, trace_paths
 from mllm_plugin.search.imaged import candidates_of
 from mllm_plugin.search.labels import Below, Labeller
-from mllm_plugin.search.query import make_queries
+from mllm_plugin.search.query import Recency, View, make_queries, recency_of
 from mllm_plugin.search.rank import best_rows, rank
-from mllm_plugin.search.recency import Recency, recency_of
 from mllm_plugin.search.refold import Refolder
-from mllm_plugin.search.scan import Scan, scan
+from mllm_plugin.search.scan import Scan, exact_candidates, scan
 from mllm_plugin.search.together import Together, Union
-from mllm_plugin.search.view import View
-from mllm_plugin.search.walk import Beam, descend, walk
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
-from mllm_plugin.store.image import build_image
+from mllm_plugin.search.walk import Beam, beam_at, descend, likely, promising, walk
+from mllm_plugin.store.decoded import EmbeddingChunkCache, build_image
 from tests.helpers.recall_tools import CONFIG, chunk_ids, many_documents
 from tests.helpers.toy import ToyEncoder
 

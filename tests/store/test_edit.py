@@ -8,9 +8,9 @@ import pytest
 
 from mllm_plugin import Document, MaskReport, MemoryConfig, NotFoundError
 from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.store.decoded import HierarchyInUse
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Edit, Removed, StaleError
-from mllm_plugin.store.hierarchies import HierarchyInUse
 from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.values import metadata_json, parsed_metadata, postings
 from mllm_plugin.store.verify import found_in, verify_store

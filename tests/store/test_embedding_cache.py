@@ -15,7 +15,6 @@ import pytest
 
 from mllm_plugin import IndexBuilder, MemoryIndex
 from mllm_plugin.store import cache as cache_module
-from mllm_plugin.store import cache_folder
 from mllm_plugin.store.cache import EmbeddingCache
 from tests.helpers.hostile_tools import journal, linked
 from tests.helpers.robustness_tools import assert_sound, contents, finish, some_documents, start_python
@@ -309,7 +308,7 @@ def test_a_huge_value_is_dropped(interrupted, right):
 
 
 def test_a_cache_that_another_process_holds_is_left_aside(interrupted, right, monkeypatch):
-    monkeypatch.setattr(cache_folder, "PATIENCE", 0.1)
+    monkeypatch.setattr(cache_module, "PATIENCE", 0.1)
     encoder = ToyEncoder()
     with (
         closing(sqlite3.connect(interrupted / "cache" / "cache.db", isolation_level=None)) as other,

@@ -9,6 +9,7 @@ from mllm_plugin import Document, InvalidInputError, InvalidTypeError, MemoryCon
 from mllm_plugin.encoders.identity import sample_of
 from mllm_plugin.hierarchy import Hierarchy, document_mark
 from mllm_plugin.store import listing, times
+from mllm_plugin.store.decoded import stored_fingerprint
 from mllm_plugin.store.documents import (
     document_state,
     drop_masks,
@@ -16,15 +17,19 @@ from mllm_plugin.store.documents import (
     same_text,
     select_documents,
 )
-from mllm_plugin.store.hierarchies import note_reader, stored_fingerprint, weights_that_saw
 from mllm_plugin.store.namespaces import check_namespace, create_namespace, find_namespace, namespaces_below
 from mllm_plugin.store.nodes import SqlNodeStore, leaf_nodes, load_children
-from mllm_plugin.store.probes import load_probes, save_probes
-from mllm_plugin.store.settings import load_settings
+from mllm_plugin.store.settings import load_probes, load_settings, note_reader, save_probes, weights_that_saw
 from mllm_plugin.store.statistics import chunk_count, namespace_stats, text_bytes
-from mllm_plugin.store.terms import add_terms, posted_terms, rebuild_postings, remove_terms, shift_live_terms
 from mllm_plugin.store.times import EXPIRED, Times, When, given_times, stamped
-from mllm_plugin.store.writer import next_version
+from mllm_plugin.store.writer import (
+    add_terms,
+    next_version,
+    posted_terms,
+    rebuild_postings,
+    remove_terms,
+    shift_live_terms,
+)
 from mllm_plugin.text.lexical import TermCounts, term_hash
 from mllm_plugin.tree.node import EmbeddingChunk, Node
 from tests.helpers.file_tools import own_database

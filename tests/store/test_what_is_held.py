@@ -7,8 +7,7 @@ import pytest
 
 from mllm_plugin import Document, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.config import LexicalConfig
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache, load_embedding_chunk
-from mllm_plugin.store.image import ImageCache, build_image
+from mllm_plugin.store.decoded import EmbeddingChunkCache, ImageCache, build_image, load_embedding_chunk
 from mllm_plugin.text.lexical import QueryTerms, term_hash
 from tests.helpers.robustness_tools import some_documents
 from tests.helpers.toy import ToyEncoder

@@ -190,7 +190,7 @@ def test_spans_lie_in_the_text_as_it_was_written(minilm):
 
 
 def test_what_has_no_other_shape_is_left_alone(minilm):
-    from mllm_plugin.encoders.letters import plain_letters
+    from mllm_plugin.text.letters import plain_letters
 
     for text in ("plain", "naïve café", "…™²½ №5 µm", "，你好。", "กำลัง", "ㅋㅋ", "👩‍👩‍👧", "می\u200cخواهم"):
         assert plain_letters(text)[0] == text

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mllm_plugin import MemoryIndex
 from mllm_plugin.memory import editing
 from mllm_plugin.tree import editor
-from mllm_plugin.tree.parts import Parts
+from mllm_plugin.tree.clustering import Parts
 from tests.helpers.file_tools import rows
 from tests.helpers.robustness_tools import SMALL_GROUPS, contents, some_documents
 from tests.helpers.toy import ToyEncoder

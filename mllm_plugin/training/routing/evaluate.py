@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mllm_plugin.config import TreeConfig
-from mllm_plugin.search.beam import BEST_LEAST, beam_at, likely, looked_into, promising
+from mllm_plugin.search.walk import BEST_LEAST, beam_at, likely, looked_into, promising
 from mllm_plugin.shapes import Float32, Float64, Int64
 from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.training.routing.grouping import Grouping, draw_grouping

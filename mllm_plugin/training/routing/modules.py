@@ -1,4 +1,4 @@
-"""Torch twins of the modules in `mllm_plugin.hierarchy.learned`; trained here, run there.
+"""Torch twins of the modules in `mllm_plugin.hierarchy.modules`; trained here, run there.
 
 Groups are ragged: children [n, d] with the group [n] that each belongs to, so that thousands of groups of any
 size are folded at once. Shapes: n children, g groups, h seeds, f hidden units, b queries, d dimensions.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mllm_plugin.hierarchy.learned import SPREAD_SCALE
+from mllm_plugin.hierarchy.modules import SPREAD_SCALE
 from mllm_plugin.shapes import Float, Int64
 from mllm_plugin.training.routing.config import TrainingConfig
 from mllm_plugin.tree.editor import LOWEST_LEVEL

@@ -17,11 +17,9 @@ from tqdm import tqdm
 
 from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory import MemoryIndex
-from mllm_plugin.search.query import Query, make_queries
-from mllm_plugin.search.view import View
+from mllm_plugin.search.query import Query, View, make_queries
 from mllm_plugin.shapes import Bool, Float32, Int64
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache
-from mllm_plugin.store.image import build_image
+from mllm_plugin.store.decoded import EmbeddingChunkCache, build_image
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import Namespace
 

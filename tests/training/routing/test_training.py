@@ -13,11 +13,9 @@ import pytest
 
 from mllm_plugin import Document, InvalidInputError, MemoryConfig, MemoryIndex, TreeConfig
 from mllm_plugin.hierarchy import Hierarchy, MappedRanker
-from mllm_plugin.search.beam import beam_at
-from mllm_plugin.search.query import make_queries
-from mllm_plugin.search.view import View
-from mllm_plugin.search.walk import Beam, walk
-from mllm_plugin.store.embedding_chunks import EmbeddingChunkCache, load_embedding_chunk
+from mllm_plugin.search.query import View, make_queries
+from mllm_plugin.search.walk import Beam, beam_at, walk
+from mllm_plugin.store.decoded import EmbeddingChunkCache, load_embedding_chunk
 from mllm_plugin.training.losses import listwise_loss, softmax_loss
 from mllm_plugin.training.questions import held_out_queries
 from mllm_plugin.training.routing import loop as stages

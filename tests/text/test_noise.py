@@ -10,8 +10,8 @@ import pytest
 
 from mllm_plugin import Document, MemoryIndex
 from mllm_plugin.encoders import DEFAULT_ENCODER, FrameworkEncoder, as_encoder
-from mllm_plugin.encoders.text import is_noise
 from mllm_plugin.memory_llm.passages import choose_passages
+from mllm_plugin.text.letters import is_noise
 from mllm_plugin.types import Hit, MemoryEmbedding
 from tests.helpers.toy import ToyEncoder
 

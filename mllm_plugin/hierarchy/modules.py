@@ -1,9 +1,13 @@
-"""Trained level encoders and rankers, as they run in a memory: numpy only, and cheap.
+"""Level encoders and rankers as they run in a memory: numpy only, and cheap.
 
-A level encoder is a transformer's pooling block: a few learned seeds attend over the children (Lee et al.,
-Set Transformer, 2019, section 3.2), a feed-forward layer follows, and both are added to the normalised mean,
-so that weights of zero give the identity. Seeds in place of self-attention between the children keep a fold
-at O(children * seeds), which edits can afford. A ranker maps the query and takes the inner product.
+Untrained, a node is the normalised mean of its live children and a ranker is the cosine: with them a memory
+ranks as the pretrained encoder does, and training is kept only where it does better.
+
+A trained level encoder is a transformer's pooling block: a few learned seeds attend over the children (Lee et
+al., Set Transformer, 2019, section 3.2), a feed-forward layer follows, and both are added to the normalised
+mean, so that weights of zero give the identity. Seeds in place of self-attention between the children keep a
+fold at O(children * seeds), which edits can afford. A trained ranker maps the query and takes the inner
+product.
 
 Shapes: c children, r vectors per embedding, h seeds, f hidden units, b queries, m vectors per query,
 n embeddings, d dimensions.
@@ -11,20 +15,20 @@ n embeddings, d dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_plugin.errors import DimensionMismatchError, InvalidInputError
 from mllm_plugin.folder import check_tensors
 from mllm_plugin.hierarchy.base import LevelEncoder, Ranker
-from mllm_plugin.hierarchy.identity import CosineRanker, MeanLevelEncoder
 from mllm_plugin.shapes import Bool, Float16, Float32, Float64
 
 Tensors = Mapping[str, NDArray[np.float32]]
 SPREAD_SCALE = 10.0  # attention logit per unit of cosine distance from the mean
-
-
 _BLOCK = {
     "seeds": ("h", "d"),
     "spread": ("h",),
@@ -34,6 +38,38 @@ _BLOCK = {
     "up": ("d", "f"),
 }
 _MAPPED = {"map": ("d", "d"), "scale": (1,), "offset": (1,), "path": (1,), "slack": (1,)}
+
+
+class MeanLevelEncoder(LevelEncoder):
+    """Folds an embedding chunk into the normalised mean of its live children.
+
+    The sum of fp16 values in float64 is exact and `math.fsum` rounds once, so the result is the same to the
+    bit on every machine.
+    """
+
+    def fold(
+        self, children: Float16[np.ndarray, "c r d"], live: Bool[np.ndarray, " c"]
+    ) -> Float16[np.ndarray, "1 d"]:
+        """Folds children [c, r, d] with live [c] to [1, d]; all zero when nothing is live."""
+        total = children[live].astype(np.float64).sum(axis=(0, 1))
+        norm = math.sqrt(math.fsum(total * total))
+        return (total / norm if norm > 0 else total).astype(np.float16)[None]
+
+
+class CosineRanker(Ranker):
+    """Scores an embedding by its best cosine with any of the query's vectors.
+
+    The slack within which a node may still hold a result is unknown without training, so none is dropped.
+    """
+
+    def score(
+        self, queries: Float32[np.ndarray, "b m d"], embeddings: Float32[np.ndarray, "n r d"]
+    ) -> Float32[np.ndarray, "b n"]:
+        """Scores embeddings [n, r, d] for queries [b, m, d]: [b, n], higher is better."""
+        b, m, d = queries.shape
+        n, r, _ = embeddings.shape
+        cosines = queries.reshape(b * m, d) @ embeddings.reshape(n * r, d).T
+        return cosines if m == r == 1 else cosines.reshape(b, m, n, r).max(axis=(1, 3))
 
 
 class AttentionLevelEncoder(LevelEncoder):
@@ -136,3 +172,61 @@ class MappedRanker(Ranker):
     def asked(self, queries: Float32[np.ndarray, "b m d"]) -> Float32[np.ndarray, "b m d"]:
         """Vectors whose best inner product with an embedding is its score, but for a constant."""
         return queries @ self._map
+
+
+# -- whether modules fit a memory: each is tried before anything is written
+
+
+def check_level_encoder(module: LevelEncoder, level: int, dim: int) -> None:
+    """Folds two embeddings of a memory's width.
+
+    Raises:
+        DimensionMismatchError: The module is for another width.
+        InvalidInputError: It raises something, or makes no node of finite numbers.
+    """
+    what = f"the level encoder of level {level} ({type(module).__name__})"
+    children = _pair(dim).astype(np.float16)
+    found = _tried(lambda: module.fold(children, np.ones(2, dtype=bool)), module, what, dim)
+    if found.ndim != 2 or found.shape[1] != dim or not np.isfinite(found).all():
+        raise InvalidInputError(
+            f"{what} folds embeddings {list(children.shape)} to {_told(found)}, expected finite [r, {dim}]"
+        )
+
+
+def check_ranker(module: Ranker, level: int, dim: int) -> None:
+    """Scores two embeddings of a memory's width.
+
+    Raises:
+        DimensionMismatchError: The module is for another width.
+        InvalidInputError: It raises something, or gives no finite scores.
+    """
+    what = f"the ranker of level {level} ({type(module).__name__})"
+    embeddings = _pair(dim)
+    found = _tried(lambda: module.score(embeddings[:1], embeddings), module, what, dim)
+    if found.shape != (1, 2) or not np.isfinite(found).all():
+        raise InvalidInputError(
+            f"{what} scores 2 embeddings for 1 query with {_told(found)}, expected finite [1, 2]"
+        )
+
+
+def _pair(dim: int) -> NDArray[np.float32]:
+    """Two embeddings [2, 1, d] of unit length."""
+    found = np.zeros((2, 1, dim), dtype=np.float32)
+    found[0, 0, 0] = found[1, 0, -1] = 1.0
+    return found
+
+
+def _tried(call: Callable[[], Any], module: Any, what: str, dim: int) -> NDArray[Any]:
+    own = getattr(module, "dim", dim)
+    if own != dim:
+        raise DimensionMismatchError(f"{what} is for embeddings of {own} numbers, the memory's have {dim}")
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(call())
+    except Exception as error:  # a module of the caller's own may raise anything
+        raise InvalidInputError(f"{what} fails on embeddings of {dim} numbers: {error!r}") from error
+
+
+def _told(found: NDArray[Any]) -> str:
+    finite = found.dtype.kind == "f" and bool(np.isfinite(found).all())
+    return f"{list(found.shape)}{'' if finite else ', not all of them finite'}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from mllm_plugin import Document, MemoryIndex
-from mllm_plugin.store.stored_documents import stored_chunks, stored_documents, stored_masks
+from mllm_plugin.store.documents import stored_chunks, stored_documents, stored_masks
 from tests.helpers.toy import ToyEncoder
 
 DAY = 86_400_000_000  # microseconds

@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from mllm_plugin import DamagedStoreError, DiskFullError, ReadOnlyStoreError, StoreBusyError, StoreError
-from mllm_plugin.store.failures import consistent, decoding, enough_handles, is_damage, making, translated
+from mllm_plugin.store.connections import consistent, decoding, enough_handles, is_damage, making, translated
 from mllm_plugin.store.times import Times
 
 PATH = Path("memory.db")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_plugin.text.unicode import text_flaw
+from mllm_plugin.text.letters import text_flaw
 
 
 def test_a_text_that_cannot_be_stored_says_where():

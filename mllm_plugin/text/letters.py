@@ -1,12 +1,15 @@
-"""Letters in the shape that tokenizers know: ligatures of PDF files, full-width and mathematical letters.
+"""Characters: what can be stored, letters in the shape that tokenizers know, and runs of them that are noise.
 
-Of what Unicode calls compatibility characters only letters in another shape are replaced, so that a text
-without them goes to the encoder as it is. Places lead from the replaced text back to the original.
+PDF files have ligatures, full-width and mathematical letters. Of what Unicode calls compatibility characters
+only letters in another shape are replaced, so that a text without them goes to the encoder as it is. Places
+lead from the replaced text back to the original.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,6 +26,26 @@ _OWN = ("\u0250", "\u20ff")  # other alphabets, some of whose usual letters have
 _RADICALS = ("\u2e80", "\u2fdf")  # symbols that PDF files have in place of Chinese letters
 _JAMO = ("\u1100", "\u11ff")  # parts of Korean syllables, which no tokenizer knows by themselves
 _SOFT_HYPHEN = "\u00ad"
+_RUN = re.compile(r"[0-9A-Za-z+/=]+")
+_HEX = re.compile(r"[0-9a-fA-F]{2,}")
+_CHANGE = re.compile(r"(?<=[0-9])(?=[A-Za-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[a-z])(?=[A-Z])")
+_LEAST_NOISE = 32  # characters; less may be an identifier that somebody asks for
+_NOISE_SHARE = 0.75
+_LONGEST_WORD = 40
+_SHORTEST_CODE = 16
+_CHANGE_SHARE = 0.3
+
+
+def text_flaw(text: str) -> str:
+    """Why a text cannot be stored; empty when it can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return (
+            f"holds a lone surrogate at {error.start}, which is no valid Unicode; decode the source with "
+            f"errors='replace'"
+        )
+    return ""
 
 
 class Places(NamedTuple):
@@ -78,3 +101,28 @@ def _is_other_shape(character: str) -> bool:
     usual = unicodedata.normalize("NFKC", character)
     is_usual = bool(_USUAL.fullmatch(usual)) and not _JAMO[0] <= usual[0] <= _JAMO[1]
     return is_letter and is_usual
+
+
+def is_noise(text: str) -> bool:
+    """Whether a text is hardly more than hex digits, base64, or runs of letters that no language has."""
+    solid = sum(map(len, text.split()))
+    if solid < _LEAST_NOISE:
+        return False
+    runs = [run for run in _RUN.findall(text) if 10 * (run.count("+") + run.count("/")) <= len(run)]
+    long = [run for run in runs if len(run) > _LONGEST_WORD]
+    digits = [run for run in runs if len(run) <= _LONGEST_WORD and _HEX.fullmatch(run)]
+    mixed = [run for run in runs if _SHORTEST_CODE <= len(run) <= _LONGEST_WORD and not _HEX.fullmatch(run)]
+    codes = (long, digits if _are_hexadecimal("".join(digits)) else (), mixed if _are_mixed(mixed) else ())
+    return sum(len(run) for part in codes for run in part) >= max(_LEAST_NOISE, _NOISE_SHARE * solid)
+
+
+def _are_hexadecimal(digits: str) -> bool:
+    """Whether they are neither words like "added" nor a table of numbers, with an e here and there."""
+    letters = [digit.lower() for digit in digits if digit.isalpha()]
+    return len(set(letters)) >= 4 and len(digits) - len(letters) >= 0.3 * len(digits)
+
+
+def _are_mixed(runs: Sequence[str]) -> bool:
+    """Whether they change between digits, capitals and small letters more often than names do."""
+    changes = sum(len(_CHANGE.findall(run)) for run in runs)
+    return changes >= _CHANGE_SHARE * sum(map(len, runs))

@@ -1,6 +1,11 @@
-"""All chunks of one namespace side by side in memory, for scans; an edit costs reading what it changed.
+"""What is read of the file and kept in memory, decoded: the hierarchy, embedding chunks, whole namespaces.
 
-Built from the file when first needed and never written to disk, so there is nothing here to erase.
+Nothing here is written to disk, so there is nothing to erase, and nothing is stale: another process may
+install another hierarchy at any time, so it is named by its fingerprint. An embedding chunk is named by its
+node and the write that last changed it; the parent's embedding chunk carries that number, so a walk that
+starts at the root of its snapshot finds exactly the embedding chunks of that snapshot. An image of a
+namespace has all of its chunks side by side, for scans; an edit costs reading what it changed.
+
 Shapes: n chunks, d dimensions, e term entries.
 """
 
@@ -10,17 +15,127 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import apsw
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_plugin.config import LexicalConfig
+from mllm_plugin.config import LeafConfig, LexicalConfig
+from mllm_plugin.errors import InvalidInputError
+from mllm_plugin.hierarchy import IDENTITY, Hierarchy, LeafRanker, parse_weights
+from mllm_plugin.lru import LRU
+from mllm_plugin.store.codec import vector_of
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.text.lexical import QueryTerms, TermCounts
 from mllm_plugin.tree.node import EmbeddingChunk
 
-_MOST_PARTS = 8
+HIERARCHY = "hierarchy"  # the setting that names it
+_MOST_PARTS = 8  # of an image
+
+
+class HierarchyInUse:
+    """Follows the hierarchy of one file, since another process may install another at any time."""
+
+    def __init__(self, leaf: LeafConfig) -> None:
+        self._leaf = leaf
+        self._known: dict[str, Hierarchy] = {}
+
+    def announce(self, hierarchy: Hierarchy) -> None:
+        """Makes a hierarchy known that the caller has, or that a transaction is about to record."""
+        self._known[hierarchy.fingerprint] = hierarchy
+
+    def of(self, tx: apsw.Connection, stored: str | None = None) -> Hierarchy:
+        """The hierarchy of a transaction's snapshot.
+
+        Args:
+            tx: Where to read.
+            stored: Its fingerprint, where that is known.
+
+        Raises:
+            InvalidInputError: It was given as objects that this process does not have.
+        """
+        stored = stored or stored_fingerprint(tx)
+        if stored not in self._known:
+            self._known[stored] = load_hierarchy(tx, stored, self._leaf)
+        return self._known[stored]
+
+
+def stored_fingerprint(tx: apsw.Connection) -> str:
+    """Names the hierarchy that the nodes were folded with."""
+    return tx.execute("SELECT value FROM meta WHERE key = ?", (HIERARCHY,)).get
+
+
+def load_hierarchy(tx: apsw.Connection, fingerprint: str, leaf: LeafConfig) -> Hierarchy:
+    """Builds a stored hierarchy.
+
+    Raises:
+        InvalidInputError: The file does not hold its weights, holds modules of your own classes, or weights
+            that are damaged or of another width; `install("identity")` works without them.
+    """
+    if fingerprint == IDENTITY:
+        return Hierarchy(leaf_ranker=LeafRanker(leaf))
+    row = tx.execute("SELECT config, tensors FROM weights WHERE fingerprint = ?", (fingerprint,)).get
+    if row is None:
+        raise InvalidInputError(
+            f"the nodes of this memory were folded by hierarchy {fingerprint!r}, which it does not hold; "
+            f"open it with MemoryIndex.open(…, hierarchy=…), or install another"
+        )
+    config, tensors = row
+    hierarchy = Hierarchy.from_weights(parse_weights(config, tensors, "the memory"), leaf=leaf)
+    hierarchy.check(tx.execute("SELECT value FROM meta WHERE key = 'dim'").get)
+    return hierarchy
+
+
+class NodeRef(NamedTuple):
+    """A node as of one write."""
+
+    node_id: int
+    version: int
+
+
+@dataclass(frozen=True)
+class CachedChunk:
+    """An embedding chunk ready to be scored; see `EmbeddingChunk` for the fields."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    live: NDArray[np.int64]
+    versions: NDArray[np.int64]
+    terms: TermCounts | None
+
+    def vector(self, child_id: int) -> NDArray[np.float32]:
+        """The embedding of one child [r, d]."""
+        return vector_of(self.ids, self.vectors, child_id)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the arrays take."""
+        terms = self.terms.hashes.nbytes * 2 if self.terms is not None else 0
+        return self.vectors.nbytes + self.ids.nbytes * 3 + terms + 500
+
+
+def load_embedding_chunk(snapshot: Snapshot, node_id: int) -> CachedChunk:
+    """Reads and decodes the embedding chunk of a node."""
+    children = snapshot.children(node_id)
+    vectors = children.vectors.astype(np.float32)
+    return CachedChunk(children.ids, vectors, children.live, children.versions, children.terms)
+
+
+class EmbeddingChunkCache:
+    """Least recently used embedding chunks, at most `capacity` bytes."""
+
+    def __init__(self, capacity: int) -> None:
+        self._embedding_chunks: LRU[tuple[int, int], CachedChunk] = LRU(capacity)
+
+    def get(self, snapshot: Snapshot, node_id: int, version: int) -> CachedChunk:
+        """The embedding chunk of a node as of a write, from memory or from the file."""
+        children = self._embedding_chunks.get((node_id, version))
+        if children is None:
+            children = load_embedding_chunk(snapshot, node_id)
+            self._embedding_chunks.put((node_id, version), children, children.nbytes)
+        return children
 
 
 @dataclass(frozen=True)
