@@ -28,6 +28,7 @@ PAGE = ROOT / "docs" / "api.md"
 MODULES = (
     "mllm_plugin",
     "mllm_plugin.types",
+    "mllm_plugin.reports",
     "mllm_plugin.encoders",
     "mllm_plugin.encoders.huggingface",
     "mllm_plugin.protocols",

@@ -43,28 +43,30 @@ if TYPE_CHECKING:
     )
     from mllm_plugin.memory import MemoryIndex
     from mllm_plugin.memory.batch import Batch
-    from mllm_plugin.search.query import Recency
-    from mllm_plugin.types import (
+    from mllm_plugin.reports import (
         AddReport,
         BuildReport,
         CompactReport,
+        InstallReport,
+        MaskReport,
+        RemoveReport,
+        RepairReport,
+        SkippedDocument,
+        Stats,
+        UpdateReport,
+        VerifyReport,
+    )
+    from mllm_plugin.search.query import Recency
+    from mllm_plugin.types import (
         Document,
         Hit,
         Hits,
-        InstallReport,
-        MaskReport,
         MemoryEmbedding,
         PathStep,
         Recall,
-        RemoveReport,
-        RepairReport,
         SearchStatistics,
-        SkippedDocument,
-        Stats,
         StoredDocument,
         Topic,
-        UpdateReport,
-        VerifyReport,
     )
 
 __version__ = "0.1.0"
@@ -137,7 +139,7 @@ _HOMES = {
     "reembed": "bulk.reembedding",
     "repair": "bulk.repairing",
 }
-_VALUES = ("errors", "config", "types")  # where all others are
+_VALUES = ("errors", "config", "types", "reports")  # where all others are
 
 
 def __getattr__(name: str) -> Any:

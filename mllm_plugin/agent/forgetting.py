@@ -12,7 +12,8 @@ from mllm_plugin.agent.items import Forgotten
 from mllm_plugin.agent.naming import FIELD, is_version, outer_namespaces, own
 from mllm_plugin.errors import NotFoundError, VersionConflictError
 from mllm_plugin.memory.checks import id_of
-from mllm_plugin.types import Namespace, RemoveReport, StoredDocument
+from mllm_plugin.reports import RemoveReport
+from mllm_plugin.types import Namespace, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from mllm_plugin.types import RemoveReport, _Report
+from mllm_plugin.reports import RemoveReport
+from mllm_plugin.types import ToDict
 
 
 @dataclass(frozen=True, slots=True)
-class Memory(_Report):
+class Memory(ToDict):
     """One remembered item.
 
     Attributes:
@@ -68,7 +69,7 @@ class Memory(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class Duplicate(_Report):
+class Duplicate(ToDict):
     """An item that says nearly the same.
 
     Attributes:
@@ -83,7 +84,7 @@ class Duplicate(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered(_Report):
+class Remembered(ToDict):
     """What `remember` or `update` did.
 
     Attributes:
@@ -106,7 +107,7 @@ class Remembered(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten(_Report):
+class Forgotten(ToDict):
     """What `forget` did.
 
     Attributes:
@@ -128,7 +129,7 @@ class Forgotten(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class AgentTopic(_Report):
+class AgentTopic(ToDict):
     """A part of the memory that hangs together: a node of the tree.
 
     Attributes:
@@ -160,7 +161,7 @@ class AgentTopic(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class Consolidated(_Report):
+class Consolidated(ToDict):
     """Items that say nearly the same, as `consolidate` found them.
 
     Attributes:
@@ -177,7 +178,7 @@ class Consolidated(_Report):
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEntry(_Report):
+class AuditEntry(ToDict):
     """One line of the audit log; it holds no text.
 
     Attributes:

@@ -28,9 +28,10 @@ from mllm_plugin.calls.twins import twin
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError
 from mllm_plugin.memory.checks import at_least, ids_of, positive, share
 from mllm_plugin.memory.editing import KEEP
+from mllm_plugin.reports import RemoveReport
 from mllm_plugin.search.query import Recency
 from mllm_plugin.store.listing import Order
-from mllm_plugin.types import Moment, Namespace, RemoveReport
+from mllm_plugin.types import Moment, Namespace
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared

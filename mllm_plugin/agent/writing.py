@@ -26,8 +26,9 @@ from mllm_plugin.errors import InvalidInputError, NotFoundError, VersionConflict
 from mllm_plugin.memory.batch import Batch
 from mllm_plugin.memory.checks import version_of
 from mllm_plugin.memory.editing import KEEP
+from mllm_plugin.reports import AddReport
 from mllm_plugin.store.times import EXPIRED
-from mllm_plugin.types import AddReport, Document, Moment, Namespace, StoredDocument
+from mllm_plugin.types import Document, Moment, Namespace, StoredDocument
 
 if TYPE_CHECKING:
     from mllm_plugin.agent.shared import Shared

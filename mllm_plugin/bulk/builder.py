@@ -21,8 +21,9 @@ from mllm_plugin.errors import (
 )
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.editing import REGROUP_SHARE, still_provisional
+from mllm_plugin.reports import AddReport, BuildReport
 from mllm_plugin.store.namespaces import check_namespace
-from mllm_plugin.types import AddReport, BuildReport, Document, Namespace, OnInvalid
+from mllm_plugin.types import Document, Namespace, OnInvalid
 
 
 @explain_calls

@@ -19,7 +19,8 @@ from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.memory.copies import check_target, mark_as_copy, masks_of
 from mllm_plugin.memory.opening import DEFAULT
 from mllm_plugin.protocols import TextEncoder
-from mllm_plugin.types import AddReport, BuildReport, StoredDocument
+from mllm_plugin.reports import AddReport, BuildReport
+from mllm_plugin.types import StoredDocument
 
 _TOGETHER = 64  # documents read in one moment
 

@@ -26,10 +26,11 @@ from mllm_plugin.errors import (
 from mllm_plugin.hierarchy import IDENTITY, Hierarchy, parse_weights
 from mllm_plugin.memory import MemoryIndex
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.reports import RepairReport
 from mllm_plugin.store.database import FILE_NAME, is_open_here
 from mllm_plugin.store.filesystem import draft_folder, held_alone, swap_folders
 from mllm_plugin.store.salvage import Salvage, SavedDocument, open_salvage
-from mllm_plugin.types import Namespace, RepairReport
+from mllm_plugin.types import Namespace
 
 _BATCH = 256
 

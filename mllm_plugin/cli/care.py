@@ -15,9 +15,9 @@ from mllm_plugin.cli.output import emit, fields, namespace_name, plural, size, t
 from mllm_plugin.cli.settings import Settings, UserPath, check_folder, encoder_option, shared_options
 from mllm_plugin.errors import DamagedStoreError, EncoderMismatchError, InvalidInputError, NotFoundError
 from mllm_plugin.memory import MemoryIndex
+from mllm_plugin.reports import NamespaceStats, RepairReport, Stats, VerifyReport
 from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.filesystem import draft_folder, swap_folders, sync
-from mllm_plugin.types import NamespaceStats, RepairReport, Stats, VerifyReport
 
 _SHOWN = 10
 

@@ -21,7 +21,8 @@ from mllm_plugin.cli.terminal import (
     strong,
     width,
 )
-from mllm_plugin.types import Hit, PathStep, RemoveReport
+from mllm_plugin.reports import RemoveReport
+from mllm_plugin.types import Hit, PathStep
 
 _RULE = re.compile(r"([-=*~^#+_.])\1{3,}")
 _LEAST_EXCERPT = 12

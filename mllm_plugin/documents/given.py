@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
+from mllm_plugin.reports import SkippedDocument
 from mllm_plugin.store.times import given_times
 from mllm_plugin.store.values import metadata_json
 from mllm_plugin.text.letters import text_flaw
-from mllm_plugin.types import Document, OnInvalid, SkippedDocument, StoredDocument
+from mllm_plugin.types import Document, OnInvalid, StoredDocument
 
 _RECENT = 1 << 16  # marks that wait to be sorted in
 _IDS = ("node_id", "id_", "doc_id")  # of a LlamaIndex node

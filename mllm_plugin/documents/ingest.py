@@ -21,6 +21,7 @@ from mllm_plugin.encoders.base import (
 )
 from mllm_plugin.errors import DimensionMismatchError, InvalidInputError, InvalidTypeError, StoreBusyError
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.reports import AddReport, SkippedDocument
 from mllm_plugin.store.cache import EmbeddingCache, hash_text
 from mllm_plugin.store.codec import are_windows, pack_windows
 from mllm_plugin.store.database import Database
@@ -31,7 +32,7 @@ from mllm_plugin.store.namespaces import find_namespace
 from mllm_plugin.store.times import Times
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.text.chunking import Span, split_text, whole_text
-from mllm_plugin.types import AddReport, Document, Namespace, OnInvalid, SkippedDocument
+from mllm_plugin.types import Document, Namespace, OnInvalid
 
 _MOST_ATTEMPTS = 10
 _T = TypeVar("_T")

@@ -25,6 +25,7 @@ from mllm_plugin.encoders.base import as_vectors
 from mllm_plugin.encoders.identity import AGREEMENT, Sample, agreement, is_anonymous
 from mllm_plugin.errors import InvalidDocumentError, InvalidInputError, InvalidTypeError
 from mllm_plugin.protocols import TextEncoder
+from mllm_plugin.reports import AddReport
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.codec import are_windows, packed_size
 from mllm_plugin.store.documents import DocumentState, document_hash, same_text
@@ -34,7 +35,7 @@ from mllm_plugin.store.times import EXPIRED, Times
 from mllm_plugin.store.values import shown
 from mllm_plugin.store.writer import PreparedDocument
 from mllm_plugin.text.chunking import Span
-from mllm_plugin.types import AddReport, Document, Namespace, StoredDocument
+from mllm_plugin.types import Document, Namespace, StoredDocument
 
 TIMES = ("created_at", "updated_at", "expires_at", "valid_from", "valid_to")
 _PROBED = 3  # chunks by which a model is told

@@ -17,20 +17,13 @@ from mllm_plugin.errors import InvalidInputError
 from mllm_plugin.memory.checks import filter_of, id_of, label_of, mask_of, version_of, which_of
 from mllm_plugin.memory.editing import KEEP, change_of
 from mllm_plugin.memory.handle import Handle
+from mllm_plugin.reports import AddReport, MaskReport, RemoveReport, UpdateReport
 from mllm_plugin.store.cache import hash_text
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Edit
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.store.writer import PreparedDocument
-from mllm_plugin.types import (
-    AddReport,
-    Document,
-    MaskReport,
-    Moment,
-    Namespace,
-    RemoveReport,
-    UpdateReport,
-)
+from mllm_plugin.types import Document, Moment, Namespace
 
 Report = AddReport | MaskReport | RemoveReport | UpdateReport
 

@@ -13,17 +13,10 @@ from mllm_plugin.documents.records import Record, import_records
 from mllm_plugin.errors import InvalidInputError, InvalidTypeError, StoreError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.memory.handle import Handle
+from mllm_plugin.reports import AddReport, InstallReport, RemoveReport, UpdateReport
 from mllm_plugin.store.documents import Which
 from mllm_plugin.store.edit import Removed
-from mllm_plugin.types import (
-    AddReport,
-    Document,
-    InstallReport,
-    Namespace,
-    RemoveReport,
-    StoredDocument,
-    UpdateReport,
-)
+from mllm_plugin.types import Document, Namespace, StoredDocument
 
 REGROUP_SHARE = 0.1  # of the chunks: a small addition to a large memory is not worth grouping all of it
 KEEP: Literal["keep"] = "keep"

@@ -46,32 +46,34 @@ from mllm_plugin.memory.opening import (
 )
 from mllm_plugin.models.files import choose_device
 from mllm_plugin.protocols import Reranker
+from mllm_plugin.reports import (
+    AddReport,
+    CompactReport,
+    InstallReport,
+    MaskReport,
+    RemoveReport,
+    Stats,
+    UpdateReport,
+    VerifyReport,
+)
 from mllm_plugin.search.passages import merged
 from mllm_plugin.search.query import Recency
 from mllm_plugin.store.database import Watcher
 from mllm_plugin.store.listing import Order
 from mllm_plugin.store.namespaces import check_namespace
 from mllm_plugin.types import (
-    AddReport,
-    CompactReport,
     Document,
     Hits,
-    InstallReport,
-    MaskReport,
     Moment,
     Namespace,
     OnInvalid,
     QueryLike,
     Recall,
-    RemoveReport,
     SearchMode,
-    Stats,
     StoredChunk,
     StoredDocument,
     Topic,
-    UpdateReport,
     VectorsLike,
-    VerifyReport,
 )
 
 if TYPE_CHECKING:

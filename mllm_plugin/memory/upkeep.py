@@ -9,11 +9,11 @@ from mllm_plugin.errors import DamagedStoreError
 from mllm_plugin.memory.checks import Scope
 from mllm_plugin.memory.handle import Handle
 from mllm_plugin.memory.searching import moment_of
+from mllm_plugin.reports import CompactReport, Stats, VerifyReport
 from mllm_plugin.store.edit import give_back_pages
 from mllm_plugin.store.namespaces import namespaces_below
 from mllm_plugin.store.statistics import namespace_stats, text_bytes
 from mllm_plugin.store.verify import verify_store
-from mllm_plugin.types import CompactReport, Stats, VerifyReport
 
 
 def stats(memory: Handle) -> Stats:

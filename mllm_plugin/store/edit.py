@@ -13,6 +13,7 @@ from mllm_plugin import clock
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import NotFoundError, VersionConflictError
 from mllm_plugin.hierarchy import Hierarchy
+from mllm_plugin.reports import MaskReport
 from mllm_plugin.store.database import Database
 from mllm_plugin.store.decoded import HierarchyInUse, stored_fingerprint
 from mllm_plugin.store.documents import (
@@ -41,7 +42,7 @@ from mllm_plugin.store.snapshot import IMAGE, Snapshot
 from mllm_plugin.store.statistics import chunk_count
 from mllm_plugin.store.times import EXPIRED, Times, expired_ids, overdue, set_hidden
 from mllm_plugin.store.writer import NamespaceWriter, PreparedDocument, next_version
-from mllm_plugin.types import Document, MaskReport, Namespace, StoredDocument
+from mllm_plugin.types import Document, Namespace, StoredDocument
 
 
 class StaleError(Exception):

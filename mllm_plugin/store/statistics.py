@@ -5,8 +5,8 @@ from __future__ import annotations
 import apsw
 import numpy as np
 
+from mllm_plugin.reports import LevelStats, NamespaceStats
 from mllm_plugin.store.namespaces import NamespaceRow
-from mllm_plugin.types import LevelStats, NamespaceStats
 
 
 def namespace_stats(tx: apsw.Connection, row: NamespaceRow) -> NamespaceStats:

@@ -11,12 +11,12 @@ import apsw
 from mllm_plugin.config import MemoryConfig
 from mllm_plugin.errors import DamagedStoreError, InvalidInputError
 from mllm_plugin.hierarchy import Hierarchy, parse_weights
+from mllm_plugin.reports import VerifyReport
 from mllm_plugin.store.connections import damaged, decoding, translated
 from mllm_plugin.store.log import log_of, read_log
 from mllm_plugin.store.namespaces import namespaces_below
 from mllm_plugin.store.schema import schema_problems
 from mllm_plugin.store.verify_namespace import NamespaceCheck
-from mllm_plugin.types import VerifyReport
 
 _SHOWN = 3  # lines of SQLite's own check
 
