@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mllm_plugin.config import LexicalConfig
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.space import Space, quantise
 from mllm_plugin.shapes import Float, Float32, Float64, Int8, Int64, UInt32
-from mllm_plugin.store.codec import whole_numbers
+from mllm_plugin.store.codec import Windows, whole_numbers
 from mllm_plugin.text.lexical import QueryTerms
 
 UPPER_SHARE = 2  # above the lowest nodes the beam is so many times narrower: each leads to many of them
@@ -232,28 +233,46 @@ def _walk_args(
 
 @dataclass(frozen=True)
 class SpaceWindows:
-    """Windows of some chunks of a namespace.
+    """Windows of some chunks of a namespace: of those in its arrays, then of those read from the file.
 
     Attributes:
-        space: Its arrays, which hold windows.
-        chunks: Places among the chunks.
+        space: Its arrays.
+        chunks: Places among their chunks; none where they hold no windows.
+        read: Windows of further chunks.
     """
 
     space: Space
     chunks: Int64[np.ndarray, " n"]
+    read: Windows | None = None
+
+    @cached_property
+    def _here(self) -> Int64[np.ndarray, " n"]:
+        return self.space.window_sizes[self.chunks].astype(np.int64)
 
     @property
-    def sizes(self) -> UInt32[np.ndarray, " n"]:
+    def sizes(self) -> Int64[np.ndarray, " _"]:
         """How many each chunk has."""
-        return self.space.window_sizes[self.chunks]
+        return self._here if self.read is None else np.concatenate([self._here, self.read.sizes])
 
     def best(self, probes: Float32[np.ndarray, "m d"]) -> Float64[np.ndarray, "m _"]:
         """As `Windows.best`, to the bit."""
-        ends, sizes = self.space.window_ends[self.chunks], self.sizes
-        if not sizes.all():
-            ends, sizes = ends[sizes > 0], sizes[sizes > 0]
-        starts = ends - sizes
-        self.space.check_windows(starts, ends)
         scales, asked = whole_numbers(probes)
-        codes = self.space.window_codes, self.space.window_scales
-        return kernels().best_windows(*codes, starts, ends, asked.astype(np.int32), scales)
+        space, worth = self.space, (asked.astype(np.int32), scales)
+        found = []
+        if len(self.chunks):
+            ranges = _ranges_of(space.window_ends[self.chunks], self._here)
+            space.check_windows(*ranges)
+            found.append(kernels().best_windows(space.window_codes, space.window_scales, *ranges, *worth))
+        if self.read is not None:
+            ranges = _ranges_of(np.cumsum(self.read.sizes), self.read.sizes)
+            found.append(kernels().best_windows(self.read.codes, self.read.scales, *ranges, *worth))
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+
+def _ranges_of(
+    ends: Int64[np.ndarray, " n"], sizes: Int64[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]:
+    """Where the windows of each chunk that has any start and end."""
+    if not sizes.all():
+        ends, sizes = ends[sizes > 0], sizes[sizes > 0]
+    return ends - sizes, ends

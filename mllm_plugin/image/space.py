@@ -111,14 +111,6 @@ class Space:
             found.update(self.rare_chunks[first:last].tolist())
         return np.array(sorted(found), np.int64)
 
-    def windows(self, chunks: Int64[np.ndarray, " n"]) -> Windows:
-        """Windows of chunks by their place, where they are not left in the file."""
-        sizes = self.window_sizes[chunks].astype(np.int64)
-        ends = self.window_ends[chunks]
-        self.check_windows(ends - sizes, ends)
-        rows = np.repeat(ends - np.cumsum(sizes), sizes) + np.arange(int(sizes.sum()))
-        return Windows(self.window_codes[rows], self.window_scales[rows], sizes)
-
     @cached_property
     def window_ends(self) -> Int64[np.ndarray, " c"]:
         """Where the windows of each chunk end."""

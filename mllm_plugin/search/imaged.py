@@ -23,7 +23,6 @@ from mllm_plugin.search.query import Query, View
 from mllm_plugin.search.rank import Candidates, best_candidates, joined
 from mllm_plugin.search.walk import Beam
 from mllm_plugin.shapes import Float32, Float64, Int64, UInt32
-from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.snapshot import MOST_ROUTED, rare_terms
 from mllm_plugin.text.lexical import QueryTerms
 
@@ -179,17 +178,15 @@ def _words(
     return kernels().weigh_lists(*known, terms.terms, terms.weights, saturation)[chunks]
 
 
-def _windows(
-    view: View, parts: Sequence[_Part], chosen: Sequence[Int64[np.ndarray, " _"]]
-) -> Windows | SpaceWindows | None:
-    """Windows of the chunks chosen of each part; those of the newer ones are read from the file."""
-    space = parts[0].space
-    if len(space.window_sizes) == 0:
-        return None
-    if not any(map(len, chosen[1:])):
-        return SpaceWindows(space, chosen[0])
-    newer = [part.space.chunk_ids[own] for part, own in zip(parts[1:], chosen[1:], strict=True)]
-    return Windows.concat([space.windows(chosen[0]), *map(view.snapshot.windows, newer)])
+def _windows(view: View, parts: Sequence[_Part], chosen: Sequence[Int64[np.ndarray, " _"]]) -> SpaceWindows:
+    """Windows of the chunks chosen of each part; those that the arrays lack are read from the file."""
+    held = len(parts[0].space.window_sizes) > 0
+    here = chosen[0] if held else np.zeros(0, np.int64)
+    away = [part.space.chunk_ids[own] for part, own in zip(parts, chosen, strict=True)][held:]
+    missing = joined(away, np.int64)
+    return SpaceWindows(
+        parts[0].space, here, view.snapshot.windows(missing) if len(missing) or not held else None
+    )
 
 
 def _cosines(part: _Part, found: Found) -> Float32[np.ndarray, " n"]:

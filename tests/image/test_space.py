@@ -65,13 +65,18 @@ TEXTS_WITH = {word: sum(word in text.split() for text in TEXTS) for word in ("re
 
 
 def test_windows_are_those_of_the_chunks_asked_for(space):
-    found = space.windows(np.array([4, 3, 1]))
-    assert found.sizes.tolist() == [3, 0, 2]
-    assert found.codes.tolist() == space.window_codes[[4, 5, 6, 1, 2]].tolist()
+    rows = [4, 5, 6, 1, 2]  # of chunks 4, 3 and 1, of which 3 has none
+    asked = Windows(space.window_codes[rows], space.window_scales[rows], np.array([3, 0, 2]))
     probes = np.random.default_rng(2).normal(size=(2, DIM)).astype(np.float32)
-    chosen = np.array([4, 3, 1])
-    best = SpaceWindows(space, chosen).best(probes)
-    assert np.asarray(best).tolist() == np.asarray(found.best(probes)).tolist()
+    expected = asked.best(probes).tolist()
+    none = np.zeros(0, np.int64)
+    for found in (
+        SpaceWindows(space, np.array([4, 3, 1])),
+        SpaceWindows(space, none, asked),
+        SpaceWindows(space, np.array([4]), Windows(asked.codes[3:], asked.scales[3:], np.array([0, 2]))),
+    ):
+        assert found.sizes.tolist() == [3, 0, 2]
+        assert found.best(probes).tolist() == expected
 
 
 @pytest.fixture
