@@ -15,6 +15,7 @@ import numpy as np
 from mllm_plugin.shapes import Float32, Int64
 
 _ITERATIONS = 10
+_OF_PARTS = 6  # where there are two stages; more move few vectors and find no more (docs/performance.md)
 _DIRECT = 150_000_000  # most vector-centroid pairs compared per iteration before grouping in two stages
 _BLOCK = 4096
 _SAMPLE_PER_CENTROID = 256
@@ -72,11 +73,11 @@ def centroids_of(
 
 
 def _cluster(
-    vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator
+    vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator, iterations: int = _ITERATIONS
 ) -> Int64[np.ndarray, " n"]:
     """Spherical k-means; in two stages where all pairs would be too many."""
     if len(vectors) * k <= _DIRECT:
-        return _lloyd(vectors, k, rng)
+        return _lloyd(vectors, k, rng, iterations)
     coarse_k = int(np.sqrt(k))
     sample = rng.choice(len(vectors), min(len(vectors), coarse_k * _SAMPLE_PER_CENTROID), replace=False)
     coarse = nearest(vectors, centroids_of(vectors[sample], coarse_k, rng))
@@ -85,15 +86,18 @@ def _cluster(
     for part in range(int(coarse.max()) + 1):
         rows = np.flatnonzero(coarse == part)
         if len(rows):
-            labels[rows] = used + _cluster(vectors[rows], max(1, round(k * len(rows) / len(vectors))), rng)
+            many = max(1, round(k * len(rows) / len(vectors)))
+            labels[rows] = used + _cluster(vectors[rows], many, rng, _OF_PARTS)
             used = int(labels[rows].max()) + 1
     return labels
 
 
-def _lloyd(vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
+def _lloyd(
+    vectors: Float32[np.ndarray, "n d"], k: int, rng: np.random.Generator, iterations: int = _ITERATIONS
+) -> Int64[np.ndarray, " n"]:
     centroids = vectors[rng.choice(len(vectors), min(k, len(vectors)), replace=False)]
     labels = _compact(nearest(vectors, centroids))
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         centroids = _centroids(vectors, labels)
         moved = nearest(vectors, centroids)
         if np.array_equal(moved, labels):
