@@ -34,6 +34,7 @@ class OnnxBert:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors alone
         self._embed = model.embeddings
         self._session = onnxruntime.InferenceSession(
             _Graph(model.config).of(model.encoder.layer), options, providers=["CPUExecutionProvider"]
