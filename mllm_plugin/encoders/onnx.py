@@ -8,6 +8,7 @@ Shapes: t tokens, d dimensions. Operators: ONNX Runtime's `com.microsoft` domain
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from mllm_plugin.shapes import Float, Int
 
+# Without it releases from 1.29 on keep an identifier and tell Microsoft of sessions (their Privacy.md). It is
+# read once, when the package is first imported.
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _OPERATORS = "com.microsoft"
 
 
@@ -30,8 +34,10 @@ class OnnxBert:
     """
 
     def __init__(self, model: Any) -> None:
+        os.environ.setdefault(_NO_TELEMETRY, "1")
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors alone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,6 +72,26 @@ def test_threads_side_by_side_get_what_each_asked_for(encoder):
         for _ in range(20):
             together = pool.map(lambda text: encoder.encode_queries([text]), TEXTS)
             assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_onnx_runtime_leaves_no_identifier_and_tells_nobody(encoder, tmp_path):
+    """Its own releases do, unless told otherwise before they are imported."""
+    pytest.importorskip("onnxruntime")
+    code = (
+        "import sys; from mllm_plugin.encoders.huggingface import HuggingFaceEncoder as Encoder\n"
+        "encoder = Encoder(sys.argv[1], device='cpu'); encoder.encode_queries(['a'])\n"
+        "print(type(encoder._short).__name__)"
+    )
+    bare = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(encoder.folder)],
+        env=bare,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.split() == ["OnnxBert"]
+    assert not [path for path in tmp_path.rglob("*") if "microsoft" in str(path).lower()]
 
 
 def test_documents_alone_ask_for_no_reader_of_short_texts(tmp_path):
