@@ -15,7 +15,8 @@ import numpy as np
 from mllm_plugin.shapes import Float32, Int64
 
 _ITERATIONS = 10
-_OF_PARTS = 6  # where there are two stages; more move few vectors and find no more (docs/performance.md)
+_MANY = 4_000_000_000  # pairs, of a quarter of a million chunks, from which on time counts for more
+_OF_MANY = 6  # iterations then: the last ones move few vectors (docs/performance.md, Tried)
 _DIRECT = 150_000_000  # most vector-centroid pairs compared per iteration before grouping in two stages
 _BLOCK = 4096
 _SAMPLE_PER_CENTROID = 256
@@ -82,12 +83,12 @@ def _cluster(
     sample = rng.choice(len(vectors), min(len(vectors), coarse_k * _SAMPLE_PER_CENTROID), replace=False)
     coarse = nearest(vectors, centroids_of(vectors[sample], coarse_k, rng))
     labels = np.empty(len(vectors), dtype=np.int64)
-    used = 0
+    used, iterations = 0, _OF_MANY if len(vectors) * k > _MANY else iterations
     for part in range(int(coarse.max()) + 1):
         rows = np.flatnonzero(coarse == part)
         if len(rows):
             many = max(1, round(k * len(rows) / len(vectors)))
-            labels[rows] = used + _cluster(vectors[rows], many, rng, _OF_PARTS)
+            labels[rows] = used + _cluster(vectors[rows], many, rng, iterations)
             used = int(labels[rows].max()) + 1
     return labels
 
