@@ -50,7 +50,8 @@ def tensor_damages(draw: Any) -> Damage:
             tensors[key] = value.astype(kind)
         elif what == "value":
             tensors[key] = value.astype(np.float32)
-            tensors[key].ravel()[spot % value.size] = number
+            # an infinite slack is one that drops nothing: no damage
+            tensors[key].ravel()[spot % value.size] = np.nan if key.endswith(".slack") else number
         save_file(tensors, path, metadata=metadata if keeps else None)
 
     return damage
