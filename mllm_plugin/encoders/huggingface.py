@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from mllm_plugin.encoders.folder import LONGEST, ModelFolder
 from mllm_plugin.encoders.reading import TokenReader, Tokens, room_for_text
 from mllm_plugin.encoders.resolve import DEFAULT_ENCODER, resolve_model
 from mllm_plugin.encoders.short import MOST_TOKENS, short_bert
+from mllm_plugin.encoders.threads import MOST_PARTS, on_one_thread, side_by_side
 from mllm_plugin.errors import EncoderMismatchError, InvalidInputError
 from mllm_plugin.models.files import choose_device, explained, load_model, load_tokenizer, readable_texts
 from mllm_plugin.shapes import Bool, Float, Float32, Int
@@ -31,9 +31,8 @@ from mllm_plugin.text.letters import plain_letters
 _SAME = 0.9999  # cosine; of unrelated texts .99 with models that were never trained to tell texts apart
 _COLUMNS = ("input_ids", "attention_mask", "offset_mapping")
 _SHORT = 4e9  # weights times tokens: a tenth of a second of one thread, or two
-_Result = TypeVar("_Result")
-_lock = threading.Lock()
-_threads: ThreadPoolExecutor | None = None
+_PART = 2 * _SHORT  # the least that a thread is given of more
+_Read = tuple[NDArray[np.float32], list[NDArray[np.float32]]]
 
 
 class HuggingFaceEncoder(TokenReader):
@@ -167,20 +166,30 @@ class HuggingFaceEncoder(TokenReader):
             spans.append([_trimmed(text, run[0][0], run[-1][1]) for run in runs])
         return spans
 
-    def _encode(
-        self, texts: Sequence[str], prefix: str, *, windows: bool
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    def _encode(self, texts: Sequence[str], prefix: str, *, windows: bool) -> _Read:
         pooled = np.zeros((len(texts), self.dim), dtype=np.float32)
         found: list[NDArray[np.float32]] = [np.zeros((0, self.dim), dtype=np.float32)] * len(texts)
         plain = [prefix + plain_letters(text)[0] for text in texts]
         for rows in self._rows(plain):
-            batch = self._batch([plain[row] for row in rows])
-            short = self.device.type == "cpu" and batch["input_ids"].numel() * self._weights <= _SHORT
-            read = partial(_on_one_thread, self._read) if short else self._read
-            pooled[rows], windows_of_rows = read(batch, len(prefix), windows)
-            for row, window in zip(rows, windows_of_rows, strict=windows):
-                found[row] = window
+            read = partial(self._read, prefix=len(prefix), windows=windows)
+            start = 0
+            for vectors, windows_of_rows in self._passes(read, self._batch([plain[row] for row in rows])):
+                own = rows[start : start + len(vectors)]
+                pooled[own] = vectors
+                for row, window in zip(own, windows_of_rows, strict=windows):
+                    found[row] = window
+                start += len(vectors)
         return pooled, found
+
+    def _passes(self, read: Callable[[Any], _Read], batch: Any) -> list[_Read]:
+        """What is read of a batch: at once, or in parts side by side where that is quicker."""
+        if self.device.type != "cpu":
+            return [read(batch)]
+        work = batch["input_ids"].numel() * self._weights
+        if work <= _SHORT:
+            return [on_one_thread(read, batch)]
+        most = max(1, min(MOST_PARTS, torch.get_num_threads(), int(work // _PART)))
+        return side_by_side(read, _divided(batch, most))
 
     def _batch(self, texts: Sequence[str]) -> Any:
         """What `_read` takes of texts that are read together."""
@@ -193,9 +202,7 @@ class HuggingFaceEncoder(TokenReader):
         return self._read_tokens(texts, padding=True, return_offsets_mapping=True, return_tensors="pt")
 
     @torch.inference_mode()
-    def _read(
-        self, batch: Any, prefix: int, windows: bool
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    def _read(self, batch: Any, *, prefix: int, windows: bool) -> _Read:
         """One forward pass: pooled [n, d], and windows [w, d] per text where they are asked for."""
         inputs = {name: batch[name].to(self.device) for name in batch if name != "special_tokens_mask"}
         offsets = inputs.pop("offset_mapping")
@@ -273,6 +280,17 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(bare)
 
 
+def _divided(batch: Any, most: int) -> list[dict[str, Tensor]]:
+    """A batch in at most so many parts of as many texts, one after another; each is as wide as it needs."""
+    count = len(batch["input_ids"])
+    bounds = np.linspace(0, count, min(most, count) + 1, dtype=int).tolist()
+    parts = []
+    for first, last in pairwise(bounds):
+        used = int(batch["attention_mask"][first:last].any(dim=0).nonzero().max()) + 1
+        parts.append({name: batch[name][first:last, :used] for name in batch})
+    return parts
+
+
 def _pool(
     states: Float[Tensor, "b t d"], attention: Int[Tensor, "b t"], pooling: str
 ) -> Float[Tensor, "b d"]:
@@ -298,53 +316,3 @@ def _windows(
         means = [torch.nn.functional.normalize(run.mean(dim=0), dim=-1) for run in runs]
         windows.append(torch.stack(means).numpy() if means else row.new_zeros((0, row.shape[-1])).numpy())
     return windows
-
-
-# -- short work on one thread: on a busy machine the others cost ten times what they save
-
-
-def _on_one_thread(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Calls a function where torch works with one thread; callers side by side each have one.
-
-    The number of threads belongs to the thread that sets it, and threads to come begin with the number that
-    was set last. So it is set in threads of our own, once, and never in the caller's.
-    """
-    if torch.get_num_threads() == 1:
-        return function(*arguments)
-    try:
-        future = _workers().submit(function, *arguments)
-    except RuntimeError:  # the interpreter is shutting down
-        return function(*arguments)
-    return future.result()
-
-
-def _workers() -> ThreadPoolExecutor:
-    global _threads
-    with _lock:
-        if _threads is None:
-            _threads = _start(min(8, os.cpu_count() or 1))
-        return _threads
-
-
-def _start(count: int) -> ThreadPoolExecutor:
-    before, all_there = torch.get_num_threads(), threading.Barrier(count)
-    pool = ThreadPoolExecutor(count, "mllm-short", initializer=_keep_to_one)
-    for future in [pool.submit(all_there.wait) for _ in range(count)]:
-        future.result()
-    torch.set_num_threads(before)
-    return pool
-
-
-def _keep_to_one() -> None:
-    torch.get_num_threads()  # a thread that was never asked begins anew with what was set last
-    torch.set_num_threads(1)
-
-
-def _forget() -> None:
-    """Threads do not live on in a forked process."""
-    global _threads, _lock
-    _threads, _lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
