@@ -88,6 +88,10 @@ class SearchConfig(_Config):
     """From so many live chunks on, walks and scans go over a search image, arrays beside the file that are
     made from it in the background; None for never.
     """
+    image_windows: int = Field(default=1_000_000, ge=0)
+    """Up to so many live chunks the search image holds their windows, too, which takes 3 KB a chunk on disk;
+    above, a search reads those of its candidates from the file.
+    """
     cache_bytes: int = Field(default=1 << 30, ge=0)
     """Memory for decoded embedding chunks, and as much again for scans, shared by namespaces."""
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from mllm_plugin.image.generation import DamagedImageError, Generation, write_generation
+from mllm_plugin.image.generation import BrokenOffError, DamagedImageError, Generation, write_generation
 from mllm_plugin.image.space import Space
 
 Result = TypeVar("Result")
@@ -116,22 +116,31 @@ class ImageFolder:
         except FileNotFoundError:
             return ""
 
-    def publish(self, spaces: Iterable[tuple[int, Space]], epoch: str, identity: str) -> bool:
+    def publish(
+        self,
+        spaces: Iterable[tuple[int, Space]],
+        epoch: str,
+        identity: str,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> bool:
         """Writes a generation, makes it the current one and removes all others.
 
         Args:
             spaces: By namespace id, read from one snapshot.
             epoch: As it was before that snapshot was taken.
             identity: A name that no other generation has.
+            go_on: Asked on the way.
 
         Returns:
-            Whether it is current; False when something was forgotten meanwhile.
+            Whether it is current; False when something was forgotten meanwhile, or at the first no.
         """
         name = f"{uuid.uuid4().hex}.image"
         written = self.folder / f"{name}.new"
         try:
-            write_generation(written, identity, spaces)
+            write_generation(written, identity, spaces, go_on)
             os.replace(written, self.folder / name)
+        except BrokenOffError:
+            return False
         finally:
             written.unlink(missing_ok=True)
         self._put(_MANIFEST, json.dumps({"generation": name}))

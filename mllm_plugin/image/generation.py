@@ -33,6 +33,8 @@ _MARK = b"MLLMIMG\x02"
 _TAIL = struct.Struct("<QI8s")  # length of the footer, its CRC-32, the mark
 _BLOCK = 1 << 16
 _ALIGNED = 64
+_AT_ONCE = 1 << 20  # bytes that are written before it is asked again whether to go on
+_SYNCED = 1 << 25  # and bytes that may wait to be seen onto the disk, so that the last sync is short, too
 _ARRAYS: dict[str, str] = {
     "bounds": "<i8",
     "first": "<i8",
@@ -58,6 +60,10 @@ _BY_CHUNK = ("halves", "hashes", "counts", "rare_chunks", "window_scales", "wind
 
 class DamagedImageError(DamagedStoreError):
     """A generation does not hold what was written; it is dropped and made again from the file."""
+
+
+class BrokenOffError(Exception):
+    """The writing of a generation was to end."""
 
 
 class Blocks:
@@ -238,16 +244,25 @@ class Generation:
         self.blocks.check(starts, ends)
 
 
-def write_generation(path: Path, identity: str, spaces: Iterable[tuple[int, Space]]) -> None:
+def write_generation(
+    path: Path,
+    identity: str,
+    spaces: Iterable[tuple[int, Space]],
+    go_on: Callable[[], bool] = lambda: True,
+) -> None:
     """Writes the arrays of namespaces, one after another, and sees them onto the disk.
 
     Args:
         path: A name that no reader looks for yet.
         identity: Of the memory and of what else the arrays depend on.
         spaces: By namespace id; only one is held at a time.
+        go_on: Asked on the way.
+
+    Raises:
+        BrokenOffError: At the first no.
     """
     with path.open("wb") as stream:
-        writer = _Writer(stream)
+        writer = _Writer(stream, go_on)
         directory = [_segment(writer, namespace_id, space) for namespace_id, space in spaces]
         end = writer.offset
         sums = np.array(writer.sums(), "<u4")
@@ -273,16 +288,26 @@ def _segment(writer: _Writer, namespace_id: int, space: Space) -> dict[str, Any]
 
 
 class _Writer:
-    """Appends to a file and keeps the checksum of every block."""
+    """Appends to a file while `go_on` says so, and keeps the checksum of every block."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self.offset = stream, 0
+    def __init__(self, stream: Any, go_on: Callable[[], bool]) -> None:
+        self._stream, self._go_on, self.offset = stream, go_on, 0
         self._sums: list[int] = []
-        self._crc = 0
+        self._crc, self._synced = 0, 0
 
     def write(self, data: NDArray | bytes) -> None:
         """Appends bytes."""
         view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data)
+        for first in range(0, len(view), _AT_ONCE):
+            if not self._go_on():
+                raise BrokenOffError
+            self._append(view[first : first + _AT_ONCE])
+            if self.offset - self._synced >= _SYNCED:
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+                self._synced = self.offset
+
+    def _append(self, view: memoryview) -> None:
         self._stream.write(view)
         while len(view):
             part = view[: _BLOCK - self.offset % _BLOCK]

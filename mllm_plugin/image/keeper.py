@@ -53,6 +53,7 @@ class Images:
         snapshots: Opens a snapshot of the memory.
         note: Names the generation that is current in the memory; None where nothing may be written.
         device: Where walks go, if not on the CPU.
+        windows_up_to: Chunks of a namespace up to which their windows are in the image.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Images:
         snapshots: Callable[[], AbstractContextManager[Snapshot]],
         note: Callable[[str], None] | None,
         device: Any = None,
+        windows_up_to: int = 0,
     ) -> None:
         self._folder = ImageFolder(folder / FOLDER_NAME, read_only=note is None)
         self._snapshots, self._note, self._device = snapshots, note, device
+        self._windows_up_to = windows_up_to
         self._placed: OrderedDict[int, tuple[Space, Space]] = OrderedDict()
         self._deltas: OrderedDict[int, tuple[Space, Delta]] = OrderedDict()
         self._wanted: dict[int, tuple[int, int]] = {}  # by namespace: how often, and as of which write
@@ -233,7 +236,7 @@ class Images:
             if found and go_on():
                 name = uuid.uuid4().hex
                 spaces = ((row.namespace_id, one.space()) for row, one in found if go_on())
-                if self._folder.publish(spaces, epoch, name):
+                if self._folder.publish(spaces, epoch, name, go_on):
                     self._name(name, stop)
                     self._folder.space(found[0][0].namespace_id, name)
         self._folder.check_all(go_on)
@@ -261,7 +264,8 @@ class Images:
                 return []
             also = self._folder.namespaces() | wanted.keys()
             for row in (row for row in rows if row.namespace_id in also):
-                if levels := read_levels(snapshot, row, go_on):
+                windows = row.live_chunks <= self._windows_up_to
+                if levels := read_levels(snapshot, row, go_on, windows=windows, aside=self._folder.folder):
                     found.append((row, levels))
             return found if go_on() else []
 
@@ -322,7 +326,7 @@ def _use_kernels() -> None:
     space = arrange([nodes, chunks], TermCounts.of(["a"] * 4), 1)
     query = np.ones((1, 1, 8), np.float32)
     window = Windows(np.ones((4, 8), np.int8), np.ones(4, np.float32), live)
-    SpaceWindows(with_windows(space, [window]), ids).best(query[0])
+    SpaceWindows(with_windows(space, window), ids).best(query[0])
     walk(space, query, Plan(1))
     compare(space, query, [ids])
     space.vectors(ids)

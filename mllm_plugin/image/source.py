@@ -5,8 +5,11 @@ Shapes: R rows of the arrays, N nodes (rows above the chunks).
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +25,7 @@ from mllm_plugin.text.lexical import TermCounts
 from mllm_plugin.tree.editor import LOWEST_LEVEL
 from mllm_plugin.tree.node import EmbeddingChunk
 
-_WINDOWS_UP_TO = 100_000  # chunks: 3 KB each are held in memory to be written
+_IN_MEMORY = 1 << 25  # bytes of windows
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,38 @@ class Levels:
 
     levels: Sequence[Level]
     terms: TermCounts
-    windows: Sequence[Windows]
+    windows: Windows | None
     version: int
 
     def space(self) -> Space:
         """The arrays, with all that a search may look up."""
         space = with_rare_terms(arrange(self.levels, self.terms, self.version), MOST_ROUTED)
-        return with_windows(space, self.windows) if self.windows else space
+        return space if self.windows is None else with_windows(space, self.windows)
 
 
 def read_levels(
-    snapshot: Snapshot, row: NamespaceRow, go_on: Callable[[], bool] = lambda: True
+    snapshot: Snapshot,
+    row: NamespaceRow,
+    go_on: Callable[[], bool] = lambda: True,
+    *,
+    windows: bool = True,
+    aside: Path | None = None,
 ) -> Levels | None:
     """Reads a namespace while `go_on` says so.
+
+    Args:
+        snapshot: Of the memory.
+        row: The namespace.
+        go_on: Asked before each embedding chunk.
+        windows: Whether those of the chunks are read, too.
+        aside: Folder for a file without a name that holds them where they are many.
 
     Returns:
         None where it is empty, a node has several vectors, or it was broken off.
     """
     if row.root_id is None:
         return None
-    nodes, levels, terms, windows = [row.root_id], [], TermCounts.empty(), []
+    nodes, levels, terms, found = [row.root_id], [], TermCounts.empty(), None
     for depth in range(snapshot.node(row.root_id).level - 1, LOWEST_LEVEL - 2, -1):
         embedding_chunks = [snapshot.children(node) for node in nodes if go_on()]
         if len(embedding_chunks) < len(nodes) or any(
@@ -96,9 +111,9 @@ def read_levels(
         nodes = levels[-1].ids.tolist()
         if depth == LOWEST_LEVEL - 1:
             terms = _terms(embedding_chunks)
-            if row.live_chunks <= _WINDOWS_UP_TO:
-                windows = [snapshot.windows(children.ids) for children in embedding_chunks if go_on()]
-    return Levels(levels, terms, windows, row.version) if go_on() else None
+            if windows:
+                found = _windows(snapshot, embedding_chunks, go_on, aside)
+    return Levels(levels, terms, found, row.version) if go_on() else None
 
 
 def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:
@@ -167,6 +182,32 @@ def _level(embedding_chunks: Sequence[EmbeddingChunk]) -> Level:
     ]
     vectors = np.concatenate([children.vectors[:, 0] for children in embedding_chunks])
     return Level(*joined, vectors=vectors, sizes=np.zeros(0, np.int64))
+
+
+def _windows(
+    snapshot: Snapshot,
+    embedding_chunks: Sequence[EmbeddingChunk],
+    go_on: Callable[[], bool],
+    aside: Path | None,
+) -> Windows:
+    """Windows of the chunks, in memory while they are few and mapped beyond; none further once broken off."""
+    scales, sizes = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
+    with SpooledTemporaryFile(_IN_MEMORY, dir=None if aside is None else str(aside)) as file:
+        for children in embedding_chunks:
+            if not go_on():
+                break
+            own = snapshot.windows(children.ids)
+            file.write(own.codes.tobytes())
+            scales.append(own.scales)
+            sizes.append(own.sizes)
+        if file.tell() > _IN_MEMORY:
+            file.flush()
+            held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # keeps the file as long as it is
+        else:
+            file.seek(0)
+            held = file.read()
+    codes = np.frombuffer(held, np.int8).reshape(-1, snapshot.dim)
+    return Windows(codes, np.concatenate(scales), np.concatenate(sizes))
 
 
 def _terms(embedding_chunks: Sequence[EmbeddingChunk]) -> TermCounts:

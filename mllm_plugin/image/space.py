@@ -244,8 +244,7 @@ def with_rare_terms(space: Space, most: int) -> Space:
     return replace(space, rare_terms=hashes[rare], rare_chunks=chunks)
 
 
-def with_windows(space: Space, windows: Sequence[Windows]) -> Space:
+def with_windows(space: Space, windows: Windows) -> Space:
     """The same arrays with the windows of the chunks, in their order."""
-    joined = Windows.concat(windows)
-    sizes = joined.sizes.astype(np.uint32)
-    return replace(space, window_sizes=sizes, window_scales=joined.scales, window_codes=joined.codes)
+    sizes = windows.sizes.astype(np.uint32)
+    return replace(space, window_sizes=sizes, window_scales=windows.scales, window_codes=windows.codes)

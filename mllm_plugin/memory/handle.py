@@ -52,7 +52,8 @@ class Handle:
         used = self.cache if config.embedding_cache else None  # one that is not used is still erased
         self.ingest = Ingest(database, encoder, used, config, hierarchies)
         note = None if database.read_only else self._name_image
-        self.images = Images(self.path, database.snapshot, note, device)
+        windows = config.search.image_windows
+        self.images = Images(self.path, database.snapshot, note, device, windows_up_to=windows)
         database.readers_of_its_own.append(self.images)
         self.searcher = Searcher(config, hierarchies, self.images)
         self._vector_caches: dict[str, EmbeddingCache] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 
 import numpy as np
@@ -20,6 +21,7 @@ from mllm_plugin.image import (
     plain,
     read_delta,
     read_space,
+    source,
     tensors,
     walk,
 )
@@ -326,6 +328,34 @@ def test_windows_and_embeddings_are_those_of_the_file(tmp_path, monkeypatch, com
             assert mine.best(probes).tolist() == stored.best(probes).tolist()
             assert space.vectors(chunks).dtype == np.float32
             assert (space.vectors(chunks) == space.halves[chunks].astype(np.float32)).all()
+
+
+def test_many_windows_lie_in_a_file_without_a_name_until_they_are_written(tmp_path, monkeypatch):
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    with MemoryIndex.open(tmp_path / "memory", encoder=ToyEncoder(), hierarchy="identity") as memory:
+        memory.add(documents(40))
+        with memory.snapshot() as snapshot:
+            row = snapshot.namespace(())
+            held = read_levels(snapshot, row).windows
+            monkeypatch.setattr(source, "_IN_MEMORY", 100)
+            mapped = read_levels(snapshot, row, aside=aside).windows
+            assert read_levels(snapshot, row, windows=False).windows is None
+            steps = iter([True] * 6)
+            assert read_levels(snapshot, row, lambda: next(steps, False), aside=aside) is None  # broken off
+    assert not any(aside.iterdir())
+    assert isinstance(source_of(held.codes), bytes)
+    assert isinstance(source_of(mapped.codes), mmap.mmap)
+    assert len(held.codes) == held.sizes.sum() > 40
+    for name in ("codes", "scales", "sizes"):
+        assert np.array_equal(getattr(mapped, name), getattr(held, name))
+
+
+def source_of(array):
+    """What an array's bytes lie in."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array.obj if isinstance(array, memoryview) else array
 
 
 def test_rare_words_lead_to_the_chunks_that_have_them(library):

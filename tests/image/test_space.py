@@ -27,7 +27,7 @@ def space():
     found = with_rare_terms(arrange(levels, TermCounts.of(TEXTS), 9), 2)
     sizes = np.array([1, 2, 1, 0, 3])
     codes = np.random.default_rng(1).integers(-127, 128, size=(7, DIM), dtype=np.int8)
-    return with_windows(found, [Windows(codes, np.full(7, 0.01, np.float32), sizes)])
+    return with_windows(found, Windows(codes, np.full(7, 0.01, np.float32), sizes))
 
 
 def test_rows_lie_level_by_level_children_side_by_side(space):

@@ -17,9 +17,11 @@ from mllm_plugin.errors import InvalidInputError, StoreBusyError
 from mllm_plugin.hierarchy import Hierarchy
 from mllm_plugin.hierarchy.base import Ranker
 from mllm_plugin.hierarchy.modules import MappedRanker
-from mllm_plugin.image import ImageFolder, keeper
-from mllm_plugin.image.keeper import Images
+from mllm_plugin.image import ImageFolder, generation, keeper
+from mllm_plugin.image.generation import _Writer
+from mllm_plugin.image.keeper import FOLDER_NAME, Images
 from mllm_plugin.search import imaged
+from mllm_plugin.store.snapshot import Snapshot
 from tests.helpers.image_tools import documents
 from tests.helpers.toy import ToyEncoder
 
@@ -54,11 +56,11 @@ def begun(monkeypatch) -> threading.Event:
     """Set when an image is being made, which then goes on until it is broken off."""
     begun, real = threading.Event(), keeper.read_levels
 
-    def slow(snapshot, row, go_on):
+    def slow(snapshot, row, go_on, **how):
         begun.set()
         while go_on():
             time.sleep(0.001)
-        return real(snapshot, row, go_on)
+        return real(snapshot, row, go_on, **how)
 
     monkeypatch.setattr(keeper, "read_levels", slow)
     return begun
@@ -256,6 +258,37 @@ def test_a_removal_breaks_off_what_is_being_made(memory, begun):
     assert not generations(memory)
 
 
+def test_a_removal_breaks_off_what_is_being_written(memory, monkeypatch):
+    begun, real = threading.Event(), _Writer._append
+
+    def slow(writer, view):
+        begun.set()
+        time.sleep(0.05)
+        real(writer, view)
+
+    monkeypatch.setattr(generation, "_AT_ONCE", 64)
+    monkeypatch.setattr(_Writer, "_append", slow)
+    memory.search("word1", mode="beam")
+    assert begun.wait(30)
+    assert memory.remove(["d1"], wait=5).erased
+    assert not generations(memory)
+    memory._handle.images.settle(60)
+    assert not list((memory.path / FOLDER_NAME).glob("*.image*"))
+
+
+@pytest.mark.parametrize("up_to", [0, 60])
+def test_windows_are_in_the_image_of_smaller_memories_alone(tmp_path, monkeypatch, up_to):
+    config = MemoryConfig(search=SearchConfig(image_from=0, image_windows=up_to))
+    with MemoryIndex.open(tmp_path, encoder=ToyEncoder(), hierarchy="identity", config=config) as memory:
+        memory.add(documents(60))
+        plain = found(memory, "word3", mode="beam", beam_width=900)
+        make_image(memory)
+        read, windows = [], Snapshot.windows
+        monkeypatch.setattr(Snapshot, "windows", lambda self, ids: read.extend(ids) or windows(self, ids))
+        assert found(memory, "word3", mode="beam", beam_width=900) == plain
+        assert (len(read) == 0) == (up_to > 0)
+
+
 def test_one_that_is_published_too_late_is_not_used(memory, monkeypatch):
     real = ImageFolder.publish
 
@@ -301,7 +334,7 @@ def test_small_namespaces_and_switched_off_ones_have_none(tmp_path, walks):
 def test_a_search_does_not_wait_and_closing_leaves_no_thread(tmp_path, monkeypatch):
     asked = threading.Event()
 
-    def slow(snapshot, row, go_on):
+    def slow(snapshot, row, go_on, **how):
         asked.set()
         while go_on():
             time.sleep(0.001)
