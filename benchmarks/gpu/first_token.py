@@ -60,8 +60,8 @@ def measure(model: Any, device: torch.device, chunks: int, repeats: int) -> dict
     )
 
     def from_kept() -> None:
-        kept.crop(chunks * CHUNK)
         model(input_ids=question, past_key_values=kept, logits_to_keep=1)
+        kept.crop(-QUESTION)
 
     found["keys and values"] = milliseconds(from_kept, device, repeats)
     return found
@@ -71,17 +71,20 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--model", type=Path, required=True)
     arguments.add_argument("--repeats", type=int, default=20)
+    arguments.add_argument("--dtype", help="bfloat16 on a GPU and float32 on the CPU when left out")
+    arguments.add_argument("--chunks", type=int, nargs="+", default=COUNTS)
     options = arguments.parse_args()
     from transformers import AutoModelForCausalLM
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(device).eval()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"On {name}, torch {torch.__version__}, {dtype}; {CHUNK} tokens a chunk, {QUESTION} a question.\n")
-    rows = {count: measure(model, device, count, options.repeats) for count in COUNTS}
-    print("| chunks | " + " | ".join(rows[COUNTS[0]]) + " |")
-    print("|---|" + "---|" * len(rows[COUNTS[0]]))
+    rows = {count: measure(model, device, count, options.repeats) for count in options.chunks}
+    named = next(iter(rows.values()))
+    print("| chunks | " + " | ".join(named) + " |")
+    print("|---|" + "---|" * len(named))
     for count, row in rows.items():
         print(f"| {count} | " + " | ".join(f"{value:.1f}" for value in row.values()) + " |")
 
