@@ -29,7 +29,7 @@ from mllm_plugin.shapes import Int64, UInt32
 from mllm_plugin.text.lexical import TermCounts
 
 FORMAT = 1
-_MARK = b"MLLMIMG\x02"
+_MARK = b"MLLMIMG\x03"
 _TAIL = struct.Struct("<QI8s")  # length of the footer, its CRC-32, the mark
 _BLOCK = 1 << 16
 _ALIGNED = 64
@@ -50,6 +50,8 @@ _ARRAYS: dict[str, str] = {
     "counts": "|u1",
     "rare_terms": "<u4",
     "rare_chunks": "<u4",
+    "vocabulary": "<u4",
+    "frequencies": "<u4",
     "window_sizes": "<u4",
     "window_scales": "<f4",
     "window_codes": "|i1",

@@ -1,6 +1,6 @@
 """Reads the arrays of a namespace from the file, and what was written since they were.
 
-Shapes: R rows of the arrays, N nodes (rows above the chunks).
+Shapes: R rows of the arrays, N nodes (rows above the chunks), t terms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from mllm_plugin.image.space import Level, Space, arrange, with_rare_terms, with_windows
-from mllm_plugin.shapes import Bool, UInt32
+from mllm_plugin.shapes import Bool, Int64, UInt32
 from mllm_plugin.store.codec import Windows
 from mllm_plugin.store.decoded import NodeRef
 from mllm_plugin.store.namespaces import NamespaceRow
@@ -60,17 +60,21 @@ class Levels:
         levels: The top first, the chunks last.
         terms: Of the chunks.
         windows: Of the chunks; none where they stay in the file.
+        frequencies: Every term of the namespace, ascending, with its `Frequency`.
         version: Of the namespace.
     """
 
     levels: Sequence[Level]
     terms: TermCounts
     windows: Windows | None
+    frequencies: Int64[np.ndarray, "t 4"]
     version: int
 
     def space(self) -> Space:
         """The arrays, with all that a search may look up."""
         space = with_rare_terms(arrange(self.levels, self.terms, self.version), MOST_ROUTED)
+        names, counts = self.frequencies[:, 0].astype(np.uint32), self.frequencies[:, 1:].astype(np.uint32)
+        space = replace(space, vocabulary=names, frequencies=counts)
         return space if self.windows is None else with_windows(space, self.windows)
 
 
@@ -113,7 +117,9 @@ def read_levels(
             terms = _terms(embedding_chunks)
             if windows:
                 found = _windows(snapshot, embedding_chunks, go_on, aside)
-    return Levels(levels, terms, found, row.version) if go_on() else None
+    frequencies = [np.zeros((0, 4), np.int64)]
+    frequencies += [some for some in snapshot.all_frequencies(row) if go_on()]
+    return Levels(levels, terms, found, np.concatenate(frequencies), row.version) if go_on() else None
 
 
 def read_space(snapshot: Snapshot, row: NamespaceRow) -> Space | None:

@@ -1,12 +1,13 @@
 """The arrays of one namespace: every level contiguous, the top first; children of a node contiguous.
 
 Shapes: R rows of all levels together, L levels, N nodes (rows above the chunks), c chunks, d dimensions,
-p chunks of rare terms, w windows; n rows of one level, or chosen chunks; b queries, m vectors per query.
+p chunks of rare terms, t terms, w windows; n rows of one level, or chosen chunks; b queries, m vectors per
+query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
@@ -18,6 +19,7 @@ import numpy as np
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.shapes import Bool, Float, Float16, Float32, Float64, Int8, Int64, UInt32
 from mllm_plugin.store.codec import Windows
+from mllm_plugin.store.snapshot import Frequency
 from mllm_plugin.text.lexical import TermCounts
 
 _FEW = 256
@@ -41,6 +43,8 @@ class Space:
         terms: Term counts of the chunks.
         rare_terms: Terms that few chunks have, once for each of these, ascending.
         rare_chunks: These chunks, by their place.
+        vocabulary: Every term of the namespace, ascending.
+        frequencies: Of each, as `Frequency`.
         window_sizes: How many windows each chunk has [c]; empty where they are left in the file.
         window_scales: What a code of each is worth.
         window_codes: Windows as stored, one chunk after another [w, d].
@@ -58,6 +62,8 @@ class Space:
     terms: TermCounts
     rare_terms: UInt32[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, np.uint32))
     rare_chunks: UInt32[np.ndarray, " p"] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    vocabulary: UInt32[np.ndarray, " t"] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    frequencies: UInt32[np.ndarray, "t 3"] = field(default_factory=lambda: np.zeros((0, 3), np.uint32))
     window_sizes: UInt32[np.ndarray, " _"] = field(default_factory=lambda: np.zeros(0, np.uint32))
     window_scales: Float32[np.ndarray, " w"] = field(default_factory=lambda: np.zeros(0, np.float32))
     window_codes: Int8[np.ndarray, "w _"] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
@@ -93,6 +99,15 @@ class Space:
         known, order = self.by_id
         found = np.searchsorted(known, ids).clip(max=len(known) - 1)
         return order[found[known[found] == ids]]
+
+    def frequencies_of(self, terms: Collection[int]) -> dict[int, Frequency]:
+        """How many chunks had each term at the write that the arrays are of; without those that none had."""
+        asked = np.array(sorted(terms), np.uint32)
+        at = np.searchsorted(self.vocabulary, asked)
+        found = np.flatnonzero(at < len(self.vocabulary))
+        found = found[self.vocabulary[at[found]] == asked[found]]
+        counts = self.frequencies[at[found]].tolist()
+        return {term: Frequency(*own) for term, own in zip(asked[found].tolist(), counts, strict=True)}
 
     def routed(self, rare: Sequence[tuple[int, int]], most: int) -> Int64[np.ndarray, " _"]:
         """Places of the chunks that have the rarest terms, about `most` of them.

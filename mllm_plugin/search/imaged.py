@@ -50,7 +50,7 @@ def candidates_of(
     if delta.added is not None:
         parts.append(_Part.of(view, delta.added, delta.added.live, delta.added))
     plan = None if beam is None else Plan(beam.width, beam.need, _paths(view, levels))
-    words = view.words(queries)
+    words = view.words(queries, space.frequencies_of if delta.version == space.version else None)
     results: dict[int, Candidates] = {}
     for length in {len(query.vectors) for query in queries}:
         places = [place for place, query in enumerate(queries) if len(query.vectors) == length]

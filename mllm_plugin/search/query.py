@@ -8,7 +8,7 @@ Shapes: m vectors per query, n texts or embeddings, w windows, d dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -95,12 +95,20 @@ class View:
         """What recency adds to the scores of chunks."""
         return np.zeros(len(ids)) if self.recency is None else self.recency.added(self.snapshot, ids)
 
-    def words(self, queries: Sequence[Query]) -> list[tuple[QueryTerms, dict[int, Frequency]]]:
-        """Each query's terms weighed here, and how many chunks have each of them and of their forms."""
+    def words(
+        self, queries: Sequence[Query], look_up: Callable[[set[int]], dict[int, Frequency]] | None = None
+    ) -> list[tuple[QueryTerms, dict[int, Frequency]]]:
+        """Each query's terms weighed here, and how many chunks have each of them and of their forms.
+
+        Args:
+            queries: Whose.
+            look_up: Tells how many chunks have each term, where that is known without the file.
+        """
         rule, size = self.snapshot.word_rule, (self.row.live_chunks, self.row.live_terms)
         asked = [asked_terms(query.text, rule) for query in queries]
         hashes = [{term for one in own for term in (one.term, *one.forms)} for own in asked]
-        known = self.snapshot.frequencies(self.row, set().union(*hashes))
+        asked_for = set().union(*hashes)
+        known = look_up(asked_for) if look_up else self.snapshot.frequencies(self.row, asked_for)
         live = {term: found.live for term, found in known.items()}
         return [
             (QueryTerms.weighed(own, live, *size), {term: known[term] for term in mine & known.keys()})

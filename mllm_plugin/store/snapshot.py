@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apsw
@@ -45,6 +46,7 @@ IMAGE = "image"  # key of a setting
 _SETTINGS = ("dim", "words", "hierarchy", IMAGE, "copied_from")
 MOST_ROUTED = 512  # chunks that the rare words of a query lead to
 _READ_BATCH = 64
+_TERMS_AT_ONCE = 1 << 14
 _TOP = 64  # no memory is so large that its tree has more levels
 
 
@@ -388,6 +390,15 @@ class Snapshot:
             (wanted(terms), row.namespace_id),
         )
         return {term: Frequency(*found) for term, *found in rows}
+
+    def all_frequencies(self, row: NamespaceRow) -> Iterator[NDArray[np.int64]]:
+        """Every term of a namespace in order, and its `Frequency`, some at a time [n, 4]."""
+        rows = self._tx.execute(
+            "SELECT term, live, total, posted FROM terms WHERE namespace_id = ? ORDER BY term",
+            (row.namespace_id,),
+        )
+        while some := list(islice(rows, _TERMS_AT_ONCE)):
+            yield np.array(some, dtype=np.int64)
 
     def routed_chunks(self, row: NamespaceRow, known: Mapping[int, Frequency]) -> list[tuple[int, int]]:
         """Chunks (chunk id, node id) that the rarest of the terms lead to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from mllm_plugin.image import (
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.placed import placed
 from mllm_plugin.image.source import read_levels
+from mllm_plugin.store import snapshot as snapshot_module
 from mllm_plugin.store.snapshot import rare_terms
 from mllm_plugin.text.lexical import QueryTerms, term_hash
 from tests.helpers.file_tools import rows
@@ -356,6 +358,23 @@ def source_of(array):
     while isinstance(array, np.ndarray):
         array = array.base
     return array.obj if isinstance(array, memoryview) else array
+
+
+def test_terms_are_as_frequent_as_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot_module, "_TERMS_AT_ONCE", 7)
+    with open_library(tmp_path) as memory:
+        memory.add(documents(60))
+        memory.mask("d3")
+        with memory.snapshot() as snapshot:
+            row = snapshot.namespace(())
+            space = read_levels(snapshot, row).space()
+            asked = {term_hash(word) for word in (*_WORDS, "nowhere", "")}
+            expected = snapshot.frequencies(row, asked)
+    assert space.frequencies_of(asked) == expected
+    assert len(expected) > 10
+    assert space.frequencies_of(set()) == {}
+    without = replace(space, vocabulary=space.vocabulary[:0], frequencies=space.frequencies[:0])
+    assert without.frequencies_of(asked) == {}
 
 
 def test_rare_words_lead_to_the_chunks_that_have_them(library):

@@ -289,6 +289,19 @@ def test_windows_are_in_the_image_of_smaller_memories_alone(tmp_path, monkeypatc
         assert (len(read) == 0) == (up_to > 0)
 
 
+def test_terms_are_looked_up_in_the_image_until_something_is_written(memory, monkeypatch):
+    make_image(memory)
+    asked, look_up = [], Snapshot.frequencies
+    monkeypatch.setattr(Snapshot, "frequencies", lambda self, *how: asked.append(1) or look_up(self, *how))
+    before = found(memory, "word3 word7")
+    assert not asked
+    memory.add([Document("word7 at last", id="late")])
+    after = found(memory, "word3 word7")
+    assert asked
+    assert after != before
+    assert set(after) <= set(found(memory, "word3 word7", mode="exact"))
+
+
 def test_one_that_is_published_too_late_is_not_used(memory, monkeypatch):
     real = ImageFolder.publish
 
