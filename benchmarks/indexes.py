@@ -21,7 +21,7 @@ from mllm_plugin.image import Plan, nearest
 
 K = 10
 _BUILDING = 100  # neighbours that are looked at to choose the edges of a vector
-WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 PROBES = (8, 16, 32, 64, 128, 256)
 EFFORTS = (16, 32, 64, 128, 256, 512, 1024)
 Search = Callable[[Vectors], tuple[NDArray[np.int64], float]]  # [b, d] to rows [b, k] and mean scored

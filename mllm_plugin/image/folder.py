@@ -97,6 +97,8 @@ class ImageFolder:
             with self._lock:
                 self._drop()
             return False
+        except OSError:  # it was removed meanwhile
+            return False
         return current.blocks.complete
 
     def nbytes(self) -> int:

@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -33,6 +34,7 @@ _MARK = b"MLLMIMG\x03"
 _TAIL = struct.Struct("<QI8s")  # length of the footer, its CRC-32, the mark
 _BLOCK = 1 << 16
 _ALIGNED = 64
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _AT_ONCE = 1 << 20  # bytes that are written before it is asked again whether to go on
 _SYNCED = 1 << 25  # and bytes that may wait to be seen onto the disk, so that the last sync is short, too
 _ARRAYS: dict[str, str] = {
@@ -71,25 +73,28 @@ class BrokenOffError(Exception):
 class Blocks:
     """Which blocks of a mapped file were compared with their checksums; shared by threads."""
 
-    def __init__(self, data: memoryview, sums: UInt32[np.ndarray, " k"]) -> None:
-        self._data, self._sums = data, sums
+    def __init__(self, path: Path, data: memoryview, sums: UInt32[np.ndarray, " k"]) -> None:
+        self._path, self._data, self._sums = path, data, sums
         self._seen = np.zeros(len(sums), bool)
-
         self.complete = False
 
     def check_all(self, go_on: Callable[[], bool] = lambda: True) -> None:
         """Compares every block, so that none need be looked up afterwards; for a thread of its own.
+
+        It reads the file, not what is mapped, which would then count as memory of the process.
 
         Args:
             go_on: Asked before each; it is broken off at the first no.
 
         Raises:
             DamagedImageError: One differs.
+            OSError: The file was removed, or cannot be read.
         """
-        for block in range(len(self._sums)):
-            if not go_on():
-                return
-            self.check(np.array([block * _BLOCK]), np.array([block * _BLOCK + 1]))
+        with self._path.open("rb") as stream:
+            for block in range(len(self._sums)):
+                if not go_on():
+                    return
+                self._compare(block, stream.read(min(_BLOCK, len(self._data) - block * _BLOCK)))
         self.complete = True
 
     def check(self, starts: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " n"]) -> None:
@@ -102,10 +107,12 @@ class Blocks:
         longest = int((lasts - firsts).max(initial=0)) + 1
         touched = np.minimum(firsts[:, None] + np.arange(longest), lasts[:, None])
         for block in np.unique(touched[~self._seen[touched]]).tolist():
-            part = self._data[block * _BLOCK : (block + 1) * _BLOCK]
-            if zlib.crc32(part) != int(self._sums[block]):
-                raise DamagedImageError(f"block {block} of a search image differs from its checksum")
-            self._seen[block] = True
+            self._compare(block, self._data[block * _BLOCK : (block + 1) * _BLOCK])
+
+    def _compare(self, block: int, data: memoryview | bytes) -> None:
+        if zlib.crc32(data) != int(self._sums[block]):
+            raise DamagedImageError(f"block {block} of a search image differs from its checksum")
+        self._seen[block] = True
 
 
 class MappedSpace(Space):
@@ -204,8 +211,7 @@ class Generation:
             size = os.fstat(stream.fileno()).st_size
             if size < _TAIL.size:
                 raise DamagedImageError(f"{path} is cut: {size} bytes")
-            # private, so that arrays have one type wherever they come from; nothing writes to them
-            data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+            data = memoryview(_mapped(stream.fileno()))
         length, checksum, mark = _TAIL.unpack(data[-_TAIL.size :])
         footer = data[max(0, size - _TAIL.size - length) : size - _TAIL.size]
         if mark != _MARK or zlib.crc32(footer) != checksum:
@@ -215,9 +221,8 @@ class Generation:
         if zlib.crc32(sums.tobytes()) != found["sums_crc"]:
             raise DamagedImageError(f"the checksums of {path} are damaged")
         directory = {entry["namespace"]: entry for entry in found["directory"]}
-        return cls(
-            path, found["identity"], directory, data[: found["end"]], Blocks(data[: found["end"]], sums)
-        )
+        arrays = data[: found["end"]]
+        return cls(path, found["identity"], directory, arrays, Blocks(path, arrays, sums))
 
     def space(self, namespace_id: int) -> Space | None:
         """The arrays of a namespace; all but those of chunks are checked.
@@ -244,6 +249,16 @@ class Generation:
     def _check(self, ranges: list[tuple[int, int]]) -> None:
         starts, ends = np.array(ranges, np.int64).T
         self.blocks.check(starts, ends)
+
+
+def _mapped(file: int) -> mmap.mmap:
+    """A file as private memory, so that arrays have one type wherever they come from; nothing writes to it.
+
+    Linux would set aside as much memory for what might be written, and refuse where it has not got that.
+    """
+    if sys.platform != "linux":
+        return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
+    return mmap.mmap(file, 0, mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def write_generation(

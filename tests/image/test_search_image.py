@@ -263,6 +263,10 @@ def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
         assert not mapped.checked
     assert folder.check_all()
     assert folder.space(7, "one").checked
+    other = ImageFolder(tmp_path / "image")
+    assert other.space(7, "one") is not None
+    assert folder.forget()
+    assert not other.check_all()  # of what was removed
 
 
 def test_nothing_forgotten_comes_back(library, tmp_path):

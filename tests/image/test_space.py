@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
+from mllm_plugin.image import generation as generation_module
 from mllm_plugin.image.descent import SpaceWindows
 from mllm_plugin.image.generation import DamagedImageError, Generation, write_generation
 from mllm_plugin.image.space import Level, arrange, quantise, with_rare_terms, with_windows
@@ -99,6 +102,29 @@ def test_a_mapped_file_holds_what_was_written(path, space):
     assert not mapped.checked
     generation.blocks.check_all()
     assert mapped.checked
+
+
+def test_checking_all_finds_damage_and_a_file_that_is_gone(path, tmp_path):
+    generation = Generation.open(path)
+    data = bytearray(path.read_bytes())
+    data[200] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(DamagedImageError, match="checksum"):
+        generation.blocks.check_all()
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        generation.blocks.check_all()
+    assert not generation.blocks.complete
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_a_file_may_be_larger_than_memory(tmp_path):
+    with (tmp_path / "large").open("wb+") as stream:
+        stream.truncate(1 << 40)
+        mapped = generation_module._mapped(stream.fileno())
+        assert len(mapped) == 1 << 40
+        assert mapped[-1] == 0
+        mapped.close()
 
 
 @pytest.mark.parametrize("size", [0, 10, -1])
