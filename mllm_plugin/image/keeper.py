@@ -6,6 +6,7 @@ breaks it off. Of several processes one makes it, and all of them use it.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from mllm_plugin.image.kernels import loading
 from mllm_plugin.image.source import Delta, Levels, read_delta, read_levels
 from mllm_plugin.image.space import Level, Space, arrange, with_windows
 from mllm_plugin.store.codec import Windows
+from mllm_plugin.store.database import FILE_NAME
 from mllm_plugin.store.namespaces import NamespaceRow
 from mllm_plugin.store.snapshot import Snapshot
 from mllm_plugin.text.lexical import QueryTerms, TermCounts
@@ -35,6 +37,9 @@ _RENEWED = 1 / 16  # of the chunks, so many that are not in the arrays make anot
 _TOO_MANY = 1 / 4  # and with so many the arrays are of no use
 _FEW = 512
 _REST = 2.0  # seconds from one making to the next, at least, and so many times what the last one took
+_ROOM = (
+    3  # times the file's size that must be free for windows in the image: they are there twice for a while
+)
 _SLICE = 0.004  # seconds of work, and as long at rest, so that searches have their turn
 _PAYS = 16  # walks over the file, after which a namespace is worth its arrays
 _MOST_DELTAS = 64
@@ -264,10 +269,16 @@ class Images:
                 return []
             also = self._folder.namespaces() | wanted.keys()
             for row in (row for row in rows if row.namespace_id in also):
-                windows = row.live_chunks <= self._windows_up_to
+                windows = row.live_chunks <= self._windows_up_to and self._has_room()
                 if levels := read_levels(snapshot, row, go_on, windows=windows, aside=self._folder.folder):
                     found.append((row, levels))
             return found if go_on() else []
+
+    def _has_room(self) -> bool:
+        """Whether windows, most of what the file holds, leave room on the disk while they are written."""
+        memory = self._folder.folder.parent
+        held = sum(path.stat().st_size for path in memory.glob(f"{FILE_NAME}*"))
+        return shutil.disk_usage(memory).free > _ROOM * held
 
     def _has(self, row: NamespaceRow, name: str | None, wanted: Mapping[int, int]) -> bool:
         space = None if name is None else self._folder.space(row.namespace_id, name)

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,9 +277,12 @@ def test_a_removal_breaks_off_what_is_being_written(memory, monkeypatch):
     assert not list((memory.path / FOLDER_NAME).glob("*.image*"))
 
 
-@pytest.mark.parametrize("up_to", [0, 60])
-def test_windows_are_in_the_image_of_smaller_memories_alone(tmp_path, monkeypatch, up_to):
+@pytest.mark.parametrize(("up_to", "free"), [(0, 1 << 40), (60, 1 << 40), (60, 1 << 10)])
+def test_windows_are_in_the_image_up_to_a_size_and_where_the_disk_has_room(
+    tmp_path, monkeypatch, up_to, free
+):
     config = MemoryConfig(search=SearchConfig(image_from=0, image_windows=up_to))
+    monkeypatch.setattr(keeper.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with MemoryIndex.open(tmp_path, encoder=ToyEncoder(), hierarchy="identity", config=config) as memory:
         memory.add(documents(60))
         plain = found(memory, "word3", mode="beam", beam_width=900)
@@ -286,7 +290,7 @@ def test_windows_are_in_the_image_of_smaller_memories_alone(tmp_path, monkeypatc
         read, windows = [], Snapshot.windows
         monkeypatch.setattr(Snapshot, "windows", lambda self, ids: read.extend(ids) or windows(self, ids))
         assert found(memory, "word3", mode="beam", beam_width=900) == plain
-        assert (len(read) == 0) == (up_to > 0)
+        assert (len(read) == 0) == (up_to > 0 and free > 1 << 20)
 
 
 def test_terms_are_looked_up_in_the_image_until_something_is_written(memory, monkeypatch):
