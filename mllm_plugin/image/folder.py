@@ -17,6 +17,7 @@ from mllm_plugin.image.space import Space
 Result = TypeVar("Result")
 _MANIFEST = "manifest.json"
 _EPOCH = "epoch"
+_LARGE = 1 << 26
 
 
 class ImageFolder:
@@ -213,4 +214,16 @@ class ImageFolder:
         for path in self.folder.glob("*.image*"):
             if path.name != keep:
                 with suppress(OSError):  # where a mapped file cannot be removed, the next sweep does it
-                    path.unlink()
+                    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file; of a large one the bytes are freed by a thread, since that takes a second for 5 GB."""
+    if os.name != "posix" or path.stat().st_size < _LARGE:
+        path.unlink()
+        return
+    last = os.open(path, os.O_RDONLY)
+    try:
+        path.unlink()
+    finally:
+        threading.Thread(target=os.close, args=(last,), name="search image removed", daemon=True).start()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
+import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +30,7 @@ from mllm_plugin.image import (
     tensors,
     walk,
 )
+from mllm_plugin.image import folder as folder_module
 from mllm_plugin.image.kernels import kernels
 from mllm_plugin.image.placed import placed
 from mllm_plugin.image.source import read_levels
@@ -267,6 +272,29 @@ def test_a_generation_gives_what_memory_gives(library, queries, tmp_path):
     assert other.space(7, "one") is not None
     assert folder.forget()
     assert not other.check_all()  # of what was removed
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at open files as Linux shows them")
+def test_a_large_file_is_gone_at_once_and_freed_soon(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "_LARGE", 1000)
+    folder = ImageFolder(tmp_path / "image")
+    assert folder.publish([(1, space_of(library))], folder.epoch(), "one")
+    [path] = (tmp_path / "image").glob("*.image")
+    assert folder.forget()
+    assert not path.exists()
+    until = time.monotonic() + 10
+    while held_open(path) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not held_open(path)
+
+
+def held_open(path: Path) -> bool:
+    """Whether this process has a file open that may have been removed."""
+    names = []
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            names.append(os.readlink(one))
+    return any(name.startswith(str(path)) for name in names)
 
 
 def test_nothing_forgotten_comes_back(library, tmp_path):
