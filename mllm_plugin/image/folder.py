@@ -17,7 +17,8 @@ from mllm_plugin.image.space import Space
 Result = TypeVar("Result")
 _MANIFEST = "manifest.json"
 _EPOCH = "epoch"
-_LARGE = 1 << 26
+_LARGE = 1 << 26  # bytes
+_FREED_AFTER = 1.0  # seconds
 
 
 class ImageFolder:
@@ -218,7 +219,10 @@ class ImageFolder:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file; of a large one the bytes are freed by a thread, since that takes a second for 5 GB."""
+    """Removes a file; the bytes of a large one are freed a little later, in a thread.
+
+    That takes a second for 5 GB, in which no write of the caller's would reach the disk.
+    """
     if os.name != "posix" or path.stat().st_size < _LARGE:
         path.unlink()
         return
@@ -226,4 +230,6 @@ def _remove(path: Path) -> None:
     try:
         path.unlink()
     finally:
-        threading.Thread(target=os.close, args=(last,), name="search image removed", daemon=True).start()
+        later = threading.Timer(_FREED_AFTER, os.close, (last,))
+        later.daemon = True
+        later.start()
