@@ -146,7 +146,8 @@ class ImageFolder:
         except BrokenOffError:
             return False
         finally:
-            written.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # it has its name
+                _remove(written)
         self._put(_MANIFEST, json.dumps({"generation": name}))
         if self.epoch() != epoch:  # read after the rename: whoever forgets later sweeps this one too
             with self._lock:
