@@ -286,7 +286,8 @@ def _divided(batch: Any, most: int) -> list[dict[str, Tensor]]:
     bounds = np.linspace(0, count, min(most, count) + 1, dtype=int).tolist()
     parts = []
     for first, last in pairwise(bounds):
-        used = int(batch["attention_mask"][first:last].any(dim=0).nonzero().max()) + 1
+        columns = batch["attention_mask"][first:last].any(dim=0).nonzero()
+        used = int(columns[-1]) + 1 if len(columns) else 1  # texts may have no token
         parts.append({name: batch[name][first:last, :used] for name in batch})
     return parts
 

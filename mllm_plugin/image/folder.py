@@ -233,4 +233,7 @@ def _remove(path: Path) -> None:
     finally:
         later = threading.Timer(_FREED_AFTER, os.close, (last,))
         later.daemon = True
-        later.start()
+        try:
+            later.start()
+        except RuntimeError:  # no thread is to be had, as when the interpreter ends
+            os.close(last)

@@ -37,9 +37,7 @@ _RENEWED = 1 / 16  # of the chunks, so many that are not in the arrays make anot
 _TOO_MANY = 1 / 4  # and with so many the arrays are of no use
 _FEW = 512
 _REST = 2.0  # seconds from one making to the next, at least, and so many times what the last one took
-_ROOM = (
-    3  # times the file's size that must be free for windows in the image: they are there twice for a while
-)
+_ROOM = 3  # times the file's size must be free for windows in the image: they are there twice for a while
 _SLICE = 0.004  # seconds of work, and as long at rest, so that searches have their turn
 _PAYS = 16  # walks over the file, after which a namespace is worth its arrays
 _MOST_DELTAS = 64
@@ -268,8 +266,9 @@ class Images:
             if not missing or not alone:
                 return []
             also = self._folder.namespaces() | wanted.keys()
+            up_to = self._windows_up_to if self._has_room() else 0
             for row in (row for row in rows if row.namespace_id in also):
-                windows = row.live_chunks <= self._windows_up_to and self._has_room()
+                windows = row.live_chunks <= up_to
                 if levels := read_levels(snapshot, row, go_on, windows=windows, aside=self._folder.folder):
                     found.append((row, levels))
             return found if go_on() else []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mllm_plugin.encoders.huggingface import HuggingFaceEncoder
+from mllm_plugin.encoders.huggingface import HuggingFaceEncoder, _divided
 from mllm_plugin.encoders.threads import MOST_PARTS, on_one_thread, side_by_side
 from tests.helpers.tiny_encoder import write_tiny_encoder
 
@@ -122,6 +122,16 @@ def test_a_long_pass_is_divided_among_the_threads(folder, two_threads, monkeypat
     assert min(shape[1] for *_, shape in parts) < max(shape[1] for *_, shape in parts)  # less is padded
     assert np.allclose(pooled, again, atol=1e-5)
     assert all(np.allclose(*pair, atol=1e-5) for pair in zip(windows, windows_again, strict=True))
+
+
+def test_parts_are_as_wide_as_they_need():
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]])
+    parts = _divided({"input_ids": mask, "attention_mask": mask}, 3)
+    assert [tuple(part["input_ids"].shape) for part in parts] == [(1, 3), (1, 2), (1, 1)]
+    assert [len(part["input_ids"]) for part in _divided({"input_ids": mask, "attention_mask": mask}, 2)] == [
+        1,
+        2,
+    ]
 
 
 def test_results_come_in_order_and_errors_come_through(two_threads):

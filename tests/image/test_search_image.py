@@ -288,6 +288,21 @@ def test_a_large_file_is_gone_at_once_and_freed_soon(library, tmp_path, monkeypa
     assert not held_open(path)
 
 
+def test_a_large_file_is_freed_at_once_where_no_thread_is_to_be_had(library, tmp_path, monkeypatch):
+    def none(_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(folder_module, "_LARGE", 1000)
+    folder = ImageFolder(tmp_path / "image")
+    assert folder.publish([(1, space_of(library))], folder.epoch(), "one")
+    [path] = (tmp_path / "image").glob("*.image")
+    monkeypatch.setattr(folder_module.threading.Timer, "start", none)
+    assert folder.forget()
+    assert not path.exists()
+    if Path("/proc/self/fd").is_dir():
+        assert not held_open(path)
+
+
 def held_open(path: Path) -> bool:
     """Whether this process has a file open that may have been removed."""
     names = []
